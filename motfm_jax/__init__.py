@@ -1,0 +1,1 @@
+"""Flow matching for medical image synthesis in JAX."""

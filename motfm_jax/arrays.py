@@ -1,0 +1,87 @@
+"""The arrays that travel between rooms: batches, conditions, and a network as plain functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = dict[str, Array]  # flat: "unet/down/0/blocks/1/conv1/kernel" -> array
+Context = Any  # what Network.encode returns: any pytree of arrays
+
+
+class Batch(NamedTuple):
+    """Examples as the input pipeline yields them (numpy) and the training step receives them.
+
+    Attributes:
+      image: [B, *S, C] float32, scaled to the config's intensity range.
+      mask: [B, *S] uint8 labels, or None when the data has none.
+      label: [B] int32 class indices, or None.
+      valid: [B] bool; False for the rows that pad a last batch.
+      index: [B] int32, the row's position in the global batch (training) or in the split
+        (evaluation); random draws are folded from it.
+      source: [B, *S, C] float32, the degraded image a flow may start from, or None.
+    """
+
+    image: Array
+    mask: Array | None
+    label: Array | None
+    valid: Array
+    index: Array
+    source: Array | None = None
+
+
+class Condition(NamedTuple):
+    """What a network is conditioned on. Both None: unconditional.
+
+    Attributes:
+      mask: [B, *S, C] float32, one-hot or scalar as the config says.
+      label: [B, K] float32 one-hot classes.
+    """
+
+    mask: Array | None = None
+    label: Array | None = None
+
+
+class Network(NamedTuple):
+    """A velocity field v(x, t, condition) in two pure functions.
+
+    Attributes:
+      encode: (params, Condition) -> Context. All work that depends on neither x nor t; done
+        once per sample.
+      apply: (params, x [B, *S, C], t [B], Context, dropout key or None) -> [B, *S, C] float32.
+    """
+
+    encode: Callable[[Params, Condition], Context]
+    apply: Callable[[Params, Array, Array, Context, Array | None], Array]
+
+
+def encode_mask(mask: Array, num_labels: int, encoding: str) -> Array:
+    """Integer mask to network input.
+
+    Args:
+      mask: [B, *S] labels in 0 .. num_labels - 1.
+      num_labels: number of labels, background included.
+      encoding: "onehot" (one channel a label) or "scalar" (one channel, label / largest label:
+        the original's min-max).
+
+    Returns:
+      [B, *S, num_labels] or [B, *S, 1], float32.
+    """
+    if encoding == "onehot":
+        return jax.nn.one_hot(mask, num_labels, dtype=jnp.float32)
+    if encoding == "scalar":
+        return mask.astype(jnp.float32)[..., None] / max(num_labels - 1, 1)
+    raise ValueError(f"mask encoding {encoding!r}: use 'onehot' or 'scalar'")
+
+
+def fold_keys(key: Array, indices: Array) -> Array:
+    """One key per example: [B] keys, each folded from its index, so that no draw depends on the
+    batch's size or its devices."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def normal_per_example(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise, one key an example: keys [B] -> [B, *shape] float32."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

@@ -1,0 +1,260 @@
+"""The default config, the rules between its fields, and the arguments config files take."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+CONDITIONS = ("none", "class", "mask", "mask+class")
+SIZES = ("debug", "small", "paper")
+
+
+def default() -> ConfigDict:
+    """Every field there is, with the value used where a config file says nothing."""
+    return ConfigDict(
+        dict(
+            seed=0,
+            # none | class | mask | mask+class
+            cond="none",
+            data=dict(
+                # phantom_echo | phantom_brain | camus | decathlon | pickle
+                source="phantom_echo",
+                root="",  # folder (camus, decathlon) or file (pickle)
+                cache="",  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
+                size=(64, 64),  # spatial size the networks see, (H, W) or (D, H, W)
+                fit="pad",  # what happens to the aspect ratio: pad | stretch
+                split="official",  # camus: official | paper; decathlon, phantom: seeded by split_seed
+                split_seed=0,
+                classes="view_phase",  # camus, phantom_echo: view_phase | view | phase
+                channel="",  # decathlon: name in dataset.json's "modality"; "" = the only one
+                crop_foreground=False,  # decathlon
+                spacing_mm=(),  # decathlon: resample to this before fitting to size; () = as it is
+                label_map=(),  # decathlon: pairs (from, to); () = as they are
+                limit=0,  # use only the first so many training examples; 0 = all
+                phantom_patients=100,
+                intensity=dict(
+                    mode="minmax",  # none | minmax | percentile | zscore
+                    scope="dataset",  # dataset | sample
+                    range=(-1.0, 1.0),  # minmax and percentile map to this
+                    percentiles=(0.5, 99.5),
+                ),
+                mask_encoding="onehot",  # onehot | scalar (the original's)
+                augment=dict(
+                    flip=False,  # left-right
+                    affine=0.0,  # largest rotation [rad]; scale and shift follow it
+                    gamma=0.0,  # largest |log gamma|
+                ),
+                workers=0,  # Grain worker processes
+            ),
+            model=dict(
+                channels=(32, 64, 128, 224, 256),
+                res_blocks=2,
+                attention=(False, False, False, True, True),
+                head_dim=32,  # channels a head; 0 = the original's single head per level
+                transformer_layers=4,  # with class conditioning
+                mask_embedding=16,  # width of the first convolution the mask passes
+                time="continuous",  # continuous | floor (the original's floor(999 t))
+                norm_groups=32,
+                dropout=0.0,
+                attention_implementation="auto",  # auto | cudnn | xla
+                remat=False,  # recompute blocks in the backward pass: less memory, more time
+            ),
+            flow=dict(
+                time_distribution="uniform",  # uniform | logit_normal
+                source="noise",  # noise | image (a degraded image from the data)
+            ),
+            train=dict(
+                steps=0,  # optimiser updates; 0 = epochs decide
+                epochs=200,
+                batch_size=8,  # images an optimiser update, over all devices and accumulation
+                accumulation=1,
+                optimizer="adam",  # adam | adamw | sgd
+                lr=1e-4,
+                weight_decay=0.0,  # adamw
+                warmup=0,  # updates of linear warm-up
+                schedule="constant",  # constant | cosine
+                clip=1.0,  # largest global gradient norm; 0 = no clipping
+                ema=0.999,  # 0 = none
+                dtype="auto",  # auto (bfloat16 on GPU, float32 elsewhere) | bfloat16 | float32
+                log_every=50,
+                eval_every=1000,
+                sample_every=5000,
+                save_every=1000,
+                keep_every=0,  # also keep each checkpoint at a multiple of this; 0 = last and best
+            ),
+        )
+    ).lock()
+
+
+CHOICES = {
+    "cond": CONDITIONS,
+    "data.source": ("phantom_echo", "phantom_brain", "camus", "decathlon", "pickle"),
+    "data.fit": ("pad", "stretch"),
+    "data.split": ("official", "paper"),
+    "data.classes": ("view_phase", "view", "phase"),
+    "data.intensity.mode": ("none", "minmax", "percentile", "zscore"),
+    "data.intensity.scope": ("dataset", "sample"),
+    "data.mask_encoding": ("onehot", "scalar"),
+    "model.time": ("continuous", "floor"),
+    "model.attention_implementation": ("auto", "cudnn", "xla"),
+    "flow.time_distribution": ("uniform", "logit_normal"),
+    "flow.source": ("noise", "image"),
+    "train.optimizer": ("adam", "adamw", "sgd"),
+    "train.schedule": ("constant", "cosine"),
+    "train.dtype": ("auto", "bfloat16", "float32"),
+}
+POSITIVE = (
+    "model.res_blocks", "model.transformer_layers", "model.norm_groups", "model.mask_embedding",
+    "train.batch_size", "train.accumulation", "train.lr",
+    "train.log_every", "train.eval_every", "train.sample_every", "train.save_every",
+    "data.phantom_patients",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "seed", "data.limit", "data.workers", "data.augment.affine", "data.augment.gamma",
+    "model.head_dim", "train.steps", "train.epochs", "train.warmup", "train.clip",
+    "train.weight_decay", "train.keep_every",
+)  # fmt: skip
+
+
+def field(config: ConfigDict, path: str):
+    """The value at "train.lr"."""
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, naming the field, where a value or a pair of values cannot work."""
+    for path, choices in CHOICES.items():
+        value = field(config, path)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
+    for path in POSITIVE:
+        if field(config, path) <= 0:
+            raise ValueError(f"config.{path}={field(config, path)}: must be above 0")
+    for path in NOT_NEGATIVE:
+        if field(config, path) < 0:
+            raise ValueError(f"config.{path}={field(config, path)}: must not be negative")
+    _check_model(config)
+    _check_data(config)
+    train = config.train
+    if train.steps == 0 and train.epochs == 0:
+        raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")
+    if train.batch_size % train.accumulation:
+        raise ValueError(
+            f"config.train.batch_size={train.batch_size} (images an update) does not divide into "
+            f"config.train.accumulation={train.accumulation} equal parts")
+    if not 0 <= train.ema < 1:
+        raise ValueError(f"config.train.ema={train.ema}: a decay in [0, 1), 0 for none")
+
+
+def _check_numbers(path: str, values: Sequence, kind: type, low) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, kind) or value <= low:
+            raise ValueError(f"config.{path}={tuple(values)}: each entry must be a number above {low}")
+
+
+def _check_model(config: ConfigDict) -> None:
+    model, size = config.model, config.data.size
+    _check_numbers("model.channels", model.channels, int, 0)
+    _check_numbers("data.size", size, int, 0)
+    if not model.channels:
+        raise ValueError("config.model.channels=(): name at least one level")
+    if len(size) not in (2, 3):
+        raise ValueError(f"config.data.size={tuple(size)}: give (H, W) or (D, H, W)")
+    if len(model.attention) != len(model.channels):
+        raise ValueError(
+            f"config.model.attention={tuple(model.attention)}: one flag for each of the "
+            f"{len(model.channels)} levels of config.model.channels")
+    factor = 2 ** (len(model.channels) - 1)
+    if any(extent % factor for extent in size):
+        nearest = tuple(max(factor, round(extent / factor) * factor) for extent in size)
+        raise ValueError(
+            f"config.data.size={tuple(size)}: {len(model.channels)} levels halve it "
+            f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
+            f"nearest: {nearest}")
+    for width, attends in zip(model.channels, model.attention):
+        if width % model.norm_groups:
+            raise ValueError(
+                f"config.model.channels={tuple(model.channels)}: {width} does not divide into "
+                f"config.model.norm_groups={model.norm_groups} groups")
+        if attends and model.head_dim and width % model.head_dim:
+            raise ValueError(
+                f"config.model.head_dim={model.head_dim}: {width} channels of an attention level "
+                "do not divide into such heads; 0 gives one head per level")
+    if not 0 <= model.dropout < 1:
+        raise ValueError(f"config.model.dropout={model.dropout}: a rate in [0, 1)")
+
+
+def _check_data(config: ConfigDict) -> None:
+    data = config.data
+    dims = {"phantom_echo": 2, "camus": 2, "phantom_brain": 3}.get(data.source)
+    if dims and len(data.size) != dims:
+        raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {dims}-D")
+    if data.source in ("camus", "decathlon", "pickle") and not data.root:
+        raise ValueError(
+            f"config.data.root is empty: {data.source} needs the path of the data, "
+            "--config.data.root=PATH")
+    if "class" in config.cond and data.source == "decathlon":
+        raise ValueError(
+            f"config.cond={config.cond!r}: a Decathlon folder has no classes; use none or mask")
+    low, high = data.intensity.range
+    if not low < high:
+        raise ValueError(f"config.data.intensity.range=({low}, {high}): the first must be the lower")
+    low, high = data.intensity.percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError(
+            f"config.data.intensity.percentiles=({low}, {high}): 0 <= first < second <= 100")
+    if data.spacing_mm:
+        _check_numbers("data.spacing_mm", data.spacing_mm, (int, float), 0)
+
+
+def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
+    """Arguments after a config file's colon: "cond=mask,size=debug" over the defaults.
+
+    Raises:
+      ValueError: an argument that the file does not take, or a cond or size that does not exist.
+    """
+    values = dict(defaults)
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or name not in values:
+            raise ValueError(
+                f"config argument {part!r}: this file takes "
+                f"{', '.join(f'{key}=...' for key in values)}")
+        values[name] = value
+    for name, choices in (("cond", CONDITIONS), ("size", SIZES)):
+        if name in values and values[name] not in choices:
+            raise ValueError(f"config argument {name}={values[name]}: use one of {', '.join(choices)}")
+    return values
+
+
+def from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """A resolved config as it was saved; fields added since then take their defaults.
+
+    Raises:
+      ValueError: a field that does not exist.
+    """
+    config = default()
+    _assign(config, values, "")
+    return config
+
+
+def _assign(config: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
+    for name, value in values.items():
+        if name not in config:
+            close = difflib.get_close_matches(name, list(config), n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise ValueError(f"config.{prefix}{name}: there is no such field{hint}")
+        if isinstance(value, Mapping):
+            _assign(config[name], value, f"{prefix}{name}.")
+        else:
+            config[name] = _to_tuple(value)
+
+
+def _to_tuple(value: Any) -> Any:
+    """JSON has lists where configs have tuples."""
+    return tuple(map(_to_tuple, value)) if isinstance(value, list) else value

@@ -1,0 +1,123 @@
+"""Mask conditioning by a second UNet with zero convolutions, and the whole velocity network.
+
+Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as MOTFM trains it:
+jointly with the UNet, its encoder starting as a copy of the UNet's.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from motfm_jax.arrays import Array, Condition, Network, Params
+from motfm_jax.nn.layers import conv
+from motfm_jax.nn.unet import Encoder, UNet, UNetSettings, skip_features
+
+
+class Context(NamedTuple):
+    """What the velocity network keeps of a condition: nothing of it depends on x or t."""
+
+    unet: tuple[tuple, tuple]
+    control: tuple | None
+    mask: Array | None  # embedded, [B, *S, channels[0]]
+
+
+class MaskEmbedding(nnx.Module):
+    """Mask to the width of the first level; starts at zero."""
+
+    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: nnx.Rngs):
+        common = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs)
+        self.conv_in = conv(mask_channels, width, **common)
+        self.conv_out = conv(width, settings.channels[0], zero=True, **common)
+
+    def __call__(self, mask: Array) -> Array:
+        """[B, *S, C_mask] -> [B, *S, channels[0]]."""
+        return self.conv_out(nnx.silu(self.conv_in(mask)))
+
+
+class ControlNet(nnx.Module):
+    """The mask UNet: an encoder whose features reach the UNet through zero convolutions."""
+
+    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: nnx.Rngs):
+        self.encoder = Encoder(settings, rngs)
+        self.mask_embedding = MaskEmbedding(mask_channels, width, settings, rngs)
+        zero = lambda features: conv(  # noqa: E731
+            features, features, dims=settings.dims, kernel=1, dtype=settings.dtype, rngs=rngs,
+            zero=True)  # fmt: skip
+        self.skip_convs = nnx.List(zero(features) for features in skip_features(settings))
+        self.middle_conv = zero(settings.channels[-1])
+
+    def __call__(
+        self, x: Array, t: Array, values: tuple, mask: Array, key: Array | None
+    ) -> tuple[list[Array], Array]:
+        """Residuals for the UNet's skips and middle; `mask` is embedded already."""
+        skips, middle, _ = self.encoder(x, t, values, key, added=mask)
+        skips = [zero(skip) for zero, skip in zip(self.skip_convs, skips, strict=True)]
+        return skips, self.middle_conv(middle)
+
+
+class VelocityNet(nnx.Module):
+    """v(x, t, condition): the UNet, and with `mask_channels` the mask UNet beside it."""
+
+    def __init__(
+        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: nnx.Rngs
+    ):
+        self.unet = UNet(settings, rngs)
+        self.controlnet = (
+            ControlNet(mask_channels, mask_width, settings, rngs) if mask_channels else None)
+        if mask_channels:
+            nnx.update(self.controlnet.encoder, jax.tree.map(
+                jnp.copy, nnx.state(self.unet.encoder, nnx.Param)))
+
+    def encode(self, condition: Condition) -> Context:
+        if self.controlnet is None:
+            return Context(self.unet.encode(condition.label), None, None)
+        return Context(
+            self.unet.encode(condition.label),
+            self.controlnet.encoder.encode(condition.label),
+            self.controlnet.mask_embedding(condition.mask))  # fmt: skip
+
+    def __call__(self, x: Array, t: Array, context: Context, key: Array | None) -> Array:
+        if self.controlnet is None:
+            return self.unet(x, t, context.unet, key)
+        key_unet, key_control = (None, None) if key is None else jax.random.split(key)
+        residuals = self.controlnet(x, t, context.control, context.mask, key_control)
+        return self.unet(x, t, context.unet, key_unet, residuals)
+
+
+def velocity_network(
+    settings: UNetSettings, mask_channels: int = 0, mask_width: int = 16
+) -> tuple[Network, "jax.stages.Wrapped"]:
+    """The network as pure functions of a flat parameter dict.
+
+    Args:
+      settings: of the UNet, and of the mask UNet's encoder.
+      mask_channels: channels of the mask; 0 for no mask UNet.
+      mask_width: of the first convolution the mask passes.
+
+    Returns:
+      The Network, and `init(key) -> params`, {"unet/encoder/conv_in/kernel": float32, ...}.
+    """
+
+    def make(key: Array) -> VelocityNet:
+        return VelocityNet(settings, mask_channels, mask_width, nnx.Rngs(key))
+
+    abstract = nnx.eval_shape(make, jax.random.key(0))
+    graphdef, state = nnx.split(abstract, nnx.Param)
+    paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+
+    def module(params: Params) -> VelocityNet:
+        return nnx.merge(graphdef, nnx.from_flat_state(
+            (path, nnx.Param(params[name])) for name, path in paths.items()))
+
+    @jax.jit
+    def init(key: Array) -> Params:
+        _, state = nnx.split(make(key), nnx.Param)
+        return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+    network = Network(
+        encode=lambda params, condition: module(params).encode(condition),
+        apply=lambda params, x, t, context, key: module(params)(x, t, context, key),
+    )
+    return network, init

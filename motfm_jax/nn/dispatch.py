@@ -1,0 +1,66 @@
+"""Which attention kernel a site uses, decided once when the network is built."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+
+class Capabilities(NamedTuple):
+    """What the device can do.
+
+    Attributes:
+      platform: "cpu" or "gpu".
+      compute_capability: of a CUDA device, for instance 9.0 (Hopper); 0 elsewhere.
+    """
+
+    platform: str
+    compute_capability: float = 0.0
+
+
+class Choice(NamedTuple):
+    """An implementation for `jax.nn.dot_product_attention`, and why it was chosen."""
+
+    implementation: str  # "cudnn" | "xla"
+    reason: str
+
+
+def _obstacle(capabilities: Capabilities, head_dim: int, dtype) -> str:
+    """Why cuDNN's flash attention cannot run here; empty when it can."""
+    if capabilities.platform != "gpu":
+        return f"the device is a {capabilities.platform}"
+    if capabilities.compute_capability < 8.0:
+        return f"compute capability {capabilities.compute_capability} is below 8.0"
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+        return f"it takes bfloat16 or float16, not {jnp.dtype(dtype)}"
+    if head_dim % 8:
+        return f"head dimension {head_dim} is not a multiple of 8"
+    largest = 256 if capabilities.compute_capability >= 9.0 else 128
+    if head_dim > largest:
+        return f"head dimension {head_dim} is above {largest}, the most this device takes"
+    return ""
+
+
+def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> Choice:
+    """Chooses the kernel for one attention site.
+
+    Args:
+      request: "auto" (cuDNN's flash attention where it can run), "cudnn" or "xla".
+      capabilities: of the device the program is compiled for.
+      head_dim: channels a head.
+      dtype: of queries, keys and values.
+
+    Raises:
+      ValueError: "cudnn" was asked for and cannot run, or the request is unknown.
+    """
+    if request not in ("auto", "cudnn", "xla"):
+        raise ValueError(f"attention implementation {request!r}: use auto, cudnn or xla")
+    if request == "xla":
+        return Choice("xla", "asked for")
+    obstacle = _obstacle(capabilities, head_dim, dtype)
+    if not obstacle:
+        return Choice("cudnn", "asked for" if request == "cudnn" else "flash attention fits")
+    if request == "cudnn":
+        raise ValueError(
+            f"attention implementation 'cudnn' cannot run: {obstacle}; use auto or xla, or change "
+            "model.head_dim or train.dtype")
+    return Choice("xla", f"no cuDNN flash attention: {obstacle}")

@@ -1,0 +1,1 @@
+"""Integration of the sampling ODE."""

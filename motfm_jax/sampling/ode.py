@@ -1,0 +1,161 @@
+"""Integration of dx/dt = v(t, x) from noise (t = 0) to image (t = 1) on Diffrax.
+
+Fixed-step solvers make exactly the number of network calls their tableau says; `adaptive` solves
+each sample of a batch by itself, so that no image depends on its batch-mates.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motfm_jax.arrays import Array
+
+
+class RK4(diffrax.AbstractERK):
+    """The classical fourth-order Runge-Kutta method (Kutta 1901); no error estimate."""
+
+    tableau = diffrax.ButcherTableau(
+        c=np.array([0.5, 0.5, 1.0]),
+        b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+        b_error=np.zeros(4),
+        a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
+    )
+    interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+
+    def order(self, terms):
+        del terms
+        return 4
+
+
+class Method(NamedTuple):
+    """A solver and its network calls: calls = first + per_step * steps."""
+
+    make: Callable[[], diffrax.AbstractSolver]
+    per_step: int
+    first: int
+
+
+METHODS = {
+    "euler": Method(diffrax.Euler, 1, 0),
+    "heun": Method(diffrax.Heun, 2, 0),
+    "midpoint": Method(diffrax.Midpoint, 2, 0),
+    "rk4": Method(RK4, 4, 0),
+    "tsit5": Method(diffrax.Tsit5, 6, 1),
+    "dopri5": Method(diffrax.Dopri5, 6, 1),
+    "adaptive": Method(diffrax.Tsit5, 6, 1),
+}
+MAX_ADAPTIVE_STEPS = 4096
+FIRST_ADAPTIVE_STEP = 0.05
+
+
+class Solver(NamedTuple):
+    """How to integrate.
+
+    Attributes:
+      name: a key of METHODS. "adaptive" is Tsit5 with error control.
+      steps: number of equal steps (not for "adaptive").
+      rtol: relative tolerance of "adaptive".
+      atol: absolute tolerance of "adaptive", in the intensity range of the images.
+    """
+
+    name: str = "euler"
+    steps: int = 10
+    rtol: float = 1e-3
+    atol: float = 1e-3
+
+
+class Solution(NamedTuple):
+    """A solved batch.
+
+    Attributes:
+      x: [B, *S, C] at t = 1.
+      steps: [B] int32, solver steps made, counted inside the solve (rejected ones too).
+      trajectory: [steps + 1, B, *S, C] from t = 0 to 1, or None.
+    """
+
+    x: Array
+    steps: Array
+    trajectory: Array | None = None
+
+
+def check_solver(solver: Solver) -> None:
+    """Raises ValueError for a solver that does not exist or a setting it cannot take."""
+    if solver.name not in METHODS:
+        raise ValueError(f"solver {solver.name!r}: use one of {', '.join(METHODS)}")
+    if solver.name == "adaptive":
+        if solver.rtol <= 0 or solver.atol <= 0:
+            raise ValueError(f"tolerances rtol={solver.rtol}, atol={solver.atol}: must be above 0")
+    elif solver.steps < 1:
+        raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
+
+
+def num_calls(solver: Solver, steps: int) -> int:
+    """Network calls that `steps` steps of this solver cost."""
+    method = METHODS[solver.name]
+    return method.first + method.per_step * steps
+
+
+def integrate(
+    field: Callable[[Array, Array, object], Array],
+    x0: Array,
+    args: object,
+    solver: Solver,
+    trajectory: bool = False,
+) -> Solution:
+    """Solves dx/dt = field(t, x, args) from t = 0 to t = 1.
+
+    Args:
+      field: (t [B], x [B, *S, C], args) -> velocity [B, *S, C]. With "adaptive" B is 1.
+      x0: [B, *S, C] float32 at t = 0.
+      args: pytree the field needs; every leaf's first axis is the batch.
+      solver: see Solver.
+      trajectory: also return x after every step; fixed-step solvers only.
+
+    Raises:
+      ValueError: unknown solver, no steps, or a trajectory asked of "adaptive".
+    """
+    check_solver(solver)
+    if solver.name != "adaptive":
+        return _integrate_fixed(field, x0, args, solver, trajectory)
+    if trajectory:
+        raise ValueError("solver 'adaptive' takes each image along its own times: no trajectory")
+    return _integrate_adaptive(field, x0, args, solver)
+
+
+def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
+    batch = x0.shape[0]
+    term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
+    solution = diffrax.diffeqsolve(
+        term, METHODS[solver.name].make(), t0=0.0, t1=1.0, dt0=1.0 / solver.steps, y0=x0, args=args,
+        stepsize_controller=diffrax.ConstantStepSize(),
+        saveat=diffrax.SaveAt(t0=True, steps=True) if trajectory else diffrax.SaveAt(t1=True),
+        # ConstantStepSize, no throw and no bound keep host callbacks and checkpointing out of the
+        # compiled program, which jax.export could not carry.
+        adjoint=diffrax.ForwardMode(), throw=False,
+        max_steps=solver.steps if trajectory else None,
+    )  # fmt: skip
+    steps = jnp.broadcast_to(solution.stats["num_steps"], (batch,)).astype(jnp.int32)
+    return Solution(solution.ys[-1], steps, solution.ys if trajectory else None)
+
+
+def _integrate_adaptive(field, x0, args, solver) -> Solution:
+    def one(x0, args):
+        add_axis = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
+        term = diffrax.ODETerm(
+            lambda t, x, args: field(jnp.full((1,), t), x[None], add_axis(args))[0])
+        solution = diffrax.diffeqsolve(
+            term, METHODS["adaptive"].make(), t0=0.0, t1=1.0, dt0=FIRST_ADAPTIVE_STEP, y0=x0,
+            args=args, stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
+            saveat=diffrax.SaveAt(t1=True), adjoint=diffrax.ForwardMode(), throw=False,
+            max_steps=MAX_ADAPTIVE_STEPS,
+        )  # fmt: skip
+        # A solve that ran out of steps must not pass for an image.
+        failed = solution.result != diffrax.RESULTS.successful
+        x1 = jnp.where(failed, jnp.nan, solution.ys[-1])
+        return x1, solution.stats["num_steps"].astype(jnp.int32)
+
+    return Solution(*jax.vmap(one)(x0, args))
