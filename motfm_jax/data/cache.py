@@ -1,0 +1,299 @@
+"""Decoded examples as memory-mapped arrays: written once, keyed by what they were made from.
+
+An entry is a folder named by a hash of the source's fingerprint and this file's VERSION. It is
+built beside its final name and renamed into place, so that it is either whole or not there.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motfm_jax.data.records import Record, Source
+
+VERSION = 1  # raise when what is stored for the same source changes
+Progress = Callable[[int, int], None]  # (examples done, examples in all)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """The examples of one split, ready to read at random.
+
+    Attributes:
+      images: [N, *S, C], memory-mapped; the files' integer type, else float32; raw intensities.
+      masks: [N, *S] uint8 labels, memory-mapped, or None.
+      labels: [N] int32 class indices, or None.
+      meta: one dict an example, see `Record`.
+      classes: class names by index.
+      mask_labels: mask label names by value, background first.
+      folder: the cache entry behind the arrays; None when they are in memory only.
+      first: where in the entry example 0 stands.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray | None
+    labels: np.ndarray | None
+    meta: list[dict[str, Any]]
+    classes: tuple[str, ...] = ()
+    mask_labels: tuple[str, ...] = ()
+    folder: Path | None = None
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | np.ndarray | slice) -> "Arrays":
+        """The examples at `indices`, in that order; a run of neighbours stays memory-mapped."""
+        indices = indices if isinstance(indices, slice) else np.asarray(indices, int)
+        rows = np.arange(len(self))[indices]
+        neighbours = len(rows) > 0 and bool(np.all(np.diff(rows) == 1))
+        pick = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
+        return dataclasses.replace(
+            self,
+            images=self.images[pick],
+            masks=None if self.masks is None else self.masks[pick],
+            labels=None if self.labels is None else self.labels[pick],
+            meta=[self.meta[row] for row in rows],
+            folder=self.folder if neighbours else None,
+            first=self.first + int(rows[0]) if neighbours else 0,
+        )
+
+    def __reduce__(self):
+        """Worker processes map the files again instead of receiving the arrays."""
+        if self.folder is None:
+            return Arrays, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return _reopen, (self.folder, self.first, len(self))
+
+
+def open_cached(source: Source, cache_dir: Path, progress: Progress | None = None) -> Arrays:
+    """The examples of `source`, decoded now or by an earlier call.
+
+    Builders of the same entry take turns where the file system has locks, and otherwise both
+    build: the first rename wins. An entry whose files are damaged is built again.
+
+    Raises:
+      ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
+        not fit; the message names the record. Nothing is left behind.
+    """
+    cache_dir = Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    folder = cache_dir / entry_key(source)
+    arrays = _open(folder)
+    if arrays is not None:
+        return arrays
+    with _lock(cache_dir / f"{folder.name}.lock") as locked:
+        arrays = _open(folder)  # another builder may have finished while we waited
+        if arrays is None:
+            _build(source, folder, progress, sweep=locked)
+            arrays = _open(folder)
+    if arrays is None:
+        raise OSError(f"{folder}: cannot be read back after writing; is the disk full or failing?")
+    return arrays
+
+
+def entry_key(source: Source) -> str:
+    """Name of the source's cache entry: a hash of everything that its examples depend on."""
+    facts = dict(
+        version=VERSION,
+        fingerprint=source.fingerprint(),
+        classes=list(source.classes),
+        mask_labels=list(source.mask_labels),
+    )
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _build(source: Source, folder: Path, progress: Progress | None, sweep: bool) -> None:
+    """Write the entry beside its final name, then rename it into place."""
+    prefix = f".{folder.name}.{socket.gethostname()}."
+    if sweep:  # we hold the lock: what lies here was left by a builder that was killed
+        for left in folder.parent.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        _write(source, draft, progress)
+        if folder.exists() and _open(folder) is None:  # damaged: out of the way
+            os.rename(folder, f"{draft}.damaged")
+            shutil.rmtree(f"{draft}.damaged", ignore_errors=True)
+        try:
+            os.rename(draft, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(source: Source, draft: Path, progress: Progress | None) -> None:
+    total = len(source)
+    if total == 0:
+        raise ValueError(f"{type(source).__name__}: the split is empty; check config.data.root")
+    records = _read(source)
+    first = next(records)
+    images = _create(draft / "images.npy", _stored_dtype(first.image), (total, *first.image.shape))
+    masks = labels = None
+    if first.mask is not None:
+        masks = _create(draft / "masks.npy", np.uint8, (total, *first.mask.shape))
+    if first.label is not None:
+        labels = _create(draft / "labels.npy", np.int32, (total,))
+    meta = []
+    for index, record in enumerate(itertools.chain([first], records)):
+        _check(record, first, source)
+        widest = _common_dtype(images.dtype, record.image.dtype)
+        if widest != images.dtype:
+            images = _widen(draft / "images.npy", images, widest, index)
+        images[index] = record.image
+        if not np.isfinite(images[index]).all():  # as stored: float64 may overflow to inf
+            raise ValueError(_finite_message(record))
+        if masks is not None:
+            masks[index] = record.mask
+        if labels is not None:
+            labels[index] = record.label
+        meta.append(record.meta)
+        if progress is not None:
+            progress(index + 1, total)
+    for array in (images, masks, labels):
+        if array is not None:
+            array.flush()
+    files = sorted(path for path in draft.iterdir())
+    entry = dict(
+        files={path.name: path.stat().st_size for path in files},
+        classes=list(source.classes),
+        mask_labels=list(source.mask_labels),
+        meta=meta,
+    )
+    (draft / "entry.json").write_text(json.dumps(entry))
+    for path in (*files, draft / "entry.json", draft):
+        _sync(path)
+
+
+def _read(source: Source) -> Iterator[Record]:
+    """The records in order, a few at a time decoded by threads (decompression runs in parallel)."""
+    num_threads = min(8, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        for start in range(0, len(source), 4 * num_threads):
+            stop = min(start + 4 * num_threads, len(source))
+            yield from pool.map(source.__getitem__, range(start, stop))
+
+
+def _check(record: Record, first: Record, source: Source) -> None:
+    """Raises ValueError naming the record where it does not fit its image, split or labels."""
+    name, image, mask = record.meta["name"], record.image, record.mask
+    if image.shape != first.image.shape:
+        raise ValueError(
+            f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
+            "all must have one size: set config.data.size")
+    if (mask is None) != (first.mask is None) or (record.label is None) != (first.label is None):
+        raise ValueError(
+            f"{name}: masks and classes must be there for all examples of a split or for none; "
+            f"{first.meta['name']} differs")
+    if mask is not None:
+        if mask.shape != image.shape[:-1]:
+            raise ValueError(
+                f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
+                "resample them to one grid first")
+        if mask.min() < 0 or mask.max() >= len(source.mask_labels):
+            values = np.unique(mask)
+            raise ValueError(
+                f"{name}: mask values {values.tolist()[:8]}, but the declared labels are 0 to "
+                f"{len(source.mask_labels) - 1} ({', '.join(source.mask_labels)}); remap them")
+    if record.label is not None and not 0 <= record.label < len(source.classes):
+        raise ValueError(
+            f"{name}: class {record.label}, but the declared classes are 0 to "
+            f"{len(source.classes) - 1} ({', '.join(source.classes)})")
+
+
+def _finite_message(record: Record) -> str:
+    bad = int(np.size(record.image) - np.isfinite(record.image).sum())
+    what = f"{bad} of {np.size(record.image)} values are NaN or infinite" if bad else (
+        "values beyond the range of float32")
+    return f"{record.meta['name']}: {what}; images must be finite: mend or remove the file"
+
+
+def _stored_dtype(image: np.ndarray) -> np.dtype:
+    return _common_dtype(image.dtype, image.dtype)
+
+
+def _common_dtype(stored: np.dtype, new: np.dtype) -> np.dtype:
+    """Integers stay integers, wide enough for both; all else is float32."""
+    common = np.result_type(stored, new)
+    if common == np.bool_:
+        return np.dtype(np.uint8)
+    return common if np.issubdtype(common, np.integer) else np.dtype(np.float32)
+
+
+def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _widen(path: Path, images: np.memmap, dtype: np.dtype, num_done: int) -> np.memmap:
+    """The same file with another type: a later record needs more than the first."""
+    wide = _create(path.with_suffix(".wide"), dtype, images.shape)
+    for index in range(num_done):
+        wide[index] = images[index]
+    os.replace(path.with_suffix(".wide"), path)
+    return wide
+
+
+def _open(folder: Path) -> Arrays | None:
+    """The entry's arrays, or None where it does not exist or a file has not its recorded size."""
+    try:
+        entry = json.loads((folder / "entry.json").read_text())
+        for name, size in entry["files"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+        arrays = {name: np.load(folder / name, mmap_mode="r") for name in entry["files"]}
+    except (OSError, ValueError, KeyError):
+        return None
+    labels = arrays.get("labels.npy")
+    return Arrays(
+        images=arrays["images.npy"],
+        masks=arrays.get("masks.npy"),
+        labels=None if labels is None else np.array(labels),
+        meta=entry["meta"],
+        classes=tuple(entry["classes"]),
+        mask_labels=tuple(entry["mask_labels"]),
+        folder=folder,
+    )
+
+
+def _reopen(folder: Path, first: int, count: int) -> Arrays:
+    arrays = _open(folder)
+    if arrays is None:
+        raise OSError(f"{folder}: the cache entry was removed or damaged while in use; start again")
+    return arrays.take(slice(first, first + count))
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Wait for the system's lock on `path`; yields False where the file system has none."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,280 @@
+"""CAMUS echocardiography: both public releases as one source.
+
+The NIfTI release:          `database_nifti/patient0001/patient0001_2CH_ED[_gt].nii.gz` with
+                            `database_split/subgroup_{training,validation,testing}.txt`.
+The older release (.mhd):   `training/patient0001/patient0001_2CH_ED[_gt].mhd`, likewise `testing/`.
+
+Half-sequence files are not read. Files hold arrays x first; here rows are depth (the probe at the
+top) and columns left to right, and the affine's columns follow.
+
+Source: Leclerc et al., IEEE TMI 38(9), 2019, doi 10.1109/TMI.2019.2900516.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from motfm_jax.data import files, geometry
+from motfm_jax.data.records import Record
+
+VIEWS = ("2CH", "4CH")
+PHASES = ("ED", "ES")
+MASK_LABELS = ("background", "cavity", "myocardium", "atrium")
+CLASSES = {
+    "view_phase": tuple(f"{view}_{phase}" for view in VIEWS for phase in PHASES),
+    "view": VIEWS,
+    "phase": PHASES,
+}
+SUFFIXES = (*files.NIFTI_SUFFIXES, ".mhd")
+LISTS = {
+    "train": "database_split/subgroup_training.txt",
+    "valid": "database_split/subgroup_validation.txt",
+    "test": "database_split/subgroup_testing.txt",
+}
+VERSION = 1  # of what this file makes of the data: raise it when records change
+
+
+class Camus:
+    """The frames of one split, patients in order, four frames each: 2CH_ED, 2CH_ES, 4CH_ED, 4CH_ES.
+
+    Args:
+      root: the folder that holds `database_nifti` (or `training`).
+      split: "train", "valid" or "test".
+      size: (H, W) of the records.
+      fit: "pad" keeps the aspect ratio in millimetres, "stretch" fills the size; see geometry.fit.
+      split_rule: "official" or "paper"; see split_patients.
+      split_seed: of the paper's random test patients.
+      classes: "view_phase" (4 classes), "view" or "phase".
+
+    Records: image [H, W, 1] float32 in the file's range, mask [H, W] uint8; meta has name, patient,
+    view, phase, spacing_mm (rows, columns), affine, and quality where the release states it.
+
+    Raises:
+      ValueError: what is missing or wrong; files are only opened when a record is asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        size: Sequence[int],
+        fit: str = "pad",
+        split_rule: str = "official",
+        split_seed: int = 0,
+        classes: str = "view_phase",
+    ):
+        if classes not in CLASSES:
+            raise ValueError(f"CAMUS classes {classes!r}: use one of {', '.join(CLASSES)}")
+        if len(size) != 2:
+            raise ValueError(f"CAMUS size {tuple(size)}: the frames are 2-D, give (H, W)")
+        self.root = Path(root)
+        self.settings = {
+            "split": split, "size": list(size), "fit": fit, "split_rule": split_rule,
+            "split_seed": split_seed, "classes": classes,
+        }  # fmt: skip
+        self.classes = CLASSES[classes]
+        folders = patient_folders(self.root)
+        self.frames = [
+            frame
+            for patient in split_patients(self.root, folders, split, split_rule, split_seed)
+            for frame in list_frames(patient, folders[patient])
+        ]
+        with_mask = [frame for frame in self.frames if frame.mask_path.is_file()]
+        if with_mask and len(with_mask) < len(self.frames):
+            lacking = next(frame for frame in self.frames if not frame.mask_path.is_file())
+            raise ValueError(
+                f"{lacking.mask_path}: missing; {len(self.frames) - len(with_mask)} masks of "
+                f"{len(self.frames)} {split} frames are; add them or remove those frames")
+        self.mask_labels = MASK_LABELS if with_mask else ()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Record:
+        frame = self.frames[index]
+        image, affine, spacing = read_frame(frame.image_path)
+        mask = read_mask(frame, image.shape) if self.mask_labels else None
+        resized = geometry.fit(
+            image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"])
+        meta = frame.meta() | {
+            "spacing_mm": list(resized.spacing_mm), "affine": resized.affine.tolist()}
+        return Record(resized.image, resized.mask, self.classes.index(self._class(frame)), meta)
+
+    def _class(self, frame: "Frame") -> str:
+        names = {"view": frame.view, "phase": frame.phase}
+        return names.get(self.settings["classes"], f"{frame.view}_{frame.phase}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        paths = [path for frame in self.frames for path in frame.paths()]
+        return {
+            "source": "camus", "version": VERSION, **self.settings,
+            "files": files.hash_files(self.root, paths),
+        }  # fmt: skip
+
+
+class Frame(NamedTuple):
+    """One view at one phase of a patient, as files that have not been opened."""
+
+    patient: str
+    view: str
+    phase: str
+    image_path: Path
+
+    @property
+    def mask_path(self) -> Path:
+        name = self.image_path.name
+        suffix = next(end for end in SUFFIXES if name.endswith(end))
+        return self.image_path.with_name(name.removesuffix(suffix) + "_gt" + suffix)
+
+    @property
+    def info_path(self) -> Path:
+        return self.image_path.with_name(f"Info_{self.view}.cfg")
+
+    def paths(self) -> list[Path]:
+        """Every file the record depends on."""
+        paths = [self.image_path, self.mask_path, self.info_path]
+        metaimages = [path for path in paths[:2] if path.suffix == ".mhd"]
+        paths += [path.with_suffix(end) for path in metaimages for end in (".raw", ".zraw")]
+        return [path for path in paths if path.is_file()]
+
+    def meta(self) -> dict[str, Any]:
+        meta = {
+            "name": f"{self.patient}_{self.view}_{self.phase}",
+            "patient": self.patient, "view": self.view, "phase": self.phase,
+        }  # fmt: skip
+        quality = read_info(self.info_path).get("ImageQuality")
+        return meta | ({"quality": quality} if quality else {})
+
+
+def read_info(path: Path) -> dict[str, str]:
+    """The `key: value` lines of an Info_*.cfg; empty where the release has none."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def read_frame(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """One frame as [H, W] (rows are depth), its affine from (row, column), its spacing likewise."""
+    array, affine, spacing = files.read(path)
+    if array.ndim < 2 or any(extent != 1 for extent in array.shape[2:]):
+        raise ValueError(
+            f"{path}: shape {array.shape}, one 2-D frame needed; is it a sequence? only the "
+            "ED and ES frames are used")
+    array = array.reshape(array.shape[:2])
+    return array.T, affine[:, [1, 0, 2, 3]], (spacing[1], spacing[0])
+
+
+def read_mask(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+    """A frame's mask, [H, W] uint8; the image's shape is checked against."""
+    mask = read_frame(frame.mask_path)[0]
+    files.check_same_space(frame.mask_path, mask, frame.image_path, shape)
+    return files.to_labels(frame.mask_path, mask, range(len(MASK_LABELS))).astype(np.uint8)
+
+
+def patient_folders(root: Path) -> dict[str, Path]:
+    """Patient name to folder, sorted. The older release counts its testing patients from 1 again:
+    they are called testing_patient0001 and so on.
+
+    Raises:
+      ValueError: no such folder, neither layout in it, or no patients.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give the one that holds CAMUS' database_nifti")
+    layouts = {"database_nifti": "", "training": "", "testing": "testing_"}
+    present = [name for name in layouts if (root / name).is_dir()]
+    if not present:
+        raise ValueError(
+            f"{root}: neither database_nifti (NIfTI release) nor training (older .mhd release) in "
+            "it; give the folder that holds one of them")
+    folders = {
+        layouts[name] + path.name: path
+        for name in present
+        for path in sorted((root / name).glob("patient*"))
+        if path.is_dir()
+    }
+    if not folders:
+        raise ValueError(
+            f"{root}: no patient folders in {' or '.join(present)}; copy the data again")
+    return folders
+
+
+def list_frames(patient: str, folder: Path) -> list[Frame]:
+    """The ED and ES frames of both views that are there.
+
+    Raises:
+      ValueError: there is none.
+    """
+    frames = []
+    for view in VIEWS:
+        for phase in PHASES:
+            stem = folder / f"{folder.name}_{view}_{phase}"
+            paths = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
+            path = next((path for path in paths if path.is_file()), None)
+            if path:
+                frames.append(Frame(patient, view, phase, path))
+    if not frames:
+        raise ValueError(
+            f"{folder}: no frame such as {folder.name}_2CH_ED.nii.gz; copy this patient again")
+    return frames
+
+
+def read_list(root: Path, split: str) -> list[str] | None:
+    """The patients of an official list, or None where the release has no such list."""
+    path = root / LISTS[split]
+    return path.read_text().split() if path.is_file() else None
+
+
+def split_patients(
+    root: Path, folders: dict[str, Path], split: str, rule: str, seed: int
+) -> list[str]:
+    """The patients of one split, in order.
+
+    "official": the release's lists; for the older release's test patients, the folder `testing`.
+    "paper": of the patients outside the official test set, a ninth drawn with the seed for test; of
+    the others in order the first ninth for validation, the rest for training: 50, 50 and 350 of 450
+    (Yazdani et al. 2025).
+
+    Raises:
+      ValueError: an unknown rule or split, a list that does not exist or names a missing patient,
+        or too few patients.
+    """
+    if split not in LISTS:
+        raise ValueError(f"CAMUS split {split!r}: use train, valid or test")
+    if rule == "official":
+        return _official_patients(root, folders, split)
+    if rule == "paper":
+        return _paper_patients(root, folders, split, seed)
+    raise ValueError(f"CAMUS split rule {rule!r}: use official or paper")
+
+
+def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list[str]:
+    path, listed = root / LISTS[split], read_list(root, split)
+    if listed is None and split == "test":
+        listed = [name for name in folders if name.startswith("testing_")] or None
+    if listed is None:
+        raise ValueError(
+            f"{path}: missing, so there is no official {split} split; add the release's list, or "
+            "set config.data.split=paper")
+    missing = [patient for patient in listed if patient not in folders]
+    if missing or not listed:
+        came = f"names {missing[0]} and {len(missing) - 1} others without a folder"
+        raise ValueError(
+            f"{path}: {came if missing else 'is empty'}, names of patient folders needed; complete "
+            "the data or correct the list")
+    return sorted(listed)
+
+
+def _paper_patients(root: Path, folders: dict[str, Path], split: str, seed: int) -> list[str]:
+    held_out = set(read_list(root, "test") or ())
+    pool = [name for name in folders if name not in held_out and not name.startswith("testing_")]
+    if len(pool) < 3:
+        raise ValueError(f"{root}: {len(pool)} patients, at least 3 needed for three splits")
+    ninth = max(1, round(len(pool) / 9))
+    drawn = set(np.random.default_rng(seed).permutation(len(pool))[:ninth].tolist())
+    test = [name for index, name in enumerate(pool) if index in drawn]
+    rest = [name for index, name in enumerate(pool) if index not in drawn]
+    return {"train": rest[ninth:], "valid": rest[:ninth], "test": test}[split]

@@ -1,0 +1,286 @@
+"""Medical Segmentation Decathlon folders: `dataset.json`, `imagesTr`, `labelsTr`, `imagesTs`.
+
+Arrays keep the file's axis order (i, j, k); the affine says where they lie.
+
+Source: Antonelli et al., Nature Communications 13, 2022; layout at medicaldecathlon.com.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from motfm_jax.data import files, geometry
+from motfm_jax.data.records import Record
+
+SPLITS = ("train", "valid", "test", "unlabelled")
+VERSION = 1  # of what this file makes of the data: raise it when records change
+
+
+class Entry(NamedTuple):
+    """One volume of dataset.json; its mask's path is None where there is none."""
+
+    patient: str
+    image_path: Path
+    mask_path: Path | None
+
+
+class Decathlon:
+    """The volumes of one split, in the order of dataset.json.
+
+    Args:
+      root: the folder of dataset.json.
+      split: "train", "valid" or "test" of the training entries (80, 10 and 10% of the patients, at
+        least one of them for validation), or "unlabelled", the entries under "test".
+      size: (D, H, W) of the records, along the file's axes.
+      channel: a name in dataset.json's "modality", in any case; "" where there is only one.
+      fit: "pad" keeps the aspect ratio in millimetres, "stretch" fills the size; see geometry.fit.
+      crop_foreground: first cut to the box of voxels above the background (the corners' value).
+      spacing_mm: resample to this, then cut or pad about the centre to the size (fit is not used);
+        () fits the whole field of view into the size.
+      label_map: (from, to) pairs applied to the masks; labels that share a target are merged and
+        their names joined by "+". Labels without a pair stay.
+      split_seed: of the split.
+
+    Records: image [*S, 1] float32 in the file's range, mask [*S] uint8 or None; meta has name,
+    patient, channel, spacing_mm and affine.
+
+    Raises:
+      ValueError: what is missing or wrong; images are only opened when a record is asked for.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        size: Sequence[int],
+        channel: str = "",
+        fit: str = "pad",
+        crop_foreground: bool = False,
+        spacing_mm: Sequence[float] = (),
+        label_map: Sequence[tuple[int, int]] = (),
+        split_seed: int = 0,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"Decathlon split {split!r}: use one of {', '.join(SPLITS)}")
+        self.root = Path(root)
+        description = read_description(self.root)
+        self.channels = read_channels(self.root, description)
+        self.channel = find_channel(self.root, self.channels, channel)
+        labels = read_labels(self.root, description)
+        self.label_map = {int(old): int(new) for old, new in label_map}
+        unknown = sorted(set(self.label_map) - set(labels))
+        if unknown and labels:
+            raise ValueError(
+                f"config.data.label_map: label {unknown[0]} is not in {self.root / 'dataset.json'} "
+                f"({', '.join(map(str, labels))}); correct the pairs")
+        self.settings = {
+            "split": split, "size": list(size), "channel": self.channels[self.channel], "fit": fit,
+            "crop_foreground": crop_foreground, "spacing_mm": list(spacing_mm),
+            "label_map": sorted(self.label_map.items()), "split_seed": split_seed,
+        }  # fmt: skip
+        self.entries = split_entries(self.root, description, split, split_seed)
+        self.labels = labels if self.entries[0].mask_path else {}
+        self.mask_labels = name_labels(self.labels, self.label_map)
+        self._targets = np.zeros(max(self.labels, default=0) + 1, np.uint8)
+        for old in self.labels:
+            self._targets[old] = self.label_map.get(old, old)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:
+        entry, settings = self.entries[index], self.settings
+        image, affine, spacing = read_image(entry.image_path, self.channels)
+        mask = None
+        if entry.mask_path:
+            mask = self._targets[read_mask(entry, image.shape[:3], tuple(self.labels))]
+        image = image[..., self.channel, None]
+        try:
+            if settings["crop_foreground"]:
+                image, mask, affine = geometry.crop_foreground(image, mask, affine)
+            grid = (image, mask, affine, spacing, settings["size"])
+            resized = (
+                geometry.fit_at_spacing(*grid, settings["spacing_mm"])
+                if settings["spacing_mm"]
+                else geometry.fit(*grid, settings["fit"]))
+        except ValueError as error:
+            raise ValueError(f"{entry.image_path}: {error}") from error
+        meta = {
+            "name": entry.patient, "patient": entry.patient, "channel": settings["channel"],
+            "spacing_mm": list(resized.spacing_mm), "affine": resized.affine.tolist(),
+        }  # fmt: skip
+        return Record(resized.image, resized.mask, None, meta)
+
+    def fingerprint(self) -> dict[str, Any]:
+        paths = [path for entry in self.entries for path in entry[1:] if path]
+        return {
+            "source": "decathlon", "version": VERSION, **self.settings,
+            "labels": {str(value): name for value, name in self.labels.items()},
+            "files": files.hash_files(self.root, paths),
+        }  # fmt: skip
+
+
+def read_image(path: Path, channels: Sequence[str]) -> files.Volume:
+    """A volume as [I, J, K, C], the channels checked by their number."""
+    volume = files.read(path)
+    found = volume.array.shape[3] if volume.array.ndim == 4 else 1
+    if volume.array.ndim not in (3, 4) or found != len(channels):
+        raise ValueError(
+            f"{path}: shape {volume.array.shape}, 3 axes and {len(channels)} channels needed "
+            f"({', '.join(channels)} in dataset.json); correct one of the two")
+    return volume._replace(array=volume.array.reshape(*volume.array.shape[:3], found))
+
+
+def read_mask(entry: Entry, shape: tuple[int, ...], labels: Sequence[int]) -> np.ndarray:
+    """An entry's mask [I, J, K] as whole numbers, checked against the image and the labels."""
+    values = files.read(entry.mask_path).array
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    files.check_same_space(entry.mask_path, values, entry.image_path, shape)
+    return files.to_labels(entry.mask_path, values, labels)
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """dataset.json.
+
+    Raises:
+      ValueError: no such folder or file, no JSON, or no "training" or "modality" in it.
+    """
+    path = root / "dataset.json"
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give the one that holds dataset.json")
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; give a Medical Segmentation Decathlon folder")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
+    needed = {"modality": dict, "training": list}
+    found = description if isinstance(description, dict) else {}
+    wrong = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"{path}: no {' and no '.join(wrong)} in it, the Decathlon's modality (index -> name) "
+            "and training (a list) are needed; complete it")
+    return description
+
+
+def read_channels(root: Path, description: dict[str, Any]) -> list[str]:
+    """Channel names by index."""
+    names = description["modality"]
+    if not names or sorted(names) != sorted(map(str, range(len(names)))):
+        raise ValueError(
+            f"{root / 'dataset.json'}: 'modality' {names}, keys '0', '1', ... needed; correct it")
+    return [str(names[str(index)]) for index in range(len(names))]
+
+
+def find_channel(root: Path, channels: Sequence[str], wanted: str) -> int:
+    """Index of the channel of this name, in any case but whole: T1w is not t1gd."""
+    matches = [i for i, name in enumerate(channels) if name.lower() == wanted.strip().lower()]
+    if not wanted and len(channels) == 1:
+        return 0
+    if len(matches) != 1:
+        number = len(matches) or "no"
+        came = f"{number} channels are called {wanted!r}" if wanted else "no channel chosen"
+        raise ValueError(
+            f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
+            "name one of them: --config.data.channel=NAME")
+    return matches[0]
+
+
+def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
+    """Label names by value; empty where the data set has none."""
+    labels = description.get("labels") or {}
+    named: dict[int, str] = {}
+    try:
+        named = {value: str(labels[str(value)]) for value in sorted(map(int, labels))}
+        valid = not named or min(named) == 0
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"{root / 'dataset.json'}: 'labels' {labels}, value -> name with whole numbers from 0 "
+            "needed; correct it")
+    return named
+
+
+def name_labels(labels: dict[int, str], label_map: dict[int, int]) -> tuple[str, ...]:
+    """Names by value after remapping.
+
+    Raises:
+      ValueError: a value outside 0 .. 255.
+    """
+    names: dict[int, list[str]] = {}
+    for old, name in labels.items():
+        names.setdefault(label_map.get(old, old), []).append(name)
+    if names and not 0 <= min(names) <= max(names) <= 255:
+        raise ValueError(
+            f"labels {min(names)} .. {max(names)}: masks hold 0 .. 255; remap them: "
+            "--config.data.label_map")
+    values = range(max(names, default=-1) + 1)
+    return tuple("+".join(names.get(value, [f"unused {value}"])) for value in values)
+
+
+def split_entries(root: Path, description: dict[str, Any], split: str, seed: int) -> list[Entry]:
+    """The entries of one split.
+
+    Raises:
+      ValueError: entries that are malformed, leave root or do not exist; masks for some of them
+        only; or no entry in this split.
+    """
+    listed = description["training"] if split != "unlabelled" else description.get("test") or []
+    entries = [read_entry(root, item) for item in listed]
+    if split == "unlabelled":
+        entries = [entry._replace(mask_path=None) for entry in entries]
+    else:
+        patients = sorted({entry.patient for entry in entries})
+        chosen = split_patients(patients, seed)[split]
+        entries = [entry for entry in entries if entry.patient in chosen]
+    if not entries:
+        raise ValueError(
+            f"{root / 'dataset.json'}: {len(listed)} entries leave none for the {split} split; "
+            "add data, or use another split")
+    unmasked = [entry for entry in entries if entry.mask_path is None]
+    if 0 < len(unmasked) < len(entries):
+        raise ValueError(
+            f"{root / 'dataset.json'}: {len(unmasked)} of {len(entries)} {split} entries have no "
+            f"label, such as {unmasked[0].patient}; give all of them one or none")
+    return entries
+
+
+def split_patients(patients: Sequence[str], seed: int) -> dict[str, set[str]]:
+    """A seeded tenth for test, a tenth but at least one for validation, the rest for training."""
+    order = [patients[index] for index in np.random.default_rng(seed).permutation(len(patients))]
+    num_test = round(len(order) / 10)
+    num_held = num_test + max(1, round(len(order) / 10))
+    return {
+        "test": set(order[:num_test]),
+        "valid": set(order[num_test:num_held]),
+        "train": set(order[num_held:]),
+    }
+
+
+def read_entry(root: Path, item: Any) -> Entry:
+    """{"image": ..., "label": ...}, or the image's path alone."""
+    fields = item if isinstance(item, dict) else {"image": item}
+    image_path = _inside(root, fields.get("image"))
+    mask_path = _inside(root, fields["label"]) if fields.get("label") else None
+    for path in filter(None, (image_path, mask_path)):
+        if not path.is_file():
+            raise ValueError(f"{path}: listed in dataset.json but missing; complete the data set")
+    return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
+
+
+def _inside(root: Path, text: Any) -> Path:
+    """A path of dataset.json, which must stay under root (links there may lead elsewhere)."""
+    normal = os.path.normpath(text) if isinstance(text, str) and text else ".."
+    if os.path.isabs(normal) or normal.split(os.sep)[0] == "..":
+        raise ValueError(
+            f"{root / 'dataset.json'}: path {text!r}, a file below {root} needed; correct it")
+    return root / normal

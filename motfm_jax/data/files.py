@@ -1,0 +1,127 @@
+"""One image file to one array, and the hash of many: what the file-based sources share."""
+
+import concurrent.futures
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+class Volume(NamedTuple):
+    """A file's array with where it lies.
+
+    Attributes:
+      array: [*S] or [*S, C] in the file's axis order (x first) and type.
+      affine: [4, 4] float64, array index to RAS+ millimetres.
+      spacing_mm: one number a spatial axis.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    spacing_mm: tuple[float, ...]
+
+
+def read(path: Path) -> Volume:
+    """Reads a NIfTI or, through SimpleITK, a MetaImage (.mhd) file.
+
+    Raises:
+      ValueError: no such file, unreadable, no numbers in it, NaN or infinite values, or a spacing
+        that is not positive.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; complete the data set or correct its list")
+    reader = _read_nifti if path.name.endswith(NIFTI_SUFFIXES) else _read_metaimage
+    try:
+        volume = reader(path)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{path}: .mhd files need SimpleITK, which is not installed; "
+            "pip install SimpleITK, or use the NIfTI release") from error
+    except Exception as error:  # a decoder may raise anything on foreign bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "
+            "copy it again") from error
+    if volume.array.dtype.kind not in "buif":
+        raise ValueError(
+            f"{path}: voxels of type {volume.array.dtype}, real numbers needed; convert the file")
+    if volume.array.size == 0:
+        raise ValueError(f"{path}: no voxels, shape {volume.array.shape}; copy the file again")
+    if not np.isfinite(volume.array).all():
+        count = int((~np.isfinite(volume.array)).sum())
+        raise ValueError(
+            f"{path}: {count} NaN or infinite voxels, finite ones needed; repair the file or "
+            "take it out of the data set")
+    if not np.isfinite(volume.affine).all() or not all(s > 0 for s in volume.spacing_mm):
+        raise ValueError(
+            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header")
+    return volume
+
+
+def _read_nifti(path: Path) -> Volume:
+    image = nibabel.load(path)
+    array = np.asanyarray(image.dataobj)
+    spacing = image.header.get_zooms()[:3]
+    return Volume(array, image.affine, tuple(float(extent) for extent in spacing))
+
+
+def _read_metaimage(path: Path) -> Volume:
+    import SimpleITK  # optional: only the older CAMUS release needs it
+
+    image = SimpleITK.ReadImage(str(path))
+    dims = image.GetDimension()
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)
+    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
+    affine[:dims, 3] = image.GetOrigin()
+    affine[:2] *= -1  # ITK counts millimetres to the left and back, NIfTI to the right and front
+    return Volume(SimpleITK.GetArrayFromImage(image).T, affine, image.GetSpacing())
+
+
+def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:
+    """A mask file's values as whole numbers, int64 where the file's type is not one of integers.
+
+    Raises:
+      ValueError: values that are no whole numbers, or not among the allowed ones.
+    """
+    labels = values if values.dtype.kind in "ui" else np.rint(values).astype(np.int64)
+    if labels is not values and np.abs(values - labels).max() > 1e-3:
+        raise ValueError(
+            f"{path}: mask values such as {values[values != labels][0]}, whole numbers needed; "
+            "was it resampled with interpolation? use nearest neighbour")
+    unknown = sorted(set(np.unique(labels).tolist()) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"{path}: label {', '.join(map(str, unknown[:5]))} found, only "
+            f"{', '.join(map(str, sorted(allowed)))} declared; correct the mask, or declare "
+            "or remap the label")
+    return labels
+
+
+def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequence[int]) -> None:
+    """Raises ValueError where a mask's shape is not its image's spatial shape."""
+    if mask.shape != tuple(shape):
+        raise ValueError(
+            f"{path}: mask {mask.shape} and image {tuple(shape)} ({image_path.name}) differ in "
+            "space; resample one to the other's grid")
+
+
+def content_hash(path: Path) -> str:
+    """blake2b of a file's bytes, hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def hash_files(root: Path, paths: Iterable[Path]) -> str:
+    """One blake2b over the files' contents and their paths under root, in any order."""
+    paths = sorted(set(paths))
+    total = hashlib.blake2b(digest_size=20)
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        for path, digest in zip(paths, pool.map(content_hash, paths)):
+            total.update(f"{path.relative_to(root)} {digest}\n".encode())
+    return total.hexdigest()

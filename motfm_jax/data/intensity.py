@@ -1,0 +1,209 @@
+"""Raw intensities to the networks' range, and back."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+MODES = ("none", "minmax", "percentile", "zscore")
+
+
+@dataclasses.dataclass(frozen=True)
+class Intensity:
+    """An affine map that sends raw [low, high] to `range`.
+
+    Per mode, [low, high] is: minmax, the smallest and largest value; percentile, two percentiles,
+    and values beyond them are clipped, so that the inverse is exact only inside; zscore, mean and
+    mean + standard deviation, sent to (0, 1) whatever range was asked for; none, the identity.
+    With scope "dataset" they come from all training images together; with "sample" every image
+    has its own, and `low` and `high` hold the medians over the training images, which `invert`
+    uses because a generated image has none. All channels share one map.
+
+    Attributes:
+      mode: none | minmax | percentile | zscore.
+      scope: dataset | sample.
+      range: where low and high go.
+      percentiles: of mode percentile, in per cent.
+      low, high: raw intensities, see above.
+    """
+
+    mode: str
+    scope: str
+    range: tuple[float, float]
+    percentiles: tuple[float, float]
+    low: float
+    high: float
+
+    @classmethod
+    def fit(
+        cls,
+        images: Sequence[np.ndarray] | np.ndarray,
+        mode: str = "minmax",
+        scope: str = "dataset",
+        range: Sequence[float] = (-1.0, 1.0),
+        percentiles: Sequence[float] = (0.5, 99.5),
+        names: Sequence[str] = (),
+    ) -> "Intensity":
+        """Statistics of the training images, read one at a time (float64 sums; percentiles exact).
+
+        Args:
+          images: [*S, C] each, finite; iterated up to twice.
+          names: of the images, for messages.
+
+        Raises:
+          ValueError: unknown mode or scope, or an image (or the whole set) that is constant and so
+            cannot be scaled.
+        """
+        if mode not in MODES or scope not in ("dataset", "sample"):
+            raise ValueError(
+                f"intensity mode {mode!r}, scope {scope!r}: use {', '.join(MODES)} "
+                "with dataset or sample")
+        if iter(images) is images:
+            raise TypeError("images are read twice: give a sequence or array, not an iterator")
+        goal = (0.0, 1.0) if mode in ("none", "zscore") else (float(range[0]), float(range[1]))
+        blank = cls(mode, scope, goal, (float(percentiles[0]), float(percentiles[1])), 0.0, 1.0)
+        if mode == "none":
+            return blank
+        if scope == "sample":
+            names = names or [f"image {index}" for index in np.arange(len(images))]
+            bounds = [blank._bounds(np.asarray(image), name) for image, name in zip(images, names)]
+            low, high = np.median(np.array(bounds, np.float64), axis=0)
+        else:
+            low, high = _DATASET[mode](images, blank.percentiles)
+            _refuse_constant(low, high, "the training images together", mode)
+        return dataclasses.replace(blank, low=float(low), high=float(high))
+
+    def apply(self, image, name: str = "image"):
+        """Raw [*S, C] to scaled float32; one image at a time where the scope is "sample".
+
+        Args:
+          image: numpy or JAX array of any real type.
+          name: of the record, for messages.
+
+        Raises:
+          ValueError: scope "sample" and a (numpy) image too constant to scale.
+        """
+        if self.mode == "none":
+            return image.astype(np.float32)
+        low, high = (self.low, self.high) if self.scope == "dataset" else self._bounds(image, name)
+        start, stop = self.range
+        scaled = (image.astype(np.float32) - low) * ((stop - start) / (high - low)) + start
+        scaled = scaled.clip(start, stop) if self.mode == "percentile" else scaled
+        return scaled.astype(np.float32)
+
+    def invert(self, image):
+        """Scaled to raw, float32, any leading axes; numpy or JAX arrays, inside jit too."""
+        if self.mode == "none":
+            return image.astype(np.float32)
+        start, stop = self.range
+        scale = (self.high - self.low) / (stop - start)
+        return (image.astype(np.float32) - start) * scale + self.low
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Intensity":
+        pairs = {name: tuple(values[name]) for name in ("range", "percentiles")}
+        return cls(**{**values, **pairs})
+
+    def _bounds(self, image, name: str):
+        """[low, high] of one image."""
+        image = image.astype(np.float32)
+        if self.mode == "minmax":
+            low, high = image.min(), image.max()
+        elif self.mode == "zscore":
+            low = image.mean()
+            high = low + image.std()
+        else:
+            percentile = image.__array_namespace__().percentile
+            low, high = percentile(image, np.array(self.percentiles, np.float32))
+        if isinstance(image, np.ndarray):  # inside jit there is nothing to look at
+            low, high = float(low), float(high)
+            _refuse_constant(low, high, name, self.mode)
+        return low, high
+
+
+def _refuse_constant(low: float, high: float, name: str, mode: str) -> None:
+    if not high > low:
+        raise ValueError(
+            f"{name}: intensities from {low:g} to {high:g} leave nothing to scale by {mode}; "
+            "remove it, or set config.data.intensity.scope=dataset, wider percentiles or mode=none")
+
+
+def _minmax(images: Iterable[np.ndarray], _) -> tuple[float, float]:
+    extremes = [(image.min(), image.max()) for image in images]
+    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+
+
+def _zscore(images: Iterable[np.ndarray], _) -> tuple[float, float]:
+    """Mean and mean + std, by merging each image's moments (Chan et al. 1979)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for image in images:
+        image_mean = float(np.mean(image, dtype=np.float64))
+        image_squares = float(np.var(image, dtype=np.float64)) * image.size
+        shift, total = image_mean - mean, count + image.size
+        squares += image_squares + shift**2 * count * image.size / total
+        mean += shift * image.size / total
+        count = total
+    return mean, mean + (squares / count) ** 0.5
+
+
+def _percentile(images: Sequence[np.ndarray], percentiles) -> tuple[float, float]:
+    """numpy's "linear" percentiles of all values together, exact, in bounded memory.
+
+    A radix selection: every value becomes 32 bits that sort as it does; a first pass counts their
+    upper halves, a second the lower halves inside the few upper halves that matter. Integers wider
+    than 32 bits are rounded to float32 first.
+    """
+    counts = sum(np.bincount(_halves(image)[0], minlength=1 << 16) for image in images)
+    total = np.cumsum(counts)
+    positions = [percent / 100 * (total[-1] - 1) for percent in percentiles]
+    ranks = sorted({int(f(position)) for position in positions for f in (np.floor, np.ceil)})
+    uppers = {rank: int(np.searchsorted(total, rank, side="right")) for rank in ranks}
+    inside = {upper: np.zeros(1 << 16, np.int64) for upper in set(uppers.values())}
+    for image in images:
+        upper_half, lower_half = _halves(image)
+        for upper, histogram in inside.items():
+            histogram += np.bincount(lower_half[upper_half == upper], minlength=1 << 16)
+    dtype = _sortable_dtype(next(iter(images)).dtype)
+    values = {}
+    for rank, upper in uppers.items():
+        before = total[upper] - counts[upper]
+        lower = int(np.searchsorted(np.cumsum(inside[upper]), rank - before, side="right"))
+        values[rank] = _from_bits((upper << 16) | lower, dtype)
+    low, high = (
+        values[int(position)] + (position - int(position))
+        * (values[int(np.ceil(position))] - values[int(position)])
+        for position in positions
+    )
+    return low, high
+
+
+_DATASET = {"minmax": _minmax, "zscore": _zscore, "percentile": _percentile}
+
+
+def _sortable_dtype(dtype: np.dtype) -> type:
+    narrow = np.issubdtype(dtype, np.integer) and np.can_cast(dtype, np.int32)
+    return np.int32 if narrow else np.float32
+
+
+def _halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower 16 of 32 bits that, read as an unsigned number, sort as the values do."""
+    bits = np.ravel(image).astype(_sortable_dtype(image.dtype)).view(np.uint32)
+    sign = np.uint32(1 << 31)
+    if _sortable_dtype(image.dtype) is np.int32:
+        bits = bits ^ sign
+    else:  # negative floats sort backwards: flip all their bits
+        bits = np.where(bits & sign, ~bits, bits | sign)
+    return (bits >> 16).astype(np.intp), (bits & 0xFFFF).astype(np.intp)
+
+
+def _from_bits(bits: int, dtype: type) -> float:
+    """The value whose `_halves` make up `bits`."""
+    sign = 1 << 31
+    if dtype is np.int32:
+        return float(bits - sign)
+    raw = bits ^ sign if bits & sign else ~bits & 0xFFFFFFFF
+    return float(np.uint32(raw).view(np.float32))

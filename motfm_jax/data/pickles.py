@@ -1,0 +1,296 @@
+"""The original MOTFM's single-file data set: a pickle of {"train": [...], "valid": [...], ...}.
+
+An entry is a dict: "image" (C, *S) or (*S); "mask" (1, *S) or (*S), labels; "class" an int, a
+string or a one-hot vector; "metadata" a dict. Arrays are numpy's or torch's. All but "image" may
+be missing. Read without executing anything (see unpickle.py).
+
+Source: the README of github.com/milad1378yz/MOTFM.
+"""
+
+import os
+import pickle
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motfm_jax.data import files, geometry, unpickle
+from motfm_jax.data.records import Record
+
+VERSION = 1  # of what this file makes of the data: raise it when records change
+SPLITS = ("train", "valid", "test")
+MAX_LABELS = 64  # more distinct mask values are not labels
+
+
+class PickleSet:
+    """One split of a pickle, in the file's order.
+
+    Class indices and mask labels are those of the whole file: the distinct classes, sorted, and
+    the distinct mask values with 0, sorted (85, 170, 255 become 1, 2, 3).
+
+    Args:
+      path: of the .pkl file.
+      split: "train", "valid" or "test".
+      size: S of the records; an image of another size is fitted to it.
+      fit: "pad" or "stretch", see geometry.fit; spacing is "spacing_mm" of the metadata or equal.
+
+    Records: image [*S, C], in the file's type where its size is S already, else float32; mask
+    [*S] uint8; meta has name and patient (from the metadata, else the position in the split), and
+    the metadata's numbers and strings, spacing_mm and affine.
+
+    Raises:
+      ValueError: what is missing or wrong in the file, with split and position.
+    """
+
+    def __init__(self, path: str | Path, split: str, size: Sequence[int], fit: str = "pad"):
+        self.path = Path(path)
+        self.settings = {"split": split, "size": list(size), "fit": fit}
+        self.contents = _contents(self.path)
+        self.entries = self.contents.splits.get(split, [])
+        if not self.entries:
+            found = ", ".join(
+                f"{name} {len(entries)}" for name, entries in self.contents.splits.items())
+            raise ValueError(f"{path}: the split {split!r} has no entries; the file has: {found}")
+        self.classes = tuple(str(name) for name in self.contents.classes)
+        self.mask_labels = tuple(
+            "background" if value == 0 else f"label {value}" for value in self.contents.mask_values)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:
+        entry, where = self.entries[index], f"{self.path}: {self.settings['split']}[{index}]"
+        size = tuple(self.settings["size"])
+        image = _channels_last(entry["image"], len(size), where)
+        mask = entry.get("mask")
+        if mask is not None:
+            mask = _drop_channel(mask, len(size), where)
+            if mask.shape != image.shape[:-1]:
+                raise ValueError(
+                    f"{where}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
+                    "resample one to the other's grid")
+            mask = np.searchsorted(self.contents.mask_values, mask).astype(np.uint8)
+        meta = _meta(entry, f"{self.settings['split']}[{index}]", len(size))
+        if image.shape[:-1] != size:
+            affine, spacing = meta.get("affine"), meta.get("spacing_mm")
+            affine = None if affine is None else np.array(affine)
+            image, mask, affine, spacing = geometry.fit(
+                image, mask, affine, spacing, size, self.settings["fit"])
+            if spacing is not None:
+                meta["spacing_mm"] = list(spacing)
+            if affine is not None:
+                meta["affine"] = affine.tolist()
+        name = entry.get("class")
+        label = None if name is None else self.contents.classes.index(name)
+        return Record(image, mask, label, meta)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "source": "pickle", "version": VERSION, **self.settings,
+            "files": files.content_hash(self.path),
+        }  # fmt: skip
+
+
+def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """The splits of a file as they are, with numpy arrays, and classes as int or str.
+
+    Raises:
+      ValueError: see `unpickle.load`, or not the layout above; the message says where.
+    """
+    values = unpickle.load(Path(path))
+    if not isinstance(values, dict) or not any(name in values for name in SPLITS):
+        came = f"a {type(values).__name__}"
+        if isinstance(values, dict):
+            came += f" with the keys {', '.join(map(repr, list(values)[:5]))}"
+        raise ValueError(f"{path}: holds {came}, a dict with lists train, valid, test needed")
+    return {
+        split: [
+            _read_entry(entry, f"{path}: {split}[{index}]")
+            for index, entry in enumerate(_as_list(values[split], f"{path}: {split}"))
+        ]
+        for split in SPLITS if split in values
+    }
+
+
+def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """Writes a file that the original reads; it is either whole or not there.
+
+    Args:
+      splits: "train", "valid", "test" to entries in our layout: "image" [*S, C], and as far as
+        known "mask" [*S] labels, "class" int or str, "metadata" dict. Written as float32 (C, *S)
+        and int32 (1, *S).
+
+    Raises:
+      ValueError: another split name.
+    """
+    path = Path(path)
+    unknown = set(splits) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"{path}: split {unknown.pop()!r}: use train, valid or test")
+    contents = {
+        split: [_write_entry(entry) for entry in entries] for split, entries in splits.items()}
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "wb") as file:
+            pickle.dump(contents, file, protocol=4)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
+    """A record as `write_pickle` takes it; classes that are all whole numbers are written so."""
+    entry = {"image": record.image, "metadata": record.meta}
+    if record.mask is not None:
+        entry["mask"] = record.mask
+    if record.label is not None:
+        numbers = all(name.isdecimal() for name in classes)
+        entry["class"] = int(classes[record.label]) if numbers else classes[record.label]
+    return entry
+
+
+class _Contents:
+    """A file in memory, with its classes and mask values over all splits, sorted."""
+
+    def __init__(self, path: Path):
+        self.splits = read_pickle(path)
+        entries = [entry for split in self.splits.values() for entry in split]
+        self.classes = self._classes(path, {entry.get("class") for entry in entries} - {None})
+        masked = [entry["mask"] for entry in entries if "mask" in entry]
+        values = {0} if masked else set()
+        for mask in masked:
+            values.update(np.unique(mask).astype(int).tolist())
+            if len(values) > MAX_LABELS:
+                raise ValueError(
+                    f"{path}: masks have more than {MAX_LABELS} distinct values, labels needed; "
+                    "is the mask an image?")
+        self.mask_values = sorted(values)
+
+    @staticmethod
+    def _classes(path: Path, names: set[int | str]) -> list[int | str]:
+        if len({type(name) for name in names}) > 1:
+            raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")
+        return sorted(names)
+
+
+_in_use: weakref.WeakValueDictionary[tuple, _Contents] = weakref.WeakValueDictionary()
+
+
+def _contents(path: Path) -> _Contents:
+    """The file's contents, read once for the sources of its splits."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; set config.data.root to the .pkl file")
+    status = path.stat()
+    key = path.resolve(), status.st_mtime_ns, status.st_size
+    contents = _in_use.get(key)
+    if contents is None:
+        contents = _in_use[key] = _Contents(path)
+    return contents
+
+
+def _as_list(values: Any, where: str) -> list:
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{where} is a {type(values).__name__}, a list of dicts needed")
+    return list(values)
+
+
+def _read_entry(entry: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entry, dict) or "image" not in entry:
+        came = f"keys {list(entry)[:5]}" if isinstance(entry, dict) else type(entry).__name__
+        raise ValueError(f"{where}: {came}, a dict with an 'image' needed")
+    entry = {name: value for name, value in entry.items() if value is not None}
+    entry["image"] = _numbers(entry["image"], f"{where}: image")
+    if "mask" in entry:
+        entry["mask"] = _whole(_numbers(entry["mask"], f"{where}: mask"), f"{where}: mask")
+    if "class" in entry:
+        entry["class"] = _class(entry["class"], where)
+    return entry
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    array = np.array(values, copy=None, subok=False) if isinstance(values, np.ndarray) else None
+    if array is None or array.dtype.kind not in "buif" or array.size == 0:
+        came = f"a {type(values).__name__}" if array is None else f"{array.dtype} {array.shape}"
+        raise ValueError(f"{where} is {came}, an array of numbers needed")
+    return array
+
+
+def _whole(values: np.ndarray, where: str) -> np.ndarray:
+    """Labels; floats must hold whole numbers exactly."""
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        wrong = values[~finite | (values != np.rint(np.where(finite, values, 0)))]
+        if wrong.size:
+            raise ValueError(
+                f"{where} has values such as {wrong[0]:g}, whole numbers needed; store labels, "
+                "not their scaled form")
+        values = values.astype(np.int64)
+    if values.min() < 0:
+        raise ValueError(f"{where} has the value {values.min()}, labels from 0 needed")
+    return values
+
+
+def _class(value: Any, where: str) -> int | str:
+    """An int, a string, or the position in a one-hot vector."""
+    if isinstance(value, str):
+        return str(value)
+    array = np.asarray(value)
+    if array.dtype.kind in "buif" and array.size:
+        array = array.ravel()
+        if array.size == 1 and np.isfinite(array[0]) and array[0] == np.rint(array[0]):
+            return int(array[0])
+        if array.size > 1 and np.count_nonzero(array) == 1 and array.max() == 1:
+            return int(array.argmax())
+    raise ValueError(
+        f"{where}: class {value!r}, a whole number, a string or a one-hot vector needed")
+
+
+def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
+    if image.ndim == num_dims:
+        return image[..., None]
+    if image.ndim == num_dims + 1:
+        return np.ascontiguousarray(np.moveaxis(image, 0, -1))
+    axes = "(H, W)" if num_dims == 2 else "(D, H, W)"
+    raise ValueError(
+        f"{where}: image {image.shape}, but config.data.size has {num_dims} numbers, so "
+        f"{axes} or (C, {axes[1:]} is needed")
+
+
+def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:
+    if mask.ndim == num_dims + 1 and mask.shape[0] == 1:
+        return mask[0]
+    if mask.ndim != num_dims:
+        raise ValueError(
+            f"{where}: mask {mask.shape}, one channel of labels in {num_dims} dimensions needed")
+    return mask
+
+
+def _meta(entry: Mapping[str, Any], place: str, num_dims: int) -> dict[str, Any]:
+    """The JSON-able part of an entry's metadata, with a name and a patient."""
+    given = entry.get("metadata", {})
+    given = {"metadata": given} if isinstance(given, str | int | float) else given
+    given = {"name": entry.get("name"), **(given if isinstance(given, dict) else {})}
+    meta = {}
+    for key, value in given.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(key, str) and isinstance(value, str | int | float):
+            meta[key] = value
+    name = str(meta.get("name", place))
+    meta |= {"name": name, "patient": str(meta.get("patient", name))}
+    for key, shape in (("spacing_mm", (num_dims,)), ("affine", (4, 4))):
+        value = given.get(key)
+        if isinstance(value, list | tuple | np.ndarray) and np.shape(value) == shape:
+            meta[key] = np.asarray(value, np.float64).tolist()
+    return meta
+
+
+def _write_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    image = np.moveaxis(np.asarray(entry["image"], np.float32), -1, 0)
+    written = {**entry, "image": np.ascontiguousarray(image)}
+    if entry.get("mask") is not None:
+        written["mask"] = np.asarray(entry["mask"], np.int32)[None]
+    return written

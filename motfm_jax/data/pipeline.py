@@ -1,0 +1,132 @@
+"""Cached arrays to batches: Grain for training, a plain pass in order for evaluation."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from motfm_jax.arrays import Batch
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
+
+# (scaled image [*S, C], mask [*S] or None, numpy generator) -> the same, augmented
+Augmentation = Callable[
+    [np.ndarray, np.ndarray | None, np.random.Generator], tuple[np.ndarray, np.ndarray | None]
+]
+READ_THREADS = 4
+
+
+class Examples:
+    """Random access to scaled examples, for Grain: dicts of "image", and "mask", "label" if any."""
+
+    def __init__(self, arrays: Arrays, intensity: Intensity):
+        self.arrays = arrays
+        self.intensity = intensity
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        arrays = self.arrays
+        name = arrays.meta[index]["name"]
+        example = {"image": self.intensity.apply(np.asarray(arrays.images[index]), name)}
+        if arrays.masks is not None:
+            example["mask"] = np.asarray(arrays.masks[index])
+        if arrays.labels is not None:
+            example["label"] = arrays.labels[index]
+        return example
+
+
+def train_batches(
+    arrays: Arrays,
+    intensity: Intensity,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    augment: Augmentation | None = None,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Endless shuffled batches; each pass over the data has its own order and augmentation.
+
+    The global batch of a step depends on (arrays, batch_size, seed, step) alone: not on the
+    number of processes, workers or threads, nor on where an earlier run stopped. A pass may end
+    inside a batch: a data set smaller than the batch appears in it more than once.
+
+    Args:
+      batch_size: over all processes; a process gets batch_size / process_count rows, of which
+        row r stands at r * process_count + process_index in the global batch (`Batch.index`).
+      start_step: batches to skip: the step a resumed run continues at.
+      num_workers: Grain worker processes, 0 for threads. They are spawned: the caller's script
+        needs its `if __name__ == "__main__"` guard, and absl flags must have been parsed.
+
+    Raises:
+      ValueError: a batch size that does not divide over the processes, a seed beyond 32 bits, or
+        workers before the flags were parsed.
+    """
+    num_rows = _rows_per_process(batch_size, process_count)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed}: Grain takes 0 to {2**32 - 1}")
+    if num_workers and not flags.FLAGS.is_parsed():
+        raise ValueError(
+            f"num_workers={num_workers}: Grain's worker processes need parsed absl flags; start with "
+            "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers")
+    dataset = grain.MapDataset.source(Examples(arrays, intensity)).seed(seed).shuffle().repeat()
+    if augment is not None:
+        dataset = dataset.random_map(functools.partial(_augment, augment))
+    dataset = dataset[process_index::process_count].batch(num_rows)[start_step:]
+    threads = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=4 * READ_THREADS)
+    dataset = dataset.to_iter_dataset(threads)
+    if num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers))
+    index = np.arange(num_rows, dtype=np.int32) * process_count + process_index
+    return (_to_batch(rows, np.ones(num_rows, bool), index.copy()) for rows in dataset)
+
+
+def eval_batches(
+    arrays: Arrays,
+    intensity: Intensity,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every example once, in order, in full batches: the last example is repeated to fill the last
+    one, with valid False. `Batch.index` is the position in the split; processes take rows in turn,
+    as in training, and get equally many batches.
+
+    Raises:
+      ValueError: a batch size that does not divide over the processes.
+    """
+    num_rows = _rows_per_process(batch_size, process_count)
+    examples = Examples(arrays, intensity)
+
+    def batch(start: int) -> Batch:
+        positions = start + np.arange(num_rows, dtype=np.int32) * process_count + process_index
+        index = np.minimum(positions, len(arrays) - 1).astype(np.int32)
+        rows = [examples[position] for position in index]
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return _to_batch(stacked, positions < len(arrays), index)
+
+    return map(batch, range(0, len(arrays), batch_size))
+
+
+def _rows_per_process(batch_size: int, process_count: int) -> int:
+    if batch_size <= 0 or batch_size % process_count:
+        raise ValueError(
+            f"batch size {batch_size} does not divide over {process_count} processes: "
+            "use a multiple of their number")
+    return batch_size // process_count
+
+
+def _to_batch(rows: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray) -> Batch:
+    return Batch(rows["image"], rows.get("mask"), rows.get("label"), valid, index)
+
+
+def _augment(augment: Augmentation, example: dict, rng: np.random.Generator) -> dict:
+    image, mask = augment(example["image"], example.get("mask"), rng)
+    return {**example, "image": image, **({} if mask is None else {"mask": mask})}
