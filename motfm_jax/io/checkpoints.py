@@ -1,0 +1,273 @@
+"""Checkpoints: the training state with the config and the facts of its data, through Orbax.
+
+On disk: checkpoints/STEP/{state/ (arrays), config/, facts/, metrics/ (JSON)}. A checkpoint appears
+under its number once it is complete; older ones go only after that.
+"""
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+Which = str | int  # "last", "best" (lowest validation loss), or a step
+
+_LOSS = "valid_loss"
+
+
+class Weights(NamedTuple):
+    """What sampling and export take from a run.
+
+    Attributes:
+      params: the moving average of the parameters where the run keeps one, else the parameters;
+        numpy float32 by name.
+      step: the checkpoint's step.
+      config: the run's resolved config, plain JSON.
+      facts: the facts of its data, plain JSON.
+      path: the checkpoint's folder.
+    """
+
+    params: dict[str, np.ndarray]
+    step: int
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    path: Path
+
+
+class Checkpoints:
+    """The checkpoints of one run while it trains.
+
+    All processes call every method; arrays are written by process 0 alone, from host memory.
+
+    Args:
+      folder: where they are.
+      config, facts: JSON-able, saved with each.
+      keep_every: besides the last and the best, keep each step that is a multiple; 0 for none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        keep_every: int = 0,
+    ):
+        self.folder = Path(folder).absolute()
+        self._beside = {"config": dict(config), "facts": dict(facts)}
+        keep = [
+            policies.LatestN(1),
+            policies.BestN(
+                get_metric_fn=_valid_loss, reverse=True, n=1,
+                keep_checkpoints_without_metrics=False),
+        ]
+        if keep_every:
+            keep.append(policies.EveryNSteps(keep_every))
+        self._manager = _manager(
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best_loss(self) -> float:
+        """Lowest validation loss among the checkpoints; inf where none has one."""
+        step = self._manager.best_step()
+        return math.inf if step is None else _valid_loss(self._manager.metrics(step) or {})
+
+    def save(self, step: int, state: Any, valid_loss: float | None = None) -> None:
+        """Copies the state to host memory and writes it in the background.
+
+        Args:
+          step: the number it goes by; a step that is already there is left as it is.
+          state: a NamedTuple of pytrees of arrays.
+          valid_loss: validation loss of exactly this state, where it was measured.
+        """
+        if step in self.steps:
+            return
+        # Copies, not views: the next update donates the buffers while Orbax still writes.
+        host = {name: np.array(leaf, copy=True) for name, leaf in _flatten(state).items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(host),
+                **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()}),
+            metrics=None if valid_loss is None else {_LOSS: float(valid_loss)},
+        )
+
+    def restore(self, template: Any, which: Which = "last") -> Any:
+        """The state saved, as numpy arrays in the template's structure.
+
+        Args:
+          template: a state of the same structure, shapes and types (arrays or their shapes).
+          which: "last", "best" or a step.
+
+        Raises:
+          ValueError: no such checkpoint; one of another architecture or optimiser; unreadable.
+        """
+        step = _pick(self._manager, which, self.folder)
+        path = self.folder / str(step)
+        wanted, found = _flatten(template), _saved_arrays(self._manager, step, path)
+        check_parameters(_under("params/", found), _under("params/", wanted), str(path))
+        if {name: leaf.shape for name, leaf in found.items()} != {
+            name: leaf.shape for name, leaf in wanted.items()
+        }:
+            raise ValueError(
+                f"{path}: was saved with another optimiser or moving average; resume with the "
+                "run's own config, or start another run")
+        arrays = _read_arrays(self._manager, step, path, wanted)
+        return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
+
+    def wait(self) -> None:
+        """Returns once everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def restore_weights(run: Path, which: Which = "last") -> Weights:
+    """Weights to sample with, with their config and facts; needs no optimiser.
+
+    Args:
+      run: run directory (or a folder that holds `checkpoints/` alone).
+      which: "last", "best" (lowest validation loss) or a step.
+
+    Raises:
+      ValueError: no such checkpoint, or an unreadable one.
+    """
+    folder = Path(run).absolute() / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"{run}: no checkpoints/ in it; give the --workdir of a training run")
+    with contextlib.closing(_manager(folder, read_only=True)) as manager:
+        step = _pick(manager, which, folder)
+        path = folder / str(step)
+        found = _saved_arrays(manager, step, path)
+        prefix = "ema/" if _under("ema/", found) else "params/"
+        names = {name: leaf for name, leaf in found.items() if name.startswith(prefix)}
+        params = _under(prefix, _read_arrays(manager, step, path, names))
+    return Weights(params, step, _read_json(path / "config"), _read_json(path / "facts"), path)
+
+
+def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Compares parameters by name and shape.
+
+    Args:
+      found: name -> array or shape, as saved.
+      wanted: name -> array or shape, as the network has them.
+      where: the file or folder, for the message.
+
+    Raises:
+      ValueError: naming the first ten that are missing, extra, or of another shape.
+    """
+    shapes = [{name: tuple(leaf.shape) for name, leaf in tree.items()} for tree in (found, wanted)]
+    problems = [f"{name} missing" for name in shapes[1] if name not in shapes[0]]
+    problems += [f"{name} extra" for name in shapes[0] if name not in shapes[1]]
+    problems += [
+        f"{name} is {shapes[0][name]}, needs {shape}"
+        for name, shape in shapes[1].items()
+        if name in shapes[0] and shapes[0][name] != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(
+            f"{where}: a checkpoint of another architecture ({len(problems)} of {len(shapes[1])} "
+            f"parameters differ): {'; '.join(problems[:10])}{more}; use the config it was "
+            "trained with")
+
+
+def _valid_loss(metrics: Mapping[str, Any]) -> float:
+    loss = metrics.get(_LOSS, math.inf)
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    # Orbax reports each phase of each save through absl's logger; errors come as exceptions.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(best_fn=_valid_loss, best_mode="min", **options),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+            "facts": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+def _pick(manager: ocp.CheckpointManager, which: Which, folder: Path) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise ValueError(f"{folder}: no complete checkpoint; train first, or give another run")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = manager.best_step()
+        return steps[-1] if best is None else best
+    if str(which).isdigit() and int(which) in steps:
+        return int(which)
+    raise ValueError(
+        f"{folder}: no checkpoint {which!r}; use last, best or one of {', '.join(map(str, steps))}")
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Leaves by path, "params/unet/conv_in/kernel" or "opt_state/1/0/mu/...".
+
+    Saved like this a checkpoint does not depend on the classes an optimiser's state is made of.
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _under(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): leaf for name, leaf in tree.items() if name.startswith(prefix)
+    }
+
+
+def _saved_arrays(manager: ocp.CheckpointManager, step: int, path: Path) -> dict[str, Any]:
+    """What the checkpoint holds by name, with .shape and .dtype, without reading the arrays."""
+    with _readable(path):
+        return dict(manager.item_metadata(step)["state"].tree)
+
+
+def _read_arrays(
+    manager: ocp.CheckpointManager, step: int, path: Path, wanted: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The named arrays as numpy, whatever devices they were saved from."""
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
+    with _readable(path):
+        return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file makes the readers raise into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{path}: this checkpoint cannot be read ({reason}); use another one of the run "
+            "(--which=STEP), or a copy") from error
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    with _readable(folder.parent):
+        return json.loads((folder / "metadata").read_text())

@@ -1,0 +1,280 @@
+"""A trained sampler as a folder that needs neither this library nor Flax, Diffrax or Orbax.
+
+    out/
+      sampler.jax_export   (weights, noise [b, *S, C] float32, mask [b, *S] uint8 or None,
+                            label [b] int32 or None) -> images [b, *S, C] float32, in the units of
+                            the training data; any batch size b
+      noise.jax_export     (seed uint32, indices [b] int32) -> noise [b, *S, C] float32: what
+                            scripts/sample.py starts image `index` of `seed` from
+      weights.npz          the EMA weights the sampler takes, flat: name -> array
+      weights/             the same as an Orbax checkpoint, for any number of devices
+      config.json          the run's resolved config
+      facts.json           size, channels, classes, mask labels, intensity statistics
+      export.json          what was exported: solver, steps, calls, condition, checkpoint
+      example.py  README.txt
+
+Noise is an argument of the sampler, not drawn inside it, so that one program serves a chosen start
+and a seed alike. None stands for a condition the network does not take.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from motfm_jax.arrays import Array, Params, fold_keys, normal_per_example
+
+# (params, x0 [B, *S, C], mask [B, *S] uint8 | None, label [B] int32 | None) -> images [B, *S, C]
+SampleFn = Callable[[Params, Array, Array | None, Array | None], Array]
+
+FORMAT = "motfm_jax export 1"
+PLATFORMS = ("cpu", "cuda")
+
+
+def sampler_program(
+    sample_fn: SampleFn,
+    params: Mapping[str, np.ndarray],
+    *,
+    size: Sequence[int],
+    channels: int,
+    num_mask_labels: int = 0,
+    num_classes: int = 0,
+    platforms: Sequence[str] = PLATFORMS,
+) -> bytes:
+    """The serialised sampler of the module's docstring, for any batch size.
+
+    A mask value or a class index that was not declared gives an image of NaN, never a plausible
+    picture of something else.
+
+    Args:
+      sample_fn: pure; must not call back to the host.
+      params: flat weights; only their shapes and types matter here.
+      size: spatial size S.
+      channels: image channels C.
+      num_mask_labels: how many labels a mask may hold; 0 = the sampler takes no mask.
+      num_classes: how many classes there are; 0 = the sampler takes no class.
+      platforms: where the program must run.
+    """
+
+    def sampler(params, noise, mask, label):
+        images = sample_fn(params, noise, mask, label).astype(jnp.float32)
+        known = jnp.ones(noise.shape[:1], bool)
+        if mask is not None:
+            known &= jnp.all(mask < num_mask_labels, axis=tuple(range(1, mask.ndim)))
+        if label is not None:
+            known &= (label >= 0) & (label < num_classes)
+        return jnp.where(jnp.expand_dims(known, tuple(range(1, images.ndim))), images, jnp.nan)
+
+    (batch,) = jax.export.symbolic_shape("b")
+    arguments = (
+        {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()},
+        jax.ShapeDtypeStruct((batch, *size, channels), jnp.float32),
+        jax.ShapeDtypeStruct((batch, *size), jnp.uint8) if num_mask_labels else None,
+        jax.ShapeDtypeStruct((batch,), jnp.int32) if num_classes else None,
+    )
+    return _serialise(sampler, arguments, platforms)
+
+
+def noise_program(
+    size: Sequence[int], channels: int, platforms: Sequence[str] = PLATFORMS
+) -> bytes:
+    """The serialised (seed uint32, indices [b] int32) -> noise [b, *S, C] float32."""
+
+    def start_noise(seed, indices):
+        return normal_per_example(fold_keys(jax.random.key(seed), indices), (*size, channels))
+
+    (batch,) = jax.export.symbolic_shape("b")
+    arguments = (
+        jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )  # fmt: skip
+    return _serialise(start_noise, arguments, platforms)
+
+
+def _serialise(function: Callable, arguments: tuple, platforms: Sequence[str]) -> bytes:
+    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
+    return bytes(exported.serialize())
+
+
+def write_export(
+    out: Path,
+    *,
+    sample_fn: SampleFn,
+    params: Mapping[str, np.ndarray],
+    config_json: str,
+    facts: Mapping[str, Any],
+    condition: str,
+    settings: Mapping[str, Any],
+    overwrite: bool = False,
+    platforms: Sequence[str] = PLATFORMS,
+) -> None:
+    """Writes the folder of the module's docstring, whole or not at all.
+
+    Args:
+      out: must not exist, unless it is an export and `overwrite` is set.
+      sample_fn: see `sampler_program`; returns images in the units of the training data.
+      params: flat EMA weights.
+      config_json: the resolved config.
+      facts: JSON-able: "size", "channels", "classes", "mask_labels", "intensity", ...
+      condition: "none", "class", "mask" or "mask+class": what the sampler takes.
+      settings: JSON-able: solver, steps, calls, checkpoint and what else identifies the program.
+      overwrite: replace an export that stands at `out`.
+      platforms: where the programs must run.
+
+    Raises:
+      ValueError: `out` is taken.
+    """
+    out = Path(out)
+    check_destination(out, overwrite)
+    params = {name: np.asarray(array) for name, array in params.items()}
+    size, channels = tuple(facts["size"]), facts["channels"]
+    sampler = sampler_program(
+        sample_fn, params, size=size, channels=channels, platforms=platforms,
+        num_mask_labels=len(facts["mask_labels"]) if "mask" in condition else 0,
+        num_classes=len(facts["classes"]) if "class" in condition else 0,
+    )  # fmt: skip
+    noise = noise_program(size, channels, platforms)
+    description = dict(
+        format=FORMAT, condition=condition, **settings, platforms=list(platforms),
+        jax=jax.__version__)  # fmt: skip
+    example = example_text(facts, condition)
+    with _whole_folder(out) as folder:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute() / "weights", params)
+        np.savez(folder / "weights.npz", **params)
+        (folder / "sampler.jax_export").write_bytes(sampler)
+        (folder / "noise.jax_export").write_bytes(noise)
+        (folder / "config.json").write_text(config_json)
+        (folder / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (folder / "example.py").write_text(example)
+        (folder / "README.txt").write_text(readme_text(facts, description, example))
+        (folder / "export.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def check_destination(out: Path, overwrite: bool) -> None:
+    """Raises ValueError where writing an export to `out` would destroy something."""
+    out = Path(out)
+    if not out.exists() and not out.is_symlink():
+        return
+    if not is_export(out):
+        raise ValueError(f"{out}: exists and is not an export; name a folder that does not exist")
+    if not overwrite:
+        raise ValueError(f"{out}: holds an export already; --overwrite replaces it")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` was written by `write_export`."""
+    try:
+        return json.loads((folder / "export.json").read_text())["format"] == FORMAT
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+@contextlib.contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part-{os.getpid()}")
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    part.mkdir()
+    try:
+        yield part
+        if out.exists():
+            out.rename(old)
+        part.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def example_text(facts: Mapping[str, Any], condition: str) -> str:
+    """The script that samples four images from the folder it lies in."""
+    size, mask_labels, classes = tuple(facts["size"]), facts["mask_labels"], facts["classes"]
+    lines = ""
+    if "mask" in condition:
+        middle = ", ".join(f"{extent // 4}:{extent - extent // 4}" for extent in size)
+        lines += f"mask = np.zeros({(4, *size)}, np.uint8)  # yours: {_named(mask_labels)}\n"
+        lines += f"mask[:, {middle}] = {len(mask_labels) - 1}\n"
+    if "class" in condition:
+        lines += f"label = np.arange(4, dtype=np.int32) % {len(classes)}  # {_named(classes)}\n"
+    return EXAMPLE.format(
+        condition=lines, shape=", ".join(map(str, (4, *size, facts["channels"]))),
+        mask="mask" if "mask" in condition else None,
+        label="label" if "class" in condition else None,
+    )  # fmt: skip
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"{index} {name}" for index, name in enumerate(names))
+
+
+EXAMPLE = '''\
+import pathlib
+
+import jax
+import jax.export
+import numpy as np
+
+folder = pathlib.Path(__file__).parent
+read = lambda name: jax.jit(jax.export.deserialize((folder / name).read_bytes()).call)
+start_noise, sampler = read("noise.jax_export"), read("sampler.jax_export")
+weights = dict(np.load(folder / "weights.npz"))
+noise = start_noise(np.uint32(0), np.arange(4, dtype=np.int32))  # a seed, and an index per image
+{condition}images = sampler(weights, noise, {mask}, {label})  # [{shape}], in the data's units
+np.save("images.npy", images)
+'''
+
+
+def readme_text(facts: Mapping[str, Any], description: Mapping[str, Any], example: str) -> str:
+    """What the folder is and how it is used."""
+    condition, space = description["condition"], ", ".join(["b", *map(str, facts["size"])])
+    mask = f"[{space}] uint8: {_named(facts['mask_labels'])}"
+    label = f"[b] int32: {_named(facts['classes'])}"
+    return README.format(
+        settings="\n".join(f"  {name}: {value}" for name, value in description.items()),
+        example=textwrap.indent(example, "    "),
+        image=f"{space}, {facts['channels']}",
+        mask=mask if "mask" in condition else None,
+        label=label if "class" in condition else None,
+    )
+
+
+README = """\
+A generative model of medical images, exported by motfm_jax. Every image it makes is synthetic.
+
+{settings}
+
+It needs Python with three packages: pip install jax numpy flatbuffers (or jax[cuda13] for a GPU).
+example.py, which is
+
+{example}
+samples four images into images.npy. The two programs take any batch size b:
+
+  noise.jax_export    seed uint32, indices [b] int32 -> noise [{image}] float32
+  sampler.jax_export  weights, noise [{image}] float32,
+                      mask: {mask},
+                      label: {label}
+                      -> images [{image}] float32, intensity scaling already undone
+
+The same seed and index give the same noise as `scripts/sample.py --seed` gives that image. A label
+or class that does not exist gives an image of NaN.
+
+JAX promises to run a serialised program for at least six months after the jax version above.
+weights.npz and config.json do not age: motfm_jax rebuilds the network from them. weights/ holds the
+same arrays for Orbax:
+
+    orbax.checkpoint.StandardCheckpointer().restore(absolute_path_of_weights)
+"""

@@ -1,0 +1,300 @@
+"""Pictures (PNG) and volumes (NIfTI) of what was generated.
+
+A picture is assembled from tiles, uint8 RGB arrays [h, w, 3]. All grey tiles of a picture share one
+window [low, high], which the picture states: brightness may be compared from tile to tile.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Window = tuple[float, float]
+
+# Background first; told apart by colour-blind readers too (Okabe and Ito 2008).
+MASK_COLOURS = np.array(
+    [(0, 0, 0), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66),
+     (0, 114, 178), (213, 94, 0)], np.uint8)  # fmt: skip
+SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
+FONT_SIZE, GAP = 13, 4
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it at the end: never a half-written file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
+    draft = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def shared_window(images: np.ndarray, percentiles: Sequence[float] = (0.5, 99.5)) -> Window:
+    """Grey window [low, high] of many images together, by percentiles of all their values."""
+    low, high = np.percentile(np.asarray(images, np.float32), percentiles)
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def grey_tile(image: np.ndarray, window: Window) -> np.ndarray:
+    """An image in a window as a tile: 2-D as it is, 3-D as `three_planes`.
+
+    Args:
+      image: [*S, C]; of several channels the first is shown.
+      window: intensities shown black and white.
+    """
+    low, high = window
+    plane = _flat(np.asarray(image, np.float32)[..., 0], fill=low)
+    grey = np.clip((plane - low) / (high - low), 0, 1) * 255
+    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def mask_tile(mask: np.ndarray) -> np.ndarray:
+    """A label map [*S] as a tile in MASK_COLOURS (repeating, background apart, from the 8th on)."""
+    return _colours(_flat(np.asarray(mask), fill=0))
+
+
+def overlay_tile(
+    image: np.ndarray, mask: np.ndarray, window: Window, opacity: float = 0.35
+) -> np.ndarray:
+    """`grey_tile` with the labels of `mask` [*S] laid over it; the background stays grey."""
+    grey, labels = grey_tile(image, window), _flat(np.asarray(mask), fill=0)
+    mixed = (1 - opacity) * grey + opacity * _colours(labels)
+    return np.where((labels > 0)[..., None], np.rint(mixed), grey).astype(np.uint8)
+
+
+def three_planes(volume: np.ndarray) -> np.ndarray:
+    """The three middle planes of a volume side by side.
+
+    Args:
+      volume: [I, J, K]. For axes to the right, front and top (RAS) these are the axial, coronal
+        and sagittal planes with front and top upwards, and the patient's left on the left.
+
+    Returns:
+      [max(J, K), 2 I + J], planes centred in height; NaN (float volumes) or 0 around them.
+    """
+    i, j, k = (extent // 2 for extent in volume.shape)
+    planes = [volume[:, :, k], volume[:, j, :], volume[i, :, :]]
+    height = max(plane.shape[1] for plane in planes)
+    fill = np.nan if volume.dtype.kind == "f" else 0
+    columns = []
+    for plane in planes:
+        upright = plane.T[::-1]
+        above = (height - upright.shape[0]) // 2
+        below = height - upright.shape[0] - above
+        columns.append(np.pad(upright, ((above, below), (0, 0)), constant_values=fill))
+    return np.concatenate(columns, axis=1)
+
+
+def write_grid(
+    path: Path,
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    tile_titles: Sequence[Sequence[str]] = (),
+    caption: str = "",
+) -> None:
+    """Writes tiles as a PNG of rows and columns.
+
+    Args:
+      path: of the PNG.
+      rows: tiles [h, w, 3] of one size; rows may be of different length.
+      row_titles: left of the rows; () for none.
+      column_titles: above the first row; () for none.
+      tile_titles: instead of column_titles, one list a row, above its tiles; () for a row without.
+      caption: lines below, such as `window_caption`; wrapped to the width.
+    """
+    titles = [*(tile_titles or [column_titles])] + [()] * len(rows)
+    height, width = rows[0][0].shape[:2]
+    factor = max(1, -(-SMALLEST_TILE // height))
+    height, width = height * factor, width * factor
+    font, line = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP
+    left = GAP + max((int(font.getlength(title)) + 2 * GAP for title in row_titles), default=0)
+    across = left + max(len(row) for row in rows) * (width + GAP)
+    tops = []  # of each row's tiles
+    for row in range(len(rows)):
+        tops.append((tops[-1] + height if tops else 0) + GAP + line * bool(len(titles[row])))
+    foot = tops[-1] + height + GAP
+    notes = _wrap(caption, font, across - 2 * GAP)
+    page = Image.new("RGB", (across, foot + len(notes) * line), "white")
+    draw = ImageDraw.Draw(page)
+    for row, (top, tiles) in enumerate(zip(tops, rows)):
+        if row_titles:
+            draw.text((GAP, top + height // 2), row_titles[row], "black", font, anchor="lm")
+        for column, tile in enumerate(tiles):
+            x = left + column * (width + GAP)
+            if column < len(titles[row]):
+                title = _shorten(titles[row][column], font, width)
+                draw.text((x, top - line), title, "black", font)
+            enlarged = np.repeat(np.repeat(tile, factor, axis=0), factor, axis=1)
+            page.paste(Image.fromarray(enlarged), (x, top))
+    for number, note in enumerate(notes):
+        draw.text((GAP, foot + number * line), note, "black", font)
+    with whole_file(path) as draft:
+        page.save(draft)
+
+
+def window_caption(window: Window) -> str:
+    """The line that states a picture's window."""
+    return f"grey window {window[0]:.4g} to {window[1]:.4g}, the same for all images"
+
+
+def write_samples(
+    path: Path,
+    images: np.ndarray,
+    *,
+    masks: np.ndarray | None = None,
+    titles: Sequence[str] = (),
+    window: Window | None = None,
+    columns: int = 8,
+    caption: str = "",
+) -> None:
+    """Writes images as a PNG grid, each with its mask above it where there are masks.
+
+    Args:
+      path: of the PNG.
+      images: [N, *S, C].
+      masks: [N, *S] labels, or None.
+      titles: one an image, such as its class; () for none.
+      window: `shared_window` of the images where None.
+      columns: images a row; fewer for volumes, whose tiles are wide.
+      caption: put before the window's statement.
+    """
+    window = window or shared_window(images)
+    columns = min(columns if images.ndim == 4 else max(1, columns // 4), len(images))
+    rows, row_titles, tile_titles = [], [], []
+    for start in range(0, len(images), columns):
+        chosen = range(start, min(start + columns, len(images)))
+        if masks is not None:
+            rows.append([mask_tile(masks[index]) for index in chosen])
+        rows.append([grey_tile(images[index], window) for index in chosen])
+        row_titles += ["mask", "image"] if masks is not None else [""]
+        tile_titles += [titles[start : chosen.stop]] + [()] * (masks is not None)
+    caption = "\n".join(filter(None, (caption, window_caption(window))))
+    write_grid(
+        path, rows, row_titles=row_titles if masks is not None else (), tile_titles=tile_titles,
+        caption=caption)
+
+
+def write_trajectory(
+    path: Path,
+    trajectory: np.ndarray,
+    *,
+    row_titles: Sequence[str] = (),
+    window: Window | None = None,
+    columns: int = 11,
+    caption: str = "",
+) -> None:
+    """Writes the way from noise to image as a PNG strip, one row a sample.
+
+    Args:
+      path: of the PNG.
+      trajectory: [T, N, *S, C], states at T equally spaced times from 0 to 1.
+      row_titles: one a sample; () for none.
+      window: where None, `shared_window` of the last states; earlier ones may lie beyond it.
+      columns: states shown, spread evenly over the T, the first and the last among them.
+      caption: put before the window's statement.
+    """
+    window = window or shared_window(trajectory[-1])
+    last = len(trajectory) - 1
+    shown = np.unique(np.rint(np.linspace(0, last, min(columns, last + 1))).astype(int))
+    write_grid(
+        path,
+        [[grey_tile(trajectory[step, index], window) for step in shown]
+         for index in range(trajectory.shape[1])],
+        row_titles=row_titles,
+        column_titles=[f"t = {step / max(last, 1):.3g}" for step in shown],
+        caption="\n".join(filter(None, (caption, window_caption(window)))),
+    )  # fmt: skip
+
+
+def write_loss_curve(path: Path, curves: dict[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Writes losses over training steps as a PNG.
+
+    Args:
+      path: of the PNG.
+      curves: name -> (steps, losses).
+    """
+    from matplotlib.figure import Figure  # slow to import; draws without a display
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (steps, losses) in curves.items():
+        axes.plot(steps, losses, label=name, marker="." if len(steps) < 40 else None, linewidth=1.2)
+    axes.set(xlabel="training step", ylabel="loss (mean squared velocity error)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120)
+
+
+def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: str = "") -> None:
+    """Writes one image as NIfTI (.nii or .nii.gz).
+
+    Args:
+      path: of the file.
+      image: [*S, C]; C = 1 is dropped. 3-D keeps the axis order, 2-D rows and columns are swapped
+        back to the files' x-first order.
+      affine: 4 x 4, array index (of S as in memory) to RAS+ millimetres; identity where None.
+      description: for the header, at most 79 characters.
+    """
+    affine = np.eye(4) if affine is None else np.array(affine, np.float64)
+    image = np.asarray(image, np.float32)
+    if image.ndim == 3:  # 2-D: rows are depth in memory
+        image, affine = image.swapaxes(0, 1)[:, :, None], affine[:, [1, 0, 2, 3]]
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    volume = nibabel.Nifti1Image(image, affine)
+    volume.header["descrip"] = description.encode()[:79]
+    volume.header.set_xyzt_units("mm")
+    with whole_file(path) as draft:
+        nibabel.save(volume, draft)
+
+
+def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
+    """Writes the arrays that are not None, compressed."""
+    present = {name: array for name, array in arrays.items() if array is not None}
+    with whole_file(path) as draft:
+        np.savez_compressed(draft, **present)
+
+
+def _flat(image: np.ndarray, fill: float) -> np.ndarray:
+    """[H, W] as it is, [I, J, K] as three planes with `fill` around them."""
+    if image.ndim == 2:
+        return image
+    planes = three_planes(image)
+    return np.where(np.isnan(planes), fill, planes) if planes.dtype.kind == "f" else planes
+
+
+def _colours(labels: np.ndarray) -> np.ndarray:
+    others = len(MASK_COLOURS) - 1
+    labels = labels.astype(np.int64)
+    return MASK_COLOURS[np.where(labels > 0, (labels - 1) % others + 1, 0)]
+
+
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    lines = []
+    for paragraph in filter(None, text.split("\n")):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _shorten(text: str, font: Any, width: float) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-2] + "." if len(text) > 2 else ""
+    return text

@@ -1,0 +1,292 @@
+"""A run's directory: who may write there, and the records of the run.
+
+    run/{config.json, environment.json, facts.json, metrics.jsonl, lock,
+         tensorboard/, checkpoints/STEP/, samples/}
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+# What a run writes, and so all that overwriting one deletes.
+FILES = ("config.json", "environment.json", "facts.json", "metrics.jsonl")
+FOLDERS = ("tensorboard", "checkpoints", "samples")
+
+# A resumed run may go on longer and report more often; anything else would be another experiment.
+MAY_CHANGE = (
+    "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
+    "train.save_every", "train.keep_every", "data.cache", "data.workers",
+)  # fmt: skip
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "grain", "numpy", "nibabel",
+    "ml_collections",
+)  # fmt: skip
+
+
+class Run:
+    """An open run directory. `open_run` makes it; close it, or leave its `with` block.
+
+    Attributes:
+      path: the directory.
+      checkpoints: the folder of its checkpoints.
+      samples: the folder of its pictures.
+    """
+
+    def __init__(self, path: Path, lock: int | None):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self._lock = lock  # None in the processes that do not write
+        self._rows = None
+        self._tensorboard = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def start(self, step: int) -> None:
+        """Drops what was logged after `step`: training goes on, or begins, from there.
+
+        A run that was killed has logged beyond its last checkpoint.
+        """
+        if self._lock is None:
+            return
+        path = self.path / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        _write(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._rows = path.open("a", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of metrics.jsonl and a point a value in TensorBoard; NaN and inf become null."""
+        if self._lock is None:
+            return
+        finite = {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
+        self._rows.write(json.dumps({"step": int(step), **finite}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, float(value), step)
+
+    def log_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture in TensorBoard: [H, W, 3] or [H, W, 1], uint8."""
+        if self._lock is not None:
+            self._tensorboard.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a file of the run, such as facts.json, whole or not at all."""
+        if self._lock is not None:
+            _write(self.path / name, json.dumps(value, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Ends the records and gives up the lock."""
+        for writer in (self._rows, self._tensorboard):
+            if writer is not None:
+                writer.close()
+        self._rows = self._tensorboard = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def open_run(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    writes: bool = True,
+    may_change: Collection[str] = MAY_CHANGE,
+) -> Run:
+    """Takes a directory for a run.
+
+    Args:
+      path: the directory; made where it does not exist.
+      config: the resolved config, plain JSON.
+      resume: go on with the run that is there; start afresh where there is none yet.
+      overwrite: delete the run that is there. Only what runs write is deleted, and only in a
+        directory that is recognisably one.
+      writes: False in all processes but the first, which alone locks and writes. Let the first
+        open it before the others do.
+      may_change: fields of the config that may differ from the run resumed.
+
+    Raises:
+      ValueError: a run is there and neither resume nor overwrite was asked for; the directory
+        holds something else; another process is using it; the config differs in other fields.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite: choose one")
+    path = Path(path).absolute()
+    if not writes:
+        return Run(path, None)
+    exists = _is_run(path)
+    if exists and not (resume or overwrite):
+        raise ValueError(
+            f"{path}: holds a run already; --resume goes on with it, --overwrite deletes it, or "
+            "give another --workdir")
+    lock = _acquire(path)
+    try:
+        config = json.loads(json.dumps(config))
+        if exists and overwrite:
+            _delete_run(path)
+        if exists and resume:
+            _check_same(path, config, may_change)
+        starts = _read_json(path / "environment.json") if exists and resume else []
+        run = Run(path, lock)
+        run.write_json("environment.json", [*starts, environment()])
+        run.write_json("config.json", config)
+        return run
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a last row cut short by a kill is left out."""
+    file = Path(path) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    rows = []
+    for number, line in enumerate(lines := file.read_text().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{file}: line {number} is not JSON ({error}); mend or delete it")
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """What this start ran on: git revision, packages, devices, command."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "revision": _git_revision(),
+        "packages": versions,
+        "python": platform.python_version(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "command": sys.argv,
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the source, "+changes" where files differ from it; None outside git."""
+    git = ("git", "-C", str(Path(__file__).resolve().parent))
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    except OSError:
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run is there; False where nothing is; ValueError where something else is."""
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; a run needs a directory, give another --workdir")
+    present = {entry.name for entry in path.iterdir()}
+    if {"config.json", "environment.json"} <= present:
+        return True
+    # A start that was cut short leaves the lock, or one file more.
+    if present <= {"lock", "environment.json", "environment.json.tmp"}:
+        return False
+    shown = ", ".join(sorted(present)[:3])
+    raise ValueError(
+        f"{path}: holds no run (config.json and environment.json) but other things ({shown}); "
+        "give another --workdir, nothing here is touched")
+
+
+def _acquire(path: Path) -> int:
+    """The run's lock, held by the operating system for as long as this process lives."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror}); give another --workdir") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 200).decode().strip() or "an unknown process"
+        os.close(lock)
+        raise ValueError(
+            f"{path}: in use by {holder}; wait for it, stop it, or give another --workdir"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return lock
+
+
+def _delete_run(path: Path) -> None:
+    # config.json goes last: cut short, the rest is still recognisably a run.
+    for name in FOLDERS:
+        folder = path / name
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.is_dir():
+            shutil.rmtree(folder)
+    for name in reversed(FILES):
+        (path / name).unlink(missing_ok=True)
+
+
+def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+    old, new = dict(_leaves(_read_json(path / "config.json"))), dict(_leaves(config))
+    differing = [
+        f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in may_change and (name in old, old.get(name)) != (name in new, new.get(name))
+    ]
+    if differing:
+        raise ValueError(
+            f"{path}: resumed with another config: {'; '.join(differing)}; only "
+            f"{', '.join(may_change)} may change: give the run's own values, or another --workdir")
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error}); restore it, or start again with --overwrite"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Optimisation: state, step, devices, loop."""

@@ -1,0 +1,149 @@
+"""Devices and processes: the only file that says pmap.
+
+Every process holds the whole state, replicated over its own devices, and feeds its own rows of the
+global batch; the mean over devices inside the step keeps all copies equal.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from motfm_jax.arrays import Array, Batch, Params
+
+AXIS = "data"
+
+
+def connect(coordinator: str, num_processes: int | None = None, process_id: int | None = None):
+    """Joins this process to the others; call it before anything touches a device.
+
+    Args:
+      coordinator: "" for a single process; "auto" under SLURM, Open MPI or Kubernetes, which say
+        the rest themselves; else "host:port" of process 0.
+      num_processes: number of processes, with "host:port".
+      process_id: this process's number from 0, with "host:port".
+    """
+    if not coordinator:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"coordinator {coordinator!r} with num_processes={num_processes}, "
+            f"process_id={process_id}: give the number of processes and this one's, from 0")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
+    """Raises ValueError where a global batch cannot be shared out evenly."""
+    devices = jax.device_count()
+    if batch_size % (devices * accumulation):
+        parts = f"{devices} device{'s' * (devices > 1)} x {accumulation} accumulation"
+        below = batch_size // (devices * accumulation) * devices * accumulation
+        nearest = max(below, devices * accumulation)
+        raise ValueError(
+            f"train.batch_size={batch_size} does not divide over {parts}; nearest that does: "
+            f"{nearest}")
+
+
+def replicate(tree: Any) -> Any:
+    """A copy of every leaf on each of this process's devices, as the compiled steps expect it."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(batch: Any) -> Any:
+    """This process's rows [B, ...] -> [D, B / D, ...] for its D devices."""
+    devices = jax.local_device_count()
+
+    def split(leaf):
+        if leaf.shape[0] % devices:
+            raise ValueError(
+                f"a batch of {leaf.shape[0]} does not divide over {devices} devices of this process")
+        return leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def train_step(step: Callable) -> Callable:
+    """Compiles `step.make_train_step(..., axis_name=AXIS)` over all devices of all processes.
+
+    Returns:
+      (replicated state, this process's rows of the batch, key) -> (state, metrics). The state
+      given is donated: use the one returned.
+    """
+    compiled = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
+    return lambda state, batch, key: compiled(state, shard(batch), key)
+
+
+def evaluator(
+    step: Callable, batches: Callable[[], Iterable[Batch]], key: Array
+) -> Callable[[Params], float]:
+    """Mean validation loss over all valid examples of all processes.
+
+    Args:
+      step: as `step.make_eval_step` returns it.
+      batches: gives this process's validation batches, anew at each call.
+      key: the fixed key of noise and times.
+
+    Returns:
+      replicated params -> loss.
+    """
+    # This process's devices alone: the processes may have different numbers of batches.
+    compiled = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0, None), devices=jax.local_devices())
+
+    def evaluate(params: Params) -> float:
+        parts = []
+        for batch in batches():
+            parts.append(compiled(params, shard(batch), key))
+            jax.block_until_ready(parts[-3:-2])  # at most two batches wait on the device
+        sums = [np.sum(part, dtype=np.float64) for part in zip(*jax.device_get(parts))]
+        loss, count = gather(np.array(sums or [0.0, 0.0])).sum(axis=0)
+        if not count:
+            raise ValueError("no validation examples: the split is empty")
+        return float(loss / count)
+
+    return evaluate
+
+
+def map_batches(function: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+    """Compiles a function of rows over this process's devices.
+
+    Args:
+      function: (params, tree of [b, ...] arrays) -> tree of [b, ...] arrays, rows independent.
+
+    Returns:
+      (replicated params, tree of [B, ...]) -> tree of numpy [B, ...], B a multiple of the devices.
+    """
+    compiled = jax.pmap(
+        function, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices())
+
+    def mapped(params: Params, rows: Any) -> Any:
+        results = jax.device_get(compiled(params, shard(rows)))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+
+    return mapped
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """Every process's array, stacked: [processes, ...]."""
+    if jax.process_count() == 1:
+        return np.asarray(values)[None]
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process; all must ask at the same point."""
+    return bool(gather(np.array(flag)).any())
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,133 @@
+"""One optimiser update and one validation batch, as pure functions of arrays."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from motfm_jax.arrays import Array, Batch, Params, fold_keys
+from motfm_jax.training.state import TrainState
+
+# (params, batch of B examples, one key an example [B], dropout key or None) -> loss of each [B].
+LossFn = Callable[[Params, Batch, Array, Array | None], Array]
+
+
+class Metrics(NamedTuple):
+    """Scalars of one update, the same on every device.
+
+    Attributes:
+      loss: mean over the valid examples of the global batch, float32.
+      grad_norm: global gradient norm before clipping, float32.
+      finite: whether both were finite and the update was made, bool.
+    """
+
+    loss: Array
+    grad_norm: Array
+    finite: Array
+
+
+def _sum_over_devices(tree, axis_name: str | None):
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _gradients(
+    loss_fn: LossFn, params: Params, batch: Batch, keys: Array, dropout_key: Array, parts: int
+) -> tuple[Array, Params]:
+    """Loss and gradients summed over a device's valid examples, in `parts` equal micro-batches."""
+
+    def total(params: Params, batch: Batch, keys: Array, dropout_key: Array) -> Array:
+        losses = loss_fn(params, batch, keys, dropout_key)
+        return jnp.sum(jnp.where(batch.valid, losses, 0.0))
+
+    value_and_grad = jax.value_and_grad(total)
+    if parts == 1:
+        return value_and_grad(params, batch, keys, jax.random.fold_in(dropout_key, 0))
+
+    def add(sums, part):
+        number, batch, keys = part
+        one = value_and_grad(params, batch, keys, jax.random.fold_in(dropout_key, number))
+        return jax.tree.map(jnp.add, sums, one), None
+
+    rows = keys.shape[0]
+    if rows % parts:
+        raise ValueError(f"{rows} images a device do not divide into {parts} micro-batches")
+    split = jax.tree.map(
+        lambda leaf: leaf.reshape(parts, rows // parts, *leaf.shape[1:]), (batch, keys))
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    sums, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), *split))
+    return sums
+
+
+def ema_decay(step: Array, decay: float) -> Array:
+    """Decay of the moving average at an update counted from 0: min(decay, (1 + step)/(10 + step)).
+
+    The ramp keeps the random initialisation from weighing on the average of a short run; from
+    update 9 decay / (1 - decay) on it is the constant.
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    ema: float = 0.0,
+    accumulation: int = 1,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """The update: gradients of the global batch's mean loss, clip, optimiser, moving average.
+
+    Randomness: the run's key is folded with the step, and then with an example's index in the
+    global batch, so that any number of devices and micro-batches draws the same. Dropout alone is
+    folded from device and micro-batch.
+
+    Args:
+      loss_fn: loss of each example.
+      optimizer: as `optim.make_optimizer` returns it.
+      ema: decay of the moving average (see `ema_decay`); 0 where the state has none.
+      accumulation: micro-batches a device works through before the update.
+      axis_name: name of the device axis under pmap; None on one device.
+
+    Returns:
+      (state, a device's rows of the batch, key) -> (state, Metrics).
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        example_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+        sums = _gradients(
+            loss_fn, state.params, batch, fold_keys(example_key, batch.index),
+            jax.random.fold_in(dropout_key, device), accumulation)
+        (loss, grads), count = _sum_over_devices((sums, jnp.sum(batch.valid)), axis_name)
+        loss, grads = jax.tree.map(lambda leaf: leaf / count, (loss, grads))
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if average is not None:
+            decay = ema_decay(state.step, ema)
+            average = jax.tree.map(lambda old, new: new + decay * (old - new), average, params)
+        updated = TrainState(state.step + 1, params, average, opt_state, state.halted)
+
+        keep = finite & ~state.halted
+        kept = jax.tree.map(lambda new, old: jnp.where(keep, new, old), updated, state)
+        return kept._replace(halted=~keep), Metrics(loss, grad_norm, finite)
+
+    return train_step
+
+
+def make_eval_step(loss_fn: LossFn) -> Callable[[Params, Batch, Array], tuple[Array, Array]]:
+    """Validation: (params, batch, key) -> sum of the valid examples' losses, and their number.
+
+    Noise and times are folded from the key and an example's index in the split: with one key they
+    are the same at every evaluation, whatever the batch size and the devices. No dropout.
+    """
+
+    def eval_step(params: Params, batch: Batch, key: Array) -> tuple[Array, Array]:
+        losses = loss_fn(params, batch, fold_keys(key, batch.index), None)
+        return jnp.sum(jnp.where(batch.valid, losses, 0.0)), jnp.sum(batch.valid)
+
+    return eval_step
