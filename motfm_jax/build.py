@@ -1,0 +1,256 @@
+"""Config to experiment: data, network, loss, and a trained run read back. No arithmetic here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from motfm_jax import config as configs
+from motfm_jax.arrays import Array, Batch, Condition, Network, Params, encode_mask
+from motfm_jax.data.augment import Augment, left_right_axis
+from motfm_jax.data.cache import Arrays, open_cached
+from motfm_jax.data.cache import Progress as CacheProgress
+from motfm_jax.data.camus import Camus
+from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
+from motfm_jax.data.pickles import PickleSet
+from motfm_jax.data.records import Facts, Source
+from motfm_jax.io.checkpoints import check_parameters, restore_weights
+from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.methods import flow
+from motfm_jax.nn.control import velocity_network
+from motfm_jax.nn.dispatch import Capabilities, resolve
+from motfm_jax.nn.unet import UNetSettings
+from motfm_jax.training.step import LossFn
+
+
+class Data(NamedTuple):
+    """Training and validation examples, their scaling, and what a checkpoint remembers of them."""
+
+    train: Arrays
+    valid: Arrays
+    intensity: Intensity
+    facts: Facts
+
+
+class Model(NamedTuple):
+    """A network with everything a config decides about it.
+
+    Attributes:
+      network: the velocity field.
+      init: key -> float32 parameters by name.
+      condition: (mask [B, *S] uint8 or None, label [B] int32 or None) -> Condition; what the
+        network is not conditioned on is ignored.
+      dtype: what it computes in.
+      sites: for each level that attends, which implementation it uses and why.
+    """
+
+    network: Network
+    init: Callable[[Array], Params]
+    condition: Callable[[Array | None, Array | None], Condition]
+    dtype: Any
+    sites: tuple[str, ...]
+
+
+class Trained(NamedTuple):
+    """A checkpoint read back, ready to sample from.
+
+    Attributes:
+      config, facts, intensity, model: as the run was trained with.
+      params: EMA weights where the run keeps them, numpy float32 by name.
+      step: of the checkpoint.
+      checkpoint_hash: of the weights' names, shapes and values.
+    """
+
+    config: ConfigDict
+    facts: Facts
+    intensity: Intensity
+    model: Model
+    params: dict[str, np.ndarray]
+    step: int
+    checkpoint_hash: str
+
+
+def cache_dir(config: ConfigDict) -> Path:
+    """Where decoded arrays are kept."""
+    default = Path.home() / ".cache" / "motfm_jax"
+    return Path(config.data.cache or os.environ.get("MOTFM_CACHE") or default)
+
+
+def source(config: ConfigDict, split: str) -> Source:
+    """The examples of one split, undecoded."""
+    data = config.data
+    if data.source == "phantom_echo":
+        return PhantomEcho(split, data.size, data.phantom_patients, data.classes, data.split_seed)
+    if data.source == "phantom_brain":
+        return PhantomBrain(split, data.size, data.phantom_patients, data.split_seed)
+    if data.source == "camus":
+        return Camus(
+            data.root, split, data.size, data.fit, data.split, data.split_seed, data.classes)
+    if data.source == "decathlon":
+        return Decathlon(
+            data.root, split, data.size, data.channel, data.fit, data.crop_foreground,
+            data.spacing_mm, data.label_map, data.split_seed)  # fmt: skip
+    return PickleSet(data.root, split, data.size, data.fit)
+
+
+def arrays(config: ConfigDict, split: str, progress: CacheProgress | None = None) -> Arrays:
+    """The examples of one split, decoded (or read from the cache) and checked against `cond`.
+
+    Raises:
+      ValueError: files that cannot be used, or a condition the data does not have.
+    """
+    opened = open_cached(source(config, split), cache_dir(config), progress)
+    where = config.data.root or config.data.source
+    if "mask" in config.cond and opened.masks is None:
+        raise ValueError(f"{where}: config.cond={config.cond!r} needs masks, the data has none")
+    if "class" in config.cond and opened.labels is None:
+        raise ValueError(f"{where}: config.cond={config.cond!r} needs classes, the data has none")
+    if split == "train" and config.data.limit:
+        opened = opened.take(slice(0, config.data.limit))
+    return opened
+
+
+def data(config: ConfigDict, progress: CacheProgress | None = None) -> Data:
+    """Training and validation examples; statistics from the training examples alone."""
+    train, valid = (arrays(config, split, progress) for split in ("train", "valid"))
+    wanted = config.data.intensity
+    intensity = Intensity.fit(
+        train.images, wanted.mode, wanted.scope, wanted.range, wanted.percentiles,
+        names=[meta["name"] for meta in train.meta])  # fmt: skip
+    first = train.meta[0]
+    spacing = first.get("spacing_mm")
+    facts = Facts(
+        size=tuple(train.images.shape[1:-1]), channels=train.images.shape[-1],
+        classes=train.classes, mask_labels=train.mask_labels, intensity=intensity.to_json(),
+        spacing_mm=tuple(spacing) if spacing else None, affine=first.get("affine"),
+    )  # fmt: skip
+    return Data(train, valid, intensity, facts)
+
+
+def augmentation(config: ConfigDict, facts: Facts) -> Augment | None:
+    """The random changes the config asks for; None where it asks for none."""
+    wanted = config.data.augment
+    if not (wanted.flip or wanted.affine or wanted.gamma):
+        return None
+    axis = left_right_axis(len(facts.size), facts.affine) if wanted.flip else None
+    return Augment(axis, wanted.affine, wanted.gamma, facts.spacing_mm)
+
+
+def capabilities() -> Capabilities:
+    """Of the device this process computes on."""
+    device = jax.devices()[0]
+    return Capabilities(device.platform, float(getattr(device, "compute_capability", 0) or 0))
+
+
+def model(
+    config: ConfigDict,
+    facts: Facts,
+    device: Capabilities | None = None,
+    attention: str = "",
+) -> Model:
+    """The network of a config.
+
+    Args:
+      config: resolved and checked.
+      facts: of the data.
+      device: what to build for; None for the device at hand.
+      attention: overrides config.model.attention_implementation.
+
+    Raises:
+      ValueError: the data lacks what `cond` needs, or cuDNN attention was asked for and cannot run.
+    """
+    device = device or capabilities()
+    settings = _settings(config, facts, device, attention)
+    for needed, names in (("class", facts.classes), ("mask", facts.mask_labels)):
+        if needed in config.cond and not names:
+            raise ValueError(f"config.cond={config.cond!r}: the data names no {needed} labels")
+    mask_channels = 0
+    if "mask" in config.cond:
+        mask_channels = len(facts.mask_labels) if config.data.mask_encoding == "onehot" else 1
+    network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
+
+    def condition(mask: Array | None, label: Array | None) -> Condition:
+        for needed, given in (("mask", mask), ("class", label)):
+            if needed in config.cond and given is None:
+                raise ValueError(f"the network is conditioned on {config.cond}: give a {needed}")
+        return Condition(
+            mask=encode_mask(mask, len(facts.mask_labels), config.data.mask_encoding)
+            if "mask" in config.cond else None,
+            label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,
+        )  # fmt: skip
+
+    return Model(network, init, condition, settings.dtype, _sites(settings, facts))
+
+
+def _settings(
+    config: ConfigDict, facts: Facts, device: Capabilities, attention: str
+) -> UNetSettings:
+    wanted = config.model
+    automatic = jnp.bfloat16 if device.platform == "gpu" else jnp.float32
+    dtype = automatic if config.train.dtype == "auto" else jnp.dtype(config.train.dtype).type
+    request = attention or wanted.attention_implementation
+    return UNetSettings(
+        dims=len(facts.size), image_channels=facts.channels, channels=tuple(wanted.channels),
+        res_blocks=wanted.res_blocks, attention=tuple(wanted.attention), head_dim=wanted.head_dim,
+        num_classes=len(facts.classes) if "class" in config.cond else 0,
+        transformer_layers=wanted.transformer_layers, norm_groups=wanted.norm_groups,
+        floor_time=wanted.time == "floor", dropout=wanted.dropout, dtype=dtype,
+        remat=wanted.remat,
+        choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
+    )  # fmt: skip
+
+
+def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
+    last = len(settings.channels) - 1
+    lines = []
+    for level, features in enumerate(settings.channels):
+        if not settings.attention[level] and level != last:
+            continue
+        heads = settings.heads(features)
+        choice = settings.choose_attention(features // heads)
+        tokens = int(np.prod([extent // 2**level for extent in facts.size]))
+        where = " and the middle" if level == last else ""
+        where = f"level {level}{where}" if settings.attention[level] else "the middle"
+        lines.append(
+            f"attention at {where}: {tokens} tokens, {heads} heads of {features // heads}: "
+            f"{choice.implementation} ({choice.reason})")
+    return tuple(lines)
+
+
+def loss(config: ConfigDict, built: Model) -> LossFn:
+    """Loss of each example of a batch, as training and validation use it."""
+
+    def per_example(params: Params, batch: Batch, keys: Array, dropout_key: Array | None) -> Array:
+        return flow.loss(
+            built.network, params, batch, built.condition(batch.mask, batch.label), keys,
+            dropout_key, config.flow.time_distribution, config.flow.source)  # fmt: skip
+
+    return per_example
+
+
+def load_run(run: Path, which: str | int = "last", attention: str = "") -> Trained:
+    """A run's checkpoint with the network it belongs to.
+
+    Args:
+      run: run directory.
+      which: "last", "best" (lowest validation loss) or a step.
+      attention: overrides the run's attention implementation.
+
+    Raises:
+      ValueError: no such run or checkpoint, or one that does not fit its config.
+    """
+    weights = restore_weights(run, which)
+    config, facts = configs.from_json(weights.config), Facts.from_json(weights.facts)
+    built = model(config, facts, attention=attention)
+    wanted = jax.eval_shape(built.init, jax.random.key(0))
+    check_parameters(weights.params, wanted, str(weights.path))
+    return Trained(
+        config, facts, Intensity.from_json(facts.intensity), built, weights.params, weights.step,
+        hash_arrays(weights.params))  # fmt: skip

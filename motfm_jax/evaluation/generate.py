@@ -1,0 +1,256 @@
+"""Many images from a trained network: one compiled solve, batch after batch, resumable, timed."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.io.images import whole_file
+from motfm_jax.methods import flow
+from motfm_jax.sampling.ode import MAX_ADAPTIVE_STEPS, Solver, check_solver, num_calls
+from motfm_jax.training import parallel
+
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+
+class Rows(NamedTuple):
+    """What one compiled solve receives: x0 [B, *S, C], mask [B, *S] or None, label [B] or None."""
+
+    x0: np.ndarray
+    mask: np.ndarray | None
+    label: np.ndarray | None
+
+
+class Solved(NamedTuple):
+    """What it returns, as numpy.
+
+    Attributes:
+      images: [B, *S, C] float32, original intensity units.
+      steps: [B] int32, solver steps counted inside the solve.
+      trajectory: [B, steps + 1, *S, C] in the same units, or None.
+    """
+
+    images: np.ndarray
+    steps: np.ndarray
+    trajectory: np.ndarray | None
+
+
+class Generated(NamedTuple):
+    """Images 0 .. N - 1 of a seed.
+
+    Attributes:
+      images: [N, *S, C] float32, original intensity units.
+      steps: [N] int32, solver steps.
+      seconds_per_image: mean wall time of the solves after the first of the process (which
+        compiles), padding rows counted as images.
+    """
+
+    images: np.ndarray
+    steps: np.ndarray
+    seconds_per_image: float
+
+
+Sampler = Callable[[Params, Rows], Solved]
+
+
+def make_solver(
+    name: str, steps: int | None, rtol: float | None = None, atol: float | None = None
+) -> Solver:
+    """The solver of a request in which None stands for "not said".
+
+    Raises:
+      ValueError: an unknown solver, steps said with "adaptive", or tolerances with another one.
+    """
+    if name == "adaptive" and steps is not None:
+        raise ValueError(
+            f"--steps={steps} with --solver=adaptive: it chooses its own steps; leave --steps out "
+            "and set --rtol and --atol")
+    if name != "adaptive" and (rtol is not None or atol is not None):
+        raise ValueError(
+            f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps")
+    said = {"steps": steps, "rtol": rtol, "atol": atol}
+    solver = Solver(name, **{field: value for field, value in said.items() if value is not None})
+    check_solver(solver)
+    return solver
+
+
+def calls(solver: Solver, steps: np.ndarray) -> int | dict[str, float]:
+    """Network calls an image, from measured steps [N]: one number, or min, mean and max where
+    "adaptive" chose."""
+    counts = [num_calls(solver, int(count)) for count in steps]
+    if solver.name != "adaptive":
+        return counts[0]
+    return {"min": min(counts), "mean": float(np.mean(counts)), "max": max(counts)}
+
+
+def make_sampler(
+    network: Network,
+    condition: Callable[[Array | None, Array | None], Condition],
+    invert: Callable[[Array], Array],
+    solver: Solver,
+    trajectory: bool = False,
+) -> Sampler:
+    """Compiles noise -> images in original intensity units over this process's devices.
+
+    Args:
+      network: the velocity field.
+      condition: (mask [B, *S] or None, label [B] or None) -> Condition.
+      invert: the intensity scaling's inverse; runs inside the compiled solve.
+      solver: see `ode.Solver`.
+      trajectory: also return every state on the way.
+
+    Returns:
+      (params, rows, B a multiple of the devices) -> Solved.
+    """
+
+    def solve(params: Params, rows: Rows) -> Solved:
+        solution = flow.sample(
+            network, params, rows.x0, condition(rows.mask, rows.label), solver, trajectory)
+        states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
+        return Solved(
+            invert(solution.x), solution.steps, None if states is None else invert(states))
+
+    return parallel.map_batches(solve)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _noise_of_one(key: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    return normal_per_example(fold_keys(key, index[None]), shape)[0]
+
+
+def start_noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise that images `indices` of a seed start from: [B, *shape] float32.
+
+    Drawn image by image with one compiled function, so it is bitwise the same whatever the batch
+    and however many devices then share the solve.
+    """
+    key = jax.random.key(seed)
+    return np.stack([np.asarray(_noise_of_one(key, np.int32(index), shape)) for index in indices])
+
+
+def default_batch(num: int, dims: int) -> int:
+    """Images a solve: 16 (volumes: 2) a device, fewer where that makes less than two solves."""
+    devices = jax.local_device_count()
+    half = -(-num // (2 * devices))  # of the images, a device
+    return devices * max(1, min(half, 16 if dims == 2 else 2))
+
+
+def generate(
+    sampler: Sampler,
+    params: Params,
+    conditions: Conditions,
+    *,
+    shape: tuple[int, ...],
+    solver: Solver,
+    seed: int = 0,
+    batch: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Generated:
+    """Generates one image for each of the conditions.
+
+    Args:
+      sampler: of `make_sampler`, with the same solver.
+      params: flat dict of weights.
+      conditions: of the N images.
+      shape: (*S, C).
+      solver: see `ode.Solver`.
+      seed: image i starts from noise folded from (seed, i).
+      batch: images a solve, a multiple of the devices; 0 for `default_batch`. The last batch is
+        padded to it, so that one program is compiled.
+      folder: finished batches are kept here, each written atomically, and not solved again by a
+        later call; None keeps nothing. The caller sees to it that its settings are the same.
+      progress: called after each batch.
+
+    Raises:
+      ValueError: a batch that does not divide over the devices, or images that are not finite.
+    """
+    num = len(conditions)
+    batch = batch or default_batch(num, len(shape) - 1)
+    check_batch(batch)
+    params, warm, parts = parallel.replicate(params), False, []
+
+    def solve(start: int) -> tuple[Solved, float]:
+        rows = np.minimum(np.arange(start, start + batch), num - 1)
+        begin = time.perf_counter()
+        solved = sampler(params, _rows(conditions, rows, start_noise(seed, rows, shape)))
+        seconds = time.perf_counter() - begin
+        _check(solved, start, solver)
+        return solved, seconds
+
+    for start in range(0, num, batch):
+        path = folder / f"batch_{start:08d}.npz" if folder else None
+        if path and path.exists():
+            with np.load(path) as part:
+                parts.append((part["images"], part["steps"], float(part["seconds"])))
+        else:
+            solved, seconds = solve(start)
+            rows = min(batch, num - start)
+            parts.append((solved.images[:rows], solved.steps[:rows], seconds if warm else np.nan))
+            warm = True
+            if path:
+                with whole_file(path) as draft:
+                    np.savez(draft, **dict(zip(("images", "steps", "seconds"), parts[-1])))
+        if progress:
+            progress(min(start + batch, num), num)
+    images, steps, seconds = zip(*parts)
+    timed = [value for value in seconds if np.isfinite(value)]
+    if not timed:  # a single batch, and its time includes compilation: solve it once more
+        if not warm:
+            solve(0)
+        timed = [solve(0)[1]]
+    return Generated(
+        np.concatenate(images), np.concatenate(steps), float(np.mean(timed)) / batch)
+
+
+def generate_trajectory(
+    sampler: Sampler, params: Params, conditions: Conditions, *,
+    shape: tuple[int, ...], seed: int, num: int,
+) -> np.ndarray:  # fmt: skip
+    """The states of images 0 .. num - 1 from noise to image, in original intensity units.
+
+    Args:
+      sampler: of `make_sampler` with trajectory=True.
+      params, conditions, shape, seed: as for `generate`.
+      num: images; cut to the number of conditions.
+
+    Returns:
+      [steps + 1, num, *S, C] float32, at equally spaced times from 0 to 1.
+    """
+    num, devices = min(num, len(conditions)), jax.local_device_count()
+    rows = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
+    noise = start_noise(seed, rows, shape)
+    states = sampler(parallel.replicate(params), _rows(conditions, rows, noise)).trajectory
+    return np.moveaxis(states[:num], 1, 0)
+
+
+def check_batch(batch: int) -> None:
+    """Raises ValueError for a batch that the devices of this process cannot share evenly."""
+    devices = jax.local_device_count()
+    if batch < 1 or batch % devices:
+        raise ValueError(
+            f"--batch={batch}: a multiple of the {devices} devices needed, at least {devices}")
+
+
+def _rows(conditions: Conditions, rows: np.ndarray, x0: np.ndarray) -> Rows:
+    masks, labels = conditions.masks, conditions.labels
+    return Rows(
+        x0, None if masks is None else masks[rows], None if labels is None else labels[rows])
+
+
+def _check(solved: Solved, start: int, solver: Solver) -> None:
+    finite = np.isfinite(solved.images).reshape(len(solved.images), -1).all(axis=1)
+    if not finite.all():
+        cure = (
+            f"it needed over {MAX_ADAPTIVE_STEPS} steps or diverged; loosen --rtol and --atol"
+            if solver.name == "adaptive" else "are the weights finite? try another checkpoint")
+        raise ValueError(f"image {start + int(np.argmin(finite))} is not finite: {cure}")
+    if solver.name != "adaptive" and not (solved.steps == solver.steps).all():
+        raise RuntimeError(f"{solver} made {solved.steps.tolist()} steps: this is a bug")

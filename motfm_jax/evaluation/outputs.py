@@ -1,0 +1,252 @@
+"""The folder that generated images are written to: who may write there, and what is in it.
+
+    out/{samples.npz, samples.json, grid.png, [trajectory.npz, trajectory.png],
+         [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/ while it is being made
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motfm_jax.data import pickles
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.evaluation.generate import Generated
+from motfm_jax.io import images as pictures
+
+FORMAT = "motfm_jax samples 1"
+SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
+# All that is ever written to an output folder, drafts of killed writers included.
+OWN = re.compile(
+    r"\.?(samples|grid|trajectory|sample_\d+)(\.\d+)?\.(npz|json|png|pkl|nii\.gz)")
+MAX_GRID = {2: 64, 3: 16}  # images in the picture
+
+
+@contextlib.contextmanager
+def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
+    """Takes a folder for the images of these settings.
+
+    Args:
+      out: the folder; made where it does not exist. Foreign files in it stay.
+      settings: everything the outputs depend on, JSON-able.
+      overwrite: delete the images that are there, whatever their settings. Only what this module
+        writes is deleted, and only where a sidecar or settings file says that it did.
+
+    Yields:
+      The folder for finished batches, gone when the block ends well and there for the next call
+      when it does not; or None where everything is already written.
+
+    Raises:
+      ValueError: the images there have other settings, or are not ours, or are being made now.
+    """
+    out, settings = Path(out), json.loads(json.dumps(settings))
+    partial = out / PARTIAL
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder as --out")
+    finished = read_sidecar(out)
+    before = finished.get("settings") or _read(partial / SETTINGS)
+    present = [path.name for path in sorted(out.glob("*")) if OWN.fullmatch(path.name)]
+    present += [path.name for path in partial.glob("batch_*")]
+    if present and not before:
+        raise ValueError(
+            f"{out}: holds {present[0]}, which scripts/sample.py did not write; give another --out")
+    if before and before != settings and not overwrite:
+        differing = [
+            f"{name} was {before.get(name)!r}, is {settings.get(name)!r}"
+            for name in sorted(before.keys() | settings.keys())
+            if before.get(name) != settings.get(name)
+        ]
+        raise ValueError(
+            f"{out}: holds images of other settings ({'; '.join(differing)}); --overwrite deletes "
+            "them, or give another --out")
+    if finished and not overwrite:
+        shutil.rmtree(partial, ignore_errors=True)  # killed just before it would have done so
+        yield None
+        return
+    partial.mkdir(parents=True, exist_ok=True)
+    with open(partial / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{out}: another process is writing there; wait for it or give another --out"
+            ) from None
+        # In this order a kill at any point leaves neither batches of other settings nor a folder
+        # that is no longer known to be ours.
+        if overwrite:
+            _delete(partial, re.compile(r"\.?batch_.*"))
+        with pictures.whole_file(partial / SETTINGS) as draft:
+            draft.write_text(json.dumps(settings))
+        if overwrite:
+            _delete(out, OWN)
+        yield partial
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_sidecar(out: Path) -> dict[str, Any]:
+    """The sidecar of a finished folder; empty where there is none."""
+    sidecar = _read(out / SIDECAR)
+    return sidecar if sidecar.get("format") == FORMAT else {}
+
+
+def write(
+    out: Path,
+    generated: Generated,
+    conditions: Conditions,
+    sidecar: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    trajectory: np.ndarray | None = None,
+    nifti: bool = False,
+    pickle: bool = False,
+    affine: Any = None,
+) -> None:
+    """Writes the outputs; the sidecar last.
+
+    Args:
+      out: the folder, claimed.
+      generated: N images.
+      conditions: of the same.
+      sidecar: JSON-able: what `describe` returns.
+      classes: class names by index.
+      trajectory: [T, K, *S, C] of the first K images, or None.
+      nifti: also one .nii.gz an image.
+      pickle: also the original's layout.
+      affine: for images whose condition states none.
+    """
+    images, masks, labels = generated.images, conditions.masks, conditions.labels
+    names = [] if labels is None else [classes[label] for label in labels]
+    note = f"synthetic; {sidecar['solver']['name']}, network calls: {_short(sidecar['calls'])}"
+    window = pictures.shared_window(images)
+    pictures.write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
+    shown = min(len(images), MAX_GRID[images.ndim - 2])
+    pictures.write_samples(
+        out / "grid.png", images[:shown], masks=None if masks is None else masks[:shown],
+        titles=names[:shown], window=window,
+        caption=f"{note}; images 0 to {shown - 1} of {len(images)}")  # fmt: skip
+    if trajectory is not None:
+        times = np.linspace(0, 1, len(trajectory), dtype=np.float32)
+        pictures.write_npz(out / "trajectory.npz", states=trajectory, times=times)
+        rows = [f"{index} {name}" for index, name in enumerate(names[: trajectory.shape[1]])]
+        pictures.write_trajectory(
+            out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note)
+    digits = max(4, len(str(len(images) - 1)))
+    affines = conditions.affines or [None] * len(images)
+    if nifti:
+        for index, image in enumerate(images):
+            pictures.write_nifti(
+                out / f"sample_{index:0{digits}}.nii.gz", image,
+                affine if affines[index] is None else affines[index], f"synthetic; {FORMAT}")
+    if pickle:
+        with pictures.whole_file(out / "samples.pkl") as draft:
+            pickles.write_pickle(draft, {"test": _records(generated, conditions, names)})
+    with pictures.whole_file(out / SIDECAR) as draft:
+        draft.write_text(json.dumps(sidecar, indent=2) + "\n")
+
+
+def describe(
+    run: str,
+    settings: Mapping[str, Any],
+    generated: Generated,
+    conditions: Conditions,
+    *,
+    calls: int | Mapping[str, float],
+    kind: str,
+    classes: Sequence[str],
+    intensity: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The sidecar of the images: where they come from and how they were made.
+
+    Args:
+      run: the run directory.
+      settings: as claimed: checkpoint, step, seed, num, solver, batch, ... .
+      generated, conditions: N images and what they were conditioned on.
+      calls: network calls an image, measured.
+      kind: "none", "class", "mask" or "mask+class".
+      classes: class names by index.
+      intensity: `Intensity.to_json()`.
+      environment: packages, devices, revision.
+    """
+    labels, steps = conditions.labels, generated.steps
+    return {
+        "format": FORMAT,
+        "synthetic": True,
+        "statement": "Every image here was generated by a model; none shows a patient.",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "run": run,
+        **{name: settings[name] for name in ("checkpoint", "step", "seed", "num", "solver")},
+        "start_noise": "image i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i))",
+        "steps": int(steps[0]) if (steps == steps[0]).all() else [int(count) for count in steps],
+        "calls": calls,
+        "seconds_per_image": generated.seconds_per_image,
+        "batch": settings["batch"],
+        "condition": {
+            "kind": kind,
+            "classes": None if labels is None else [classes[label] for label in labels],
+            "from": list(conditions.origins),
+        },
+        "images": {
+            "shape": list(generated.images.shape),
+            "units": _units(intensity),
+            "intensity": dict(intensity),
+            "min": float(generated.images.min()), "max": float(generated.images.max()),
+        },
+        "environment": dict(environment),
+        "settings": dict(settings),
+    }  # fmt: skip
+
+
+def _units(intensity: Mapping[str, Any]) -> str:
+    if intensity["mode"] == "none":
+        return "as the network gives them; it was trained on unscaled intensities"
+    typical = {
+        "dataset": "",
+        "sample": "; each training image had its own scaling, these have the median one",
+    }[intensity["scope"]]
+    clipped = "; training images were clipped there" * (intensity["mode"] == "percentile")
+    return (
+        f"those of the training data: the {intensity['mode']} scaling is undone, so that "
+        f"{intensity['range'][0]:g} and {intensity['range'][1]:g} of the network stand for "
+        f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}")
+
+
+def _records(generated: Generated, conditions: Conditions, names: Sequence[str]) -> list[dict]:
+    records = []
+    for index, image in enumerate(generated.images):
+        record = {"image": image, "metadata": {"synthetic": True, "index": index}}
+        if conditions.masks is not None:
+            record["mask"] = conditions.masks[index]
+        if conditions.labels is not None:
+            record["class"] = int(conditions.labels[index])
+            record["metadata"]["class_name"] = names[index]
+        records.append(record)
+    return records
+
+
+def _short(calls: int | Mapping[str, float]) -> str:
+    if isinstance(calls, Mapping):
+        return f"{calls['min']} to {calls['max']}, mean {calls['mean']:.1f}"
+    return str(calls)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _delete(folder: Path, names: re.Pattern) -> None:
+    """The files of these names; the sidecar last, by which the folder is known to be ours."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == SIDECAR):
+        if names.fullmatch(path.name):
+            path.unlink()

@@ -1,0 +1,119 @@
+"""One request for images, from weights to a folder of outputs."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from motfm_jax.arrays import Array, Condition, Network, Params
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.records import Facts
+from motfm_jax.evaluation import generate, outputs
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.io import runs
+from motfm_jax.sampling.ode import Solver
+
+TRAJECTORY_IMAGES = 8
+
+
+class Request(NamedTuple):
+    """How to generate and what to write.
+
+    Attributes:
+      solver: see `ode.Solver`.
+      seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i).
+      batch: images a solve; 0 for `generate.default_batch`.
+      trajectory: also write the way of the first TRAJECTORY_IMAGES images.
+      nifti: also one NIfTI an image; None: for volumes.
+      pickle: also the original's layout.
+    """
+
+    solver: Solver
+    seed: int = 0
+    batch: int = 0
+    trajectory: bool = False
+    nifti: bool | None = None
+    pickle: bool = False
+
+
+class Checkpoint(NamedTuple):
+    """Where weights come from: run directory, content hash, training step."""
+
+    run: str
+    hash: str
+    step: int
+
+
+def sample_to_folder(
+    out: Path,
+    request: Request,
+    conditions: Conditions,
+    *,
+    network: Network,
+    params: Params,
+    condition: Callable[[Array | None, Array | None], Condition],
+    kind: str,
+    facts: Facts,
+    intensity: Intensity,
+    checkpoint: Checkpoint,
+    overwrite: bool = False,
+    progress: generate.Progress | None = None,
+) -> dict[str, Any]:
+    """Generates images and writes them; goes on where an interrupted call stopped.
+
+    Args:
+      out: see `outputs.claim`.
+      request: how, and what to write.
+      conditions: of the N images.
+      network, params: the velocity field.
+      condition: (mask [B, *S] or None, label [B] or None) -> Condition.
+      kind: what the network is conditioned on: none | class | mask | mask+class.
+      facts, intensity: of the training data.
+      checkpoint: where params come from.
+      overwrite: see `outputs.claim`.
+      progress: called after each batch.
+
+    Returns:
+      The sidecar.
+
+    Raises:
+      ValueError: a seed or batch that cannot be, an output folder that cannot be had, or images
+        that are not finite.
+    """
+    out, solver, shape = Path(out), request.solver, (*facts.size, facts.channels)
+    if not 0 <= request.seed < 2**32:
+        raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
+    batch = request.batch or generate.default_batch(len(conditions), len(facts.size))
+    generate.check_batch(batch)
+    nifti = len(facts.size) == 3 if request.nifti is None else request.nifti
+    settings = {
+        "checkpoint": checkpoint.hash, "step": checkpoint.step, "num": len(conditions),
+        "conditions": conditions.digest(), "seed": request.seed, "solver": _said(solver),
+        "batch": batch, "trajectory": request.trajectory, "nifti": nifti, "pickle": request.pickle,
+    }  # fmt: skip
+    sampler = functools.partial(generate.make_sampler, network, condition, intensity.invert, solver)
+    with outputs.claim(out, settings, overwrite) as folder:
+        if folder is None:
+            return outputs.read_sidecar(out)
+        generated = generate.generate(
+            sampler(), params, conditions, shape=shape, solver=solver, seed=request.seed,
+            batch=batch, folder=folder, progress=progress)
+        trajectory = None
+        if request.trajectory:
+            trajectory = generate.generate_trajectory(
+                sampler(trajectory=True), params, conditions, shape=shape, seed=request.seed,
+                num=TRAJECTORY_IMAGES)
+        sidecar = outputs.describe(
+            checkpoint.run, settings, generated, conditions, kind=kind,
+            calls=generate.calls(solver, generated.steps), classes=facts.classes,
+            intensity=intensity.to_json(), environment=runs.environment())
+        outputs.write(
+            out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
+            nifti=nifti, pickle=request.pickle, affine=facts.affine)
+    return sidecar
+
+
+def _said(solver: Solver) -> Mapping[str, Any]:
+    """The solver's name with the settings that apply to it."""
+    fields = ("name", "rtol", "atol") if solver.name == "adaptive" else ("name", "steps")
+    return {name: getattr(solver, name) for name in fields}

@@ -1,0 +1,167 @@
+"""One training run, from a config to checkpoints."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from motfm_jax import build
+from motfm_jax.data import pipeline
+from motfm_jax.evaluation import generate
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.io import images
+from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.io.runs import Run, open_run
+from motfm_jax.sampling.ode import Solver
+from motfm_jax.training import loop, parallel
+from motfm_jax.training.optim import make_optimizer, make_schedule
+from motfm_jax.training.state import init_state
+from motfm_jax.training.step import make_eval_step, make_train_step
+
+GRID_IMAGES = 8
+GRID_SOLVER = Solver("euler", 10)
+
+
+def num_steps(config: ConfigDict, num_examples: int) -> int:
+    """Optimiser updates in all: `train.steps`, or `train.epochs` passes over the data."""
+    return config.train.steps or config.train.epochs * -(-num_examples // config.train.batch_size)
+
+
+def train(
+    config: ConfigDict, workdir: Path, *, resume: bool = False, overwrite: bool = False
+) -> loop.Outcome:
+    """Trains as the config says; every process of a run calls it.
+
+    Args:
+      config: resolved and checked.
+      workdir: run directory.
+      resume: go on with the run in it; start afresh where nothing is yet.
+      overwrite: delete the run in it.
+
+    Raises:
+      ValueError: data, config and device do not fit together, or the directory cannot be had.
+      NonFiniteError: the loss or a gradient was not finite.
+    """
+    train_config, first = config.train, jax.process_index() == 0
+    parallel.check_batch_size(train_config.batch_size, train_config.accumulation)
+    data = build.data(config, _data_progress if first else None)
+    model = build.model(config, data.facts)
+    total = num_steps(config, len(data.train))
+    learning_rate = make_schedule(
+        train_config.lr, train_config.warmup, train_config.schedule, total)
+    optimizer = make_optimizer(
+        train_config.optimizer, learning_rate, train_config.clip, train_config.weight_decay)
+    loss = build.loss(config, model)
+
+    resolved = config.to_dict()
+    if not first:
+        parallel.barrier("run directory")
+    with open_run(workdir, resolved, resume=resume, overwrite=overwrite, writes=first) as run:
+        if first:
+            parallel.barrier("run directory")
+        run.write_json("facts.json", data.facts.to_json())
+        checkpoints = Checkpoints(
+            run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
+        init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
+        state = init_state(model.init(init_key), optimizer, train_config.ema)
+        if checkpoints.steps:
+            state = checkpoints.restore(jax.eval_shape(lambda: state))
+        start = int(state.step)
+        run.start(start)
+        if first:
+            print("\n".join(startup_lines(config, data, model, state.params, total, start)))
+        try:
+            return loop.train(
+                parallel.replicate(state),
+                pipeline.train_batches(
+                    data.train, data.intensity, batch_size=train_config.batch_size,
+                    seed=config.seed, start_step=start,
+                    augment=build.augmentation(config, data.facts),
+                    num_workers=config.data.workers, process_index=jax.process_index(),
+                    process_count=jax.process_count()),
+                key=run_key,
+                update=parallel.train_step(make_train_step(
+                    loss, optimizer, train_config.ema, train_config.accumulation, parallel.AXIS)),
+                evaluate=parallel.evaluator(
+                    make_eval_step(loss), _valid_batches(config, data), valid_key),
+                learning_rate=learning_rate, run=run, checkpoints=checkpoints, num_steps=total,
+                batch_size=train_config.batch_size, log_every=train_config.log_every,
+                eval_every=train_config.eval_every, save_every=train_config.save_every,
+                hooks=[loop.Hook(
+                    train_config.sample_every, sample_grid(model, data, run, config.seed))],
+            )  # fmt: skip
+        finally:
+            checkpoints.wait()
+            checkpoints.close()
+
+
+def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
+    devices = jax.device_count()
+    rows = config.train.batch_size // config.train.accumulation
+    return lambda: pipeline.eval_batches(
+        data.valid, data.intensity, batch_size=max(rows // devices, 1) * devices,
+        process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
+
+
+def startup_lines(
+    config: ConfigDict, data: build.Data, model: build.Model, params: dict, total: int, start: int
+) -> list[str]:
+    """What a reader of the log must know: device, network, data."""
+    devices, batch = jax.devices(), config.train.batch_size
+    splits = ", ".join(
+        f"{name} {len(part)} images of {len({meta['patient'] for meta in part.meta})} patients"
+        for name, part in (("train", data.train), ("valid", data.valid)))
+    low, high = data.intensity.range
+    per_epoch = -(-len(data.train) // batch)
+    lines = [
+        f"device: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
+        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}; "
+        f"compute in {np.dtype(model.dtype).name}, parameters in float32",
+        f"network: {sum(leaf.size for leaf in params.values()):,} parameters, "
+        f"condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
+        *model.sites,
+        f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
+        f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",
+        f"batch: {batch} images an update ({len(devices)} devices x "
+        f"{batch // len(devices) // config.train.accumulation} x {config.train.accumulation} "
+        f"accumulated); {per_epoch} updates an epoch, {total} in all",
+    ]
+    if start:
+        lines.append(f"resumed after update {start}")
+    return lines
+
+
+def _data_progress(done: int, total: int) -> None:
+    """Decoding happens once; after that the cache is read."""
+    if sys.stderr.isatty() or done == total:
+        tqdm.write(f"decoded {done} of {total}", end="\n" if done == total else "\r")
+
+
+def sample_grid(
+    model: build.Model, data: build.Data, run: Run, seed: int
+) -> Callable[[int, Any], None]:
+    """A hook that samples for the first validation examples and writes samples/STEP.png."""
+    devices = jax.local_device_count()
+    num = max(GRID_IMAGES // devices, 1) * devices
+    shown = data.valid.take(np.arange(num) % len(data.valid))
+    conditions = Conditions(num, shown.masks, shown.labels)
+    sampler = generate.make_sampler(
+        model.network, model.condition, data.intensity.invert, GRID_SOLVER)
+
+    def hook(step: int, weights: Any) -> None:
+        if jax.process_index():
+            return
+        generated = generate.generate(
+            sampler, weights, conditions, shape=(*data.facts.size, data.facts.channels),
+            solver=GRID_SOLVER, seed=seed, batch=num)
+        path = run.samples / f"{step:07d}.png"
+        images.write_samples(path, generated.images, masks=shown.masks)
+        run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
+
+    return hook
