@@ -155,7 +155,7 @@ def _resample(image, mask, affine, steps, size) -> Resized:
 
 
 def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
-    """Triangle weights [new, old] float32 of half-width `width`; rows sum to 1 where any is not 0."""
+    """Triangle weights [new, old] float32 of half-width `width`; a row sums to 1 or is all 0."""
     distance = np.abs(centres[:, None] - np.arange(old_count)) / width
     weights = np.maximum(1 - distance, 0)
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)

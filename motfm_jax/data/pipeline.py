@@ -73,7 +73,7 @@ def train_batches(
         raise ValueError(f"seed {seed}: Grain takes 0 to {2**32 - 1}")
     if num_workers and not flags.FLAGS.is_parsed():
         raise ValueError(
-            f"num_workers={num_workers}: Grain's worker processes need parsed absl flags; start with "
+            f"num_workers={num_workers}: Grain's processes need parsed absl flags; start with "
             "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers")
     dataset = grain.MapDataset.source(Examples(arrays, intensity)).seed(seed).shuffle().repeat()
     if augment is not None:

@@ -49,7 +49,7 @@ class Generated(NamedTuple):
       images: [N, *S, C] float32, original intensity units.
       steps: [N] int32, solver steps.
       seconds_per_image: mean wall time of the solves after the first of the process (which
-        compiles), padding rows counted as images.
+        compiles), padding rows counted as images; NaN where none was timed.
     """
 
     images: np.ndarray
@@ -152,6 +152,7 @@ def generate(
     seed: int = 0,
     batch: int = 0,
     folder: Path | None = None,
+    timed: bool = False,
     progress: Progress | None = None,
 ) -> Generated:
     """Generates one image for each of the conditions.
@@ -167,6 +168,7 @@ def generate(
         padded to it, so that one program is compiled.
       folder: finished batches are kept here, each written atomically, and not solved again by a
         later call; None keeps nothing. The caller sees to it that its settings are the same.
+      timed: solve a batch once more where there was only one, for seconds_per_image.
       progress: called after each batch.
 
     Raises:
@@ -201,13 +203,13 @@ def generate(
         if progress:
             progress(min(start + batch, num), num)
     images, steps, seconds = zip(*parts)
-    timed = [value for value in seconds if np.isfinite(value)]
-    if not timed:  # a single batch, and its time includes compilation: solve it once more
+    after_warm_up = [value for value in seconds if np.isfinite(value)]
+    if timed and not after_warm_up:
         if not warm:
             solve(0)
-        timed = [solve(0)[1]]
-    return Generated(
-        np.concatenate(images), np.concatenate(steps), float(np.mean(timed)) / batch)
+        after_warm_up = [solve(0)[1]]
+    mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
+    return Generated(np.concatenate(images), np.concatenate(steps), mean / batch)
 
 
 def generate_trajectory(

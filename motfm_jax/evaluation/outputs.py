@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data import pickles
+from motfm_jax.data.records import Record
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.evaluation.generate import Generated
 from motfm_jax.io import images as pictures
@@ -145,8 +146,9 @@ def write(
                 out / f"sample_{index:0{digits}}.nii.gz", image,
                 affine if affines[index] is None else affines[index], f"synthetic; {FORMAT}")
     if pickle:
-        with pictures.whole_file(out / "samples.pkl") as draft:
-            pickles.write_pickle(draft, {"test": _records(generated, conditions, names)})
+        entries = _entries(generated, conditions, classes)
+        # Under both names, as the original writes generated images for its own loader.
+        pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
     with pictures.whole_file(out / SIDECAR) as draft:
         draft.write_text(json.dumps(sidecar, indent=2) + "\n")
 
@@ -218,17 +220,22 @@ def _units(intensity: Mapping[str, Any]) -> str:
         f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}")
 
 
-def _records(generated: Generated, conditions: Conditions, names: Sequence[str]) -> list[dict]:
-    records = []
-    for index, image in enumerate(generated.images):
-        record = {"image": image, "metadata": {"synthetic": True, "index": index}}
-        if conditions.masks is not None:
-            record["mask"] = conditions.masks[index]
-        if conditions.labels is not None:
-            record["class"] = int(conditions.labels[index])
-            record["metadata"]["class_name"] = names[index]
-        records.append(record)
-    return records
+def _entries(
+    generated: Generated, conditions: Conditions, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    masks, labels = conditions.masks, conditions.labels
+    return [
+        pickles.to_entry(
+            Record(
+                image,
+                None if masks is None else masks[index],
+                None if labels is None else int(labels[index]),
+                {"name": f"sample_{index}", "synthetic": True},
+            ),
+            classes,
+        )
+        for index, image in enumerate(generated.images)
+    ]
 
 
 def _short(calls: int | Mapping[str, float]) -> str:

@@ -97,7 +97,7 @@ def sample_to_folder(
             return outputs.read_sidecar(out)
         generated = generate.generate(
             sampler(), params, conditions, shape=shape, solver=solver, seed=request.seed,
-            batch=batch, folder=folder, progress=progress)
+            batch=batch, folder=folder, timed=True, progress=progress)
         trajectory = None
         if request.trajectory:
             trajectory = generate.generate_trajectory(

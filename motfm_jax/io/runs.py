@@ -171,7 +171,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f"{file}: line {number} is not JSON ({error}); mend or delete it")
+                raise ValueError(
+                    f"{file}: line {number} is not JSON ({error}); mend or delete it") from None
     return rows
 
 

@@ -253,8 +253,8 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
     return (
         f"step {bad.step}: loss {bad.loss:.4g}, gradient norm {bad.grad_norm:.4g}: not finite; the "
         f"last good state is saved as step {bad.step - 1} (losses before: {recent}). Likely "
-        f"causes: the learning rate is too high (train.lr, now {learning_rate:.3g}; try a third, or "
-        "train.warmup), gradients are not clipped (train.clip), bfloat16 overflows (try "
+        f"causes: the learning rate is too high (train.lr, now {learning_rate:.3g}; try a third "
+        "or train.warmup), gradients are not clipped (train.clip), bfloat16 overflows (try "
         "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)")
 
 

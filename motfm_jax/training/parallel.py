@@ -63,7 +63,7 @@ def shard(batch: Any) -> Any:
     def split(leaf):
         if leaf.shape[0] % devices:
             raise ValueError(
-                f"a batch of {leaf.shape[0]} does not divide over {devices} devices of this process")
+                f"{leaf.shape[0]} rows do not divide over the {devices} devices of this process")
         return leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:])
 
     return jax.tree.map(split, batch)

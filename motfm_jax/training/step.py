@@ -101,7 +101,7 @@ def make_train_step(
             jax.random.fold_in(dropout_key, device), accumulation)
         (loss, grads), count = _sum_over_devices((sums, jnp.sum(batch.valid)), axis_name)
         loss, grads = jax.tree.map(lambda leaf: leaf / count, (loss, grads))
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

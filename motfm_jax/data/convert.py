@@ -1,0 +1,41 @@
+"""Any source to the original's pickle."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from motfm_jax.data.pickles import SPLITS, to_entry, write_pickle
+from motfm_jax.data.records import Source
+
+
+def to_pickle(
+    open_split: Callable[[str], Source], path: Path, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Writes train, valid and test; where the data has no test split, it stays empty.
+
+    Args:
+      open_split: split name -> its examples.
+      path: of the .pkl file; its folder is made.
+      say: called with a line where something is worth a person's notice.
+
+    Returns:
+      The number of examples by split.
+
+    Raises:
+      ValueError: the file exists, or the data cannot be read; then nothing is written.
+    """
+    if path.exists():
+        raise ValueError(f"{path}: exists already; remove it or choose another name")
+    splits = {}
+    for split in SPLITS:
+        try:
+            source = open_split(split)
+        except ValueError as reason:
+            if split != "test":
+                raise
+            say(f"test stays empty: {reason}")
+            splits[split] = []
+            continue
+        splits[split] = [to_entry(source[index], source.classes) for index in range(len(source))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_pickle(path, splits)
+    return {split: len(entries) for split, entries in splits.items()}

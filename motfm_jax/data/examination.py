@@ -1,0 +1,235 @@
+"""Looks through examples: counts them, sums them up, and finds what is wrong with any of them.
+
+An error is what the loaders refuse or what would make a result wrong (a patient in two splits); a
+warning is what a person should know of.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Progress = Callable[[int, int], None]
+
+SHOWN = 20  # lines of one kind in a printed report
+
+
+class Content(NamedTuple):
+    """An example's arrays as the file holds them.
+
+    Attributes:
+      image: [*S, C].
+      mask: [*S] labels, or None.
+      spacing_mm: one number an axis, or None.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    spacing_mm: Sequence[float] | None
+
+
+class Item(NamedTuple):
+    """An example to look at; `read` raises ValueError where it is bad."""
+
+    name: str
+    patient: str
+    split: str
+    group: str  # its class, or ""
+    has_mask: bool
+    read: Callable[[], Content]
+
+
+class Summary(NamedTuple):
+    """What is kept of an example once its arrays are let go."""
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...] | None
+    dtype: str
+    low: tuple[float, ...]  # by channel
+    high: tuple[float, ...]
+    digest: str  # of the image's values
+    labels: dict[int, int]  # voxels by label
+
+
+@dataclasses.dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+      title: what was looked at.
+      counts: the table, a heading and a row a split.
+      facts: name -> text: shapes, spacing, intensities, labels.
+      warnings, errors: one line each.
+    """
+
+    title: str
+    counts: list[list[str]] = dataclasses.field(default_factory=list)
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    errors: list[str] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        facts = [[name, text] for name, text in self.facts.items()]
+        lines = [self.title, "", *_columns(self.counts), "", *_columns(facts), ""]
+        for name, found in (("warnings", self.warnings), ("errors", self.errors)):
+            lines.append(f"{name}: {len(found)}")
+            lines += [f"  {line}" for line in found[:SHOWN]]
+            lines += [f"  and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
+        return "\n".join(lines)
+
+
+def examine(
+    items: Sequence[Item],
+    labels: Sequence[str] | dict[int, str],
+    report: Report,
+    progress: Progress | None,
+    channels: Sequence[str] = ("",),
+) -> Counter:
+    """Reads all items into the report.
+
+    Args:
+      items: what to look at.
+      labels: names of the mask labels, for the report.
+      report: is added to.
+      progress: called with (done, total).
+      channels: names of the images' channels.
+
+    Returns:
+      How often each spacing occurs.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        summaries = []
+        for summary in pool.map(_summarise, items):
+            summaries.append(summary)
+            if progress is not None:
+                progress(len(summaries), len(items))
+    readable = []
+    for item, summary in zip(items, summaries):
+        if isinstance(summary, str):
+            report.errors.append(summary)
+        else:
+            readable.append((item, summary))
+    report.counts = _count(items, report)
+    found = [summary for _, summary in readable]
+    spacings = Counter(summary.spacing_mm for summary in found if summary.spacing_mm)
+    report.facts |= {
+        "shape": _extents([summary.shape for summary in found]),
+        "spacing_mm": _extents([summary.spacing_mm for summary in found if summary.spacing_mm]),
+        "type": listed(Counter(summary.dtype for summary in found)),
+    }
+    for index, channel in enumerate(channels):
+        present = [summary for summary in found if len(summary.low) > index]
+        if present:
+            low = [summary.low[index] for summary in present]
+            high = [summary.high[index] for summary in present]
+            report.facts[f"intensity {channel}".strip()] = (
+                f"{_span([min(low), max(high)])}; "
+                f"an image's lowest {_span(low)}, highest {_span(high)}")
+    if any(summary.labels for summary in found):
+        report.facts["labels"] = _label_shares(found, labels)
+    _warn_of_single_images(readable, report)
+    _warn_of_identical_images(readable, report)
+    return spacings
+
+
+def _summarise(item: Item) -> Summary | str:
+    """What matters of one example, or the line that says why it cannot be used."""
+    try:
+        image, mask, spacing = item.read()
+    except ValueError as error:
+        return str(error)
+    axes = tuple(range(image.ndim - 1))
+    values = np.ascontiguousarray(image)
+    digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
+    digest.update(values)
+    counted = zip(*np.unique(mask, return_counts=True)) if mask is not None else ()
+    return Summary(
+        shape=image.shape[:-1],
+        spacing_mm=None if spacing is None else tuple(round(float(step), 4) for step in spacing),
+        dtype=str(image.dtype),
+        low=tuple(image.min(axis=axes).tolist()),
+        high=tuple(image.max(axis=axes).tolist()),
+        digest=digest.hexdigest(),
+        labels={int(label): int(count) for label, count in counted},
+    )
+
+
+def _count(items: Sequence[Item], report: Report) -> list[list[str]]:
+    """The table: a row a split; masks that some examples of a split lack are an error."""
+    groups = sorted({item.group for item in items} - {""})
+    rows = [["split", "patients", "images", "images a patient", "masks", *groups]]
+    order = [*dict.fromkeys(("train", "valid", "test", *(item.split for item in items)))]
+    for split in (*order, "all"):
+        chosen = [item for item in items if split in (item.split, "all")]
+        if not chosen:
+            continue
+        of_patient = Counter(item.patient for item in chosen).values()
+        masks = sum(item.has_mask for item in chosen)
+        of_group = Counter(item.group for item in chosen)
+        numbers = [len(of_patient), len(chosen), _span(of_patient), masks]
+        rows.append([split, *map(str, numbers), *(str(of_group[group]) for group in groups)])
+        if split != "all" and 0 < masks < len(chosen):
+            lacking = next(item.name for item in chosen if not item.has_mask)
+            report.errors.append(
+                f"{split}: {len(chosen) - masks} of {len(chosen)} images have no mask, such as "
+                f"{lacking}; add the masks or take the images out")
+    return rows
+
+
+def _warn_of_single_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:
+    for item, summary in readable:
+        if any(low == high for low, high in zip(summary.low, summary.high)):
+            report.warnings.append(f"{item.name}: the image is constant ({summary.low[0]:.6g})")
+        if set(summary.labels) == {0}:
+            report.warnings.append(f"{item.name}: the mask is empty")
+
+
+def _warn_of_identical_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:
+    twins = collections.defaultdict(list)
+    for item, summary in readable:
+        twins[summary.digest].append(item)
+    for same in twins.values():
+        if len(same) > 1:
+            names = ", ".join(f"{item.name} ({item.split})" for item in same)
+            report.warnings.append(f"the same image, voxel for voxel: {names}")
+
+
+def _label_shares(found: Sequence[Summary], labels: Sequence[str] | dict[int, str]) -> str:
+    names = labels if isinstance(labels, dict) else dict(enumerate(labels))
+    voxels = sum((Counter(summary.labels) for summary in found), Counter())
+    return ", ".join(
+        f"{label} {names.get(label, '')}".strip() + f" {100 * voxels[label] / voxels.total():.3g}%"
+        for label in sorted(set(names) | set(voxels)))
+
+
+def _extents(values: Sequence[tuple[float, ...]]) -> str:
+    """Tuples of numbers in words: the one there is, or the commonest and each axis' span."""
+    if not values:
+        return "unknown"
+    (commonest, times), *others = Counter(values).most_common()
+    text = " x ".join(f"{extent:g}" for extent in commonest)
+    if not others:
+        return text
+    spans = " x ".join(_span(axis) for axis in zip(*values))
+    return f"{text} in {times} of {len(values)}, {len(others) + 1} kinds within {spans}"
+
+
+def _span(numbers: Iterable[float]) -> str:
+    numbers = list(numbers)
+    low, high = min(numbers), max(numbers)
+    return f"{low:.6g}" if low == high else f"{low:.6g} .. {high:.6g}"
+
+
+def listed(counts: Counter) -> str:
+    return ", ".join(f"{value} {times}" for value, times in counts.most_common())
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text with their columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

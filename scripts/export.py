@@ -1,0 +1,73 @@
+"""Exports a trained run: weights for any number of devices, and a sampler that needs jax alone.
+
+    .venv/bin/python scripts/export.py --run=runs/demo --out=exported --steps=10
+
+The folder's README.txt shows the lines that sample from it with jax, numpy and flatbuffers.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from motfm_jax import build, cli
+from motfm_jax.evaluation.generate import make_solver
+from motfm_jax.io.export import check_destination, write_export
+from motfm_jax.methods import flow
+from motfm_jax.nn.dispatch import Capabilities
+from motfm_jax.sampling.ode import num_calls
+
+
+def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--run", required=True, help="run directory of scripts/train.py")
+    add("--out", required=True, help="folder to write")
+    add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5")
+    add("--steps", type=int, default=10, help="solver steps, default 10")
+    add("--checkpoint", default="best", help="best, last, or a training step")
+    add("--dtype", choices=("float32", "bfloat16"),
+        help="of convolutions and products; default: the run's, float32 where that is auto")
+    add("--overwrite", action="store_true", help="replace an export that stands at --out")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    asked = flags(arguments)
+    if asked.solver == "adaptive":
+        raise ValueError(
+            "--solver=adaptive: an exported program makes a fixed number of network calls; use "
+            "euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps")
+    solver, out = make_solver(asked.solver, asked.steps), Path(asked.out)
+    check_destination(out, asked.overwrite)
+    which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
+    trained = build.load_run(Path(asked.run), which, attention="xla")
+    if trained.config.flow.source != "noise":
+        raise ValueError(
+            f"{asked.run}: config.flow.source={trained.config.flow.source!r}; only a sampler that "
+            "starts from noise can be exported")
+    config_json = json.dumps(trained.config.to_dict(), indent=2)
+    if asked.dtype:
+        trained.config.train.dtype = asked.dtype
+    # Built for no device in particular: XLA attention, and float32 unless something else was said.
+    model = build.model(trained.config, trained.facts, Capabilities("cpu"), attention="xla")
+
+    def sample(params, x0, mask, label):
+        condition = model.condition(mask, label)
+        return trained.intensity.invert(flow.sample(model.network, params, x0, condition, solver).x)
+
+    settings = dict(
+        solver=solver.name, steps=solver.steps, calls=num_calls(solver, solver.steps),
+        dtype=model.dtype.__name__, checkpoint=trained.checkpoint_hash, training_step=trained.step,
+    )  # fmt: skip
+    write_export(
+        out, sample_fn=sample, params=trained.params, config_json=config_json + "\n",
+        facts=trained.facts.to_json(), condition=trained.config.cond, settings=settings,
+        overwrite=asked.overwrite)  # fmt: skip
+    print(
+        f"{out}: step {trained.step}, {solver.name} with {settings['calls']} network calls, "
+        f"condition {trained.config.cond}; try: python {out / 'example.py'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

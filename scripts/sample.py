@@ -1,0 +1,77 @@
+"""Samples images from a trained run; the same call again continues an interrupted one.
+
+    .venv/bin/python scripts/sample.py --run=runs/demo --num=16 --steps=10 --out=runs/demo/ten
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from motfm_jax import build, cli
+from motfm_jax.evaluation.conditions import choose
+from motfm_jax.evaluation.generate import make_solver
+from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
+from motfm_jax.io.compile_cache import enable_compile_cache
+
+
+def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", required=True, help="run directory of scripts/train.py")
+    add("--out", required=True, help="folder to write to")
+    add("--num", type=int, help="images; default: the --classes counts, the --masks files, or 16")
+    add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5 adaptive")
+    add("--steps", type=int, help="solver steps, default 10; not with adaptive")
+    add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
+    add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
+    add("--seed", type=int, default=0, help="image i starts from noise of (seed, i)")
+    add("--batch", type=int, default=0, help="images a solve, over all devices; default: 16 each")
+    add("--checkpoint", default="best", help="best, last, or a training step")
+    add("--split", default="valid", help="split that masks and classes come from")
+    add("--data-root", help="where the data is now, if not where the run found it")
+    add("--masks", nargs="+", default=[], help="label maps: PNG, NIfTI, npy, or folders of them")
+    add("--fit", choices=("pad", "stretch"), help="resize --masks to the network's size")
+    add("--classes", default="", help='"2CH_ED=10,4CH_ES=5" or "2CH_ED,4CH_ES"')
+    add("--trajectory", action="store_true", help="also the way from noise to image, of 8 images")
+    add("--nifti", action=argparse.BooleanOptionalAction, help="one NIfTI an image; 3-D: default")
+    add("--pickle", action="store_true", help="also the original's .pkl layout")
+    add("--overwrite", action="store_true", help="delete the images of other settings in --out")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    asked = flags(arguments)
+    enable_compile_cache()
+    request = Request(
+        make_solver(asked.solver, asked.steps, asked.rtol, asked.atol), asked.seed, asked.batch,
+        asked.trajectory, asked.nifti, asked.pickle)
+    which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
+    trained = build.load_run(Path(asked.run), which)
+    config, facts, model = trained.config, trained.facts, trained.model
+    if config.flow.source != "noise":
+        raise ValueError(
+            f"{asked.run}: config.flow.source={config.flow.source!r}; only runs that start from "
+            "noise can be sampled")
+    if asked.data_root:
+        config.data.root = asked.data_root
+    conditions = choose(
+        config.cond, num=asked.num, classes=facts.classes, mask_labels=facts.mask_labels,
+        size=facts.size, split=lambda: build.arrays(config, asked.split), split_name=asked.split,
+        mask_paths=asked.masks, class_text=asked.classes, fit=asked.fit)
+    with tqdm(total=len(conditions), unit="image") as bar:
+        sidecar = sample_to_folder(
+            Path(asked.out), request, conditions, network=model.network, params=trained.params,
+            condition=model.condition, kind=config.cond, facts=facts, intensity=trained.intensity,
+            checkpoint=Checkpoint(asked.run, trained.checkpoint_hash, trained.step),
+            overwrite=asked.overwrite, progress=lambda done, _: bar.update(done - bar.n))
+    print(
+        f"{asked.out}: {sidecar['num']} images, network calls an image: {sidecar['calls']}, "
+        f"{sidecar['seconds_per_image']:.3g} s an image after warm-up; see grid.png, samples.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""Trains a flow-matching model.
+
+    .venv/bin/python scripts/train.py --config=configs/phantom.py:cond=mask+class,size=small \
+        --workdir=runs/phantom [--config.train.lr=3e-4 ...] [--resume | --overwrite]
+
+Ctrl-C or SIGTERM saves and exits; --resume goes on exactly where it was. Several processes (one a
+node): the same command in each with --coordinator=auto under SLURM, or --coordinator=HOST:PORT
+--num_processes=N --process_id=I.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from motfm_jax import cli
+from motfm_jax.experiment import train
+from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.training import parallel
+
+flags.DEFINE_string("workdir", None, "run directory to write")
+flags.DEFINE_bool("resume", False, "go on with the run in workdir; start where nothing is yet")
+flags.DEFINE_bool("overwrite", False, "delete the run in workdir")
+flags.DEFINE_string("coordinator", "", 'several processes: "auto" or HOST:PORT of the first')
+flags.DEFINE_integer("num_processes", None, "with --coordinator=HOST:PORT")
+flags.DEFINE_integer("process_id", None, "with --coordinator=HOST:PORT, from 0")
+
+
+def main(arguments: Sequence[str]) -> None:
+    values, config = cli.parse_config_flags(arguments)
+    if not values.workdir:
+        raise ValueError("--workdir is missing: the directory to write the run to")
+    enable_compile_cache()
+    parallel.connect(values.coordinator, values.num_processes, values.process_id)
+    train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+
+
+if __name__ == "__main__":
+    cli.run(main)

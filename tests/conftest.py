@@ -1,0 +1,58 @@
+"""Settings every test runs under, and the folder of real data."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Set before JAX is imported, and inherited by the processes that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # workers share a GPU
+
+settings.register_profile("motfm", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("motfm")
+
+
+def pytest_configure(config):
+    if "jax" in sys.modules:
+        raise pytest.UsageError("a pytest plugin imported JAX before its test settings were made")
+    # Compiled programs are shared by the workers and kept for the next run.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+
+
+def pytest_collection_modifyitems(items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import jax
+
+        if jax.default_backend() != "gpu":
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device, or JAX_PLATFORMS=cpu"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _decoded_data_in_a_temporary_folder(tmp_path_factory):
+    """Decoded data go to a folder of this session that its workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTFM_CACHE", str(folder / "decoded"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def motfm_data() -> Path:
+    """The folder of real data that MOTFM_DATA names; skips where it names none."""
+    root = os.environ.get("MOTFM_DATA")
+    if not root:
+        pytest.skip("MOTFM_DATA is unset: it names the folder of real data")
+    folder = Path(root)
+    if not folder.is_dir():
+        pytest.fail(f"MOTFM_DATA={root} is no folder", pytrace=False)
+    return folder

@@ -1,0 +1,263 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from motfm_jax.data.decathlon import Decathlon
+
+SHAPE = (8, 10, 6)
+MODALITY = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+LABELS = {"0": "background", "1": "edema", "2": "core", "3": "enhancing"}
+
+
+def save(path, array, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def volume(number, channels):
+    """Channel c of volume n is n * 10 + c inside a box and 0 outside."""
+    image = np.zeros((*SHAPE, channels), np.int16)
+    image[2:6, 3:9, 1:5] = number * 10 + np.arange(channels) + 1
+    return image if channels > 1 else image[..., 0]
+
+
+def mask():
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:4, 3:9, 1:5], labels[4, 3:9, 1:5], labels[5, 3:9, 1:5] = 1, 2, 3
+    return labels
+
+
+def write_tree(root, num_train=10, num_test=2, modality=MODALITY):
+    for number in range(num_train):
+        save(root / f"imagesTr/V_{number:02d}.nii.gz", volume(number, len(modality)))
+        save(root / f"labelsTr/V_{number:02d}.nii.gz", mask())
+    for number in range(num_test):
+        save(root / f"imagesTs/W_{number:02d}.nii.gz", volume(number, len(modality)))
+    training = [
+        {"image": f"./imagesTr/V_{n:02d}.nii.gz", "label": f"./labelsTr/V_{n:02d}.nii.gz"}
+        for n in range(num_train)
+    ]
+    test = [f"./imagesTs/W_{n:02d}.nii.gz" for n in range(num_test)]
+    description = {"modality": modality, "labels": LABELS, "training": training, "test": test}
+    (root / "dataset.json").write_text(json.dumps(description))
+
+
+def edit(root, **changes):
+    path = root / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    write_tree(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name, index", [("T1w", 1), ("t1W", 1), ("T1GD", 2), ("flair", 0)])
+def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
+    source = Decathlon(tree, "train", SHAPE, channel=name, fit="stretch")
+    number = int(source.entries[0].patient[-2:])
+    assert source[0].image.max() == number * 10 + index + 1
+    assert source[0].meta["channel"] == MODALITY[str(index)]
+
+
+@pytest.mark.parametrize(
+    "name, came", [("t1", "no channels are called 't1'"), ("", "no channel chosen")])
+def test_a_channel_that_is_not_one_is_refused_with_the_list(tree, name, came):
+    with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w"):
+        Decathlon(tree, "train", SHAPE, channel=name)
+
+
+def test_a_single_channel_needs_no_name(tmp_path):
+    write_tree(tmp_path, modality={"0": "MRI"})
+    record = Decathlon(tmp_path, "train", SHAPE)[0]
+    assert record.image.shape == (*SHAPE, 1) and record.label is None
+
+
+def test_records_keep_the_files_axes_affine_and_labels(tree):
+    source = Decathlon(tree, "train", SHAPE, channel="T1w", fit="stretch")
+    number = int(source.entries[0].patient[-2:])
+    record = source[0]
+    np.testing.assert_array_equal(record.image[..., 0], volume(number, 4)[..., 1])
+    np.testing.assert_array_equal(record.mask, mask())
+    assert record.mask.dtype == np.uint8
+    assert record.meta["spacing_mm"] == [2, 2, 3]
+    np.testing.assert_allclose(record.meta["affine"], np.diag([2, 2, 3, 1]))
+    assert source.mask_labels == tuple(LABELS.values()) and source.classes == ()
+
+
+def test_pad_makes_spacing_equal_and_crop_moves_the_affine(tree):
+    whole = Decathlon(tree, "train", (8, 8, 8), channel="T1w")[0]
+    assert whole.meta["spacing_mm"] == [2.5] * 3  # 10 voxels of 2 mm into 8
+    cropped = Decathlon(tree, "train", (4, 6, 4), "T1w", "stretch", crop_foreground=True)[0]
+    assert cropped.image.min() > 0
+    np.testing.assert_allclose(np.array(cropped.meta["affine"])[:3, 3], [4, 6, 3])
+
+
+def test_target_spacing_cuts_or_pads_and_does_not_fit(tree):
+    record = Decathlon(tree, "train", (8, 4, 8), channel="T1w", spacing_mm=(2, 2, 3))[0]
+    assert record.meta["spacing_mm"] == [2, 2, 3]
+    np.testing.assert_array_equal(record.mask[:, :, 1:7], mask()[:, 3:7])
+    assert not record.mask[:, :, [0, 7]].any()
+
+
+def test_labels_are_remapped_and_merged_names_joined(tree):
+    source = Decathlon(tree, "train", SHAPE, "T1w", "stretch", label_map=((2, 1), (3, 2)))
+    assert source.mask_labels == ("background", "edema+core", "enhancing")
+    np.testing.assert_array_equal(source[0].mask, np.array([0, 1, 1, 2])[mask()])
+    with pytest.raises(ValueError, match="label 9 is not in"):
+        Decathlon(tree, "train", SHAPE, channel="T1w", label_map=((9, 1),))
+
+
+def split(root, seed=0):
+    splits = {}
+    for name in ("train", "valid", "test"):
+        source = Decathlon(root, name, SHAPE, "T1w", split_seed=seed)
+        splits[name] = {entry.patient for entry in source.entries}
+    return splits
+
+
+def test_the_seeded_split_is_80_10_10_and_disjoint(tmp_path):
+    write_tree(tmp_path, num_train=20)
+    splits = split(tmp_path)
+    assert [len(splits[name]) for name in ("train", "valid", "test")] == [16, 2, 2]
+    assert len(set().union(*splits.values())) == 20
+    assert split(tmp_path) == splits != split(tmp_path, seed=1)
+
+
+def test_two_volumes_leave_one_for_validation_and_none_for_test(tmp_path):
+    write_tree(tmp_path, num_train=2)
+    assert len(Decathlon(tmp_path, "train", SHAPE, "T1w")) == 1
+    assert len(Decathlon(tmp_path, "valid", SHAPE, "T1w")) == 1
+    with pytest.raises(ValueError, match="none for the test split"):
+        Decathlon(tmp_path, "test", SHAPE, "T1w")
+
+
+def test_test_entries_are_bare_paths_without_masks(tree):
+    source = Decathlon(tree, "unlabelled", SHAPE, "T1w")
+    assert [entry.patient for entry in source.entries] == ["W_00", "W_01"]
+    assert source[0].mask is None and source.mask_labels == ()
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside.nii.gz", "/etc/x.nii.gz", "imagesTr/../../x.nii.gz", "", 3])
+def test_paths_that_leave_the_folder_are_refused(tree, path):
+    edit(tree, training=[{"image": path}])
+    with pytest.raises(ValueError, match=r"dataset.json: path .*, a file below"):
+        Decathlon(tree, "train", SHAPE, "T1w")
+
+
+def test_a_linked_image_folder_is_allowed(tree):
+    (tree / "imagesTr").rename(tree.parent / f"{tree.name}_elsewhere")
+    (tree / "imagesTr").symlink_to(tree.parent / f"{tree.name}_elsewhere")
+    assert len(Decathlon(tree, "train", SHAPE, "T1w")) == 8
+
+
+def entry_without_label(root):
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    for item in training[::2]:
+        del item["label"]
+    edit(root, training=training)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda root: (root / "dataset.json").unlink(), "dataset.json: missing"),
+        (lambda root: (root / "dataset.json").write_text("{"), "not valid JSON"),
+        (lambda root: (root / "dataset.json").write_text("[]"), "no modality and no training"),
+        (lambda root: edit(root, training=None), "no training"),
+        (lambda root: edit(root, training=[]), "0 entries leave none"),
+        (lambda root: edit(root, modality={"1": "T1w"}), "keys"),
+        (lambda root: edit(root, labels={"background": 0}), "'labels'"),
+        (lambda root: edit(root, labels={"0": "background", "300": "far"}), "masks hold 0 .. 255"),
+        (lambda root: (root / "imagesTr/V_00.nii.gz").unlink(), "V_00.nii.gz: listed in"),
+        (entry_without_label, "have no label"),
+    ],
+)
+def test_a_bad_folder_is_refused_at_once(tree, spoil, message):
+    spoil(tree)
+    with pytest.raises(ValueError, match=message) as error:
+        Decathlon(tree, "train", SHAPE, "T1w")
+    assert "\n" not in str(error.value)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_infinity(path):
+    image = volume(1, 4).astype(np.float32)
+    image[1, 1, 1, 1] = np.inf
+    save(path, image)
+
+
+def mask_of(path):
+    return path.parent.parent / "labelsTr" / path.name
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (truncate, "imagesTr.*cannot be read"),
+        (with_infinity, "1 NaN or infinite"),
+        (lambda path: save(path, volume(1, 1)), "4 channels needed"),
+        (lambda path: save(path, volume(1, 3)), "4 channels needed"),
+        (
+            lambda path: save(mask_of(path), mask()[:-1]),
+            r"labelsTr.*mask \(7, 10, 6\) and image \(8, 10, 6\)",
+        ),
+        (lambda path: save(mask_of(path), mask() + 2), "label 4, 5 found, only 0, 1, 2, 3"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line_when_it_is_read(tree, spoil, message):
+    source = Decathlon(tree, "train", (8, 8, 8), "T1w")
+    spoil(source.entries[0].image_path)
+    source = Decathlon(tree, "train", (8, 8, 8), "T1w")  # constructing opens no image
+    with pytest.raises(ValueError, match=message) as error:
+        source[0]
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_volume_cannot_be_cropped_and_a_2d_size_not_filled(tree):
+    source = Decathlon(tree, "train", (8, 8, 8), "T1w", crop_foreground=True)
+    save(source.entries[0].image_path, np.zeros((*SHAPE, 4), np.int16))
+    with pytest.raises(ValueError, match=r"V_\d\d.nii.gz: no voxel is above the background"):
+        source[0]
+    with pytest.raises(ValueError, match=r"V_\d\d.nii.gz: size \(8, 8\)|size \[8, 8\]"):
+        Decathlon(tree, "train", (8, 8), "T1w")[0]
+
+
+def test_the_fingerprint_follows_contents_settings_and_labels(tree):
+    def fingerprint(**settings):
+        return Decathlon(tree, "train", SHAPE, "T1w", **settings).fingerprint()
+
+    before = fingerprint()
+    assert before == fingerprint() == json.loads(json.dumps(before))
+    for change in ({"fit": "stretch"}, {"crop_foreground": True}, {"label_map": ((1, 2),)}):
+        assert fingerprint(**change) != before
+    first = Decathlon(tree, "train", SHAPE, "T1w").entries[0]
+    save(first.image_path, volume(99, 4))
+    assert fingerprint()["files"] != before["files"]
+
+
+def test_real_ixi(motfm_data):
+    root = motfm_data / "ixi_t1_decathlon"
+    sources = [Decathlon(root, name, (32, 32, 32)) for name in ("train", "valid", "test")]
+    assert [len(source) for source in sources] == [133, 16, 16]
+    record = sources[0][0]
+    assert record.image.shape == (32, 32, 32, 1) and set(np.unique(record.mask)) == {0, 1, 2, 3, 4}
+    assert record.meta["spacing_mm"] == [7.5] * 3  # 120 voxels of 2 mm into 32
+
+
+def test_real_ms_by_channel_name(motfm_data):
+    root = motfm_data / "ms_4ch_decathlon"
+    size = (16, 16, 16)
+    t1, t1gd = (Decathlon(root, "unlabelled", size, name, "stretch") for name in ("t1W", "T1gd"))
+    array = np.asanyarray(nibabel.load(root / "imagesTs/MS_26.nii.gz").dataobj)
+    for source, index in ((t1, 1), (t1gd, 2)):
+        np.testing.assert_allclose(source[0].image.mean(), array[..., index].mean(), rtol=0.01)
+    assert Decathlon(root, "train", (16, 16, 16), "T1w").mask_labels == ("background", "lesion")

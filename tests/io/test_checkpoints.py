@@ -1,0 +1,181 @@
+"""Checkpoints: what is saved, kept, restored, and said when it cannot be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
+from motfm_jax.training.optim import make_optimizer, make_schedule
+from motfm_jax.training.state import init_state
+
+CONFIG, FACTS = {"cond": "none", "train": {"lr": 1e-4}}, {"size": [16, 16], "channels": 1}
+
+
+def make_state(optimizer="adam", ema=0.9, width=3, seed=0):
+    key = jax.random.key(seed)
+    params = {
+        "unet/conv_in/kernel": jax.random.normal(key, (2, width)),
+        "unet/conv_in/bias": jnp.zeros(width),
+    }
+    state = init_state(params, make_optimizer(optimizer, make_schedule(1e-3), clip=1.0), ema)
+    if ema:
+        state = state._replace(ema=jax.tree.map(lambda leaf: leaf + 1, params))
+    return state._replace(step=jnp.int32(7))
+
+
+def open_checkpoints(tmp_path, **settings):
+    return Checkpoints(tmp_path / "checkpoints", CONFIG, FACTS, **settings)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(left, right)
+        assert left.dtype == right.dtype
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_state_comes_back_bit_for_bit(tmp_path, optimizer, ema):
+    state = make_state(optimizer, ema)
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(7, state)
+    checkpoints.close()
+    checkpoints = open_checkpoints(tmp_path)
+    template = jax.eval_shape(lambda: make_state(optimizer, ema, seed=1))
+    assert_equal(checkpoints.restore(template), state)
+    checkpoints.close()
+
+
+def test_a_save_is_not_disturbed_by_donating_the_state_at_once(tmp_path):
+    state = make_state(width=100_000)
+    expected = np.array(state.params["unet/conv_in/kernel"])
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(7, state)
+    overwrite = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+    overwrite(state)
+    checkpoints.close()
+    restored = restore_weights(tmp_path).params["unet/conv_in/kernel"]
+    np.testing.assert_array_equal(restored, expected + 1)
+
+
+@pytest.mark.parametrize("ema, offset", [(0.9, 1), (0.0, 0)])
+def test_weights_are_the_average_where_there_is_one(tmp_path, ema, offset):
+    state = make_state(ema=ema)
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(7, state)
+    checkpoints.close()
+    weights = restore_weights(tmp_path)
+    assert (weights.step, weights.config, weights.facts) == (7, CONFIG, FACTS)
+    assert set(weights.params) == set(state.params)
+    for name, leaf in state.params.items():
+        assert isinstance(weights.params[name], np.ndarray)
+        np.testing.assert_array_equal(weights.params[name], leaf + offset)
+
+
+def test_last_best_and_every_nth_are_kept(tmp_path):
+    checkpoints = open_checkpoints(tmp_path, keep_every=40)
+    losses = {10: 0.5, 20: 0.2, 30: 0.4, 40: 0.3, 50: None, 60: float("nan"), 70: 0.6}
+    for step, loss in losses.items():
+        checkpoints.save(step, make_state()._replace(step=jnp.int32(step)), loss)
+        checkpoints.wait()
+    assert checkpoints.steps == [20, 40, 70]
+    assert checkpoints.best_loss == pytest.approx(0.2)
+    checkpoints.close()
+    steps = {which: restore_weights(tmp_path, which).step for which in ("last", "best", 40, "20")}
+    assert steps == {"last": 70, "best": 20, 40: 40, "20": 20}
+
+    checkpoints = open_checkpoints(tmp_path, keep_every=40)
+    assert checkpoints.best_loss == pytest.approx(0.2)
+    checkpoints.save(80, make_state(), 0.1)
+    checkpoints.wait()
+    assert checkpoints.steps == [40, 80]
+    checkpoints.close()
+
+
+def test_without_validation_the_best_is_the_last(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, make_state())
+    checkpoints.wait()
+    assert checkpoints.steps == [2] and checkpoints.best_loss == float("inf")
+    checkpoints.close()
+    assert restore_weights(tmp_path, "best").step == 2
+
+
+def test_an_interrupted_save_leaves_the_previous_one(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, make_state())
+    checkpoints.close()
+    for name in ("2.orbax-checkpoint-tmp", "2.orbax-checkpoint-tmp-123"):
+        (tmp_path / "checkpoints" / name / "state").mkdir(parents=True)
+    assert restore_weights(tmp_path).step == 1
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.steps == [1]
+    checkpoints.save(2, make_state())
+    checkpoints.close()
+    assert restore_weights(tmp_path).step == 2
+
+
+def test_another_architecture_is_refused_by_name(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, make_state())
+    checkpoints.wait()
+    with pytest.raises(ValueError, match=r"unet/conv_in/kernel is \(2, 3\), needs \(2, 5\)"):
+        checkpoints.restore(make_state(width=5))
+    with pytest.raises(ValueError, match="another optimiser or moving average"):
+        checkpoints.restore(make_state(optimizer="sgd"))
+    with pytest.raises(ValueError, match="another optimiser or moving average"):
+        checkpoints.restore(make_state(ema=0.0))
+    checkpoints.close()
+
+
+def test_differences_are_listed_ten_at_most():
+    found = {f"old/{i:02}": np.zeros(1) for i in range(7)} | {"both": np.zeros(2)}
+    wanted = {f"new/{i:02}": np.zeros(1) for i in range(7)} | {"both": np.zeros(3)}
+    with pytest.raises(ValueError) as error:
+        check_parameters(found, wanted, "run")
+    message = str(error.value)
+    assert "new/00 missing" in message and "old/02 extra" in message and "and 5 more" in message
+    assert "15 of 8" in message and "\n" not in message
+    check_parameters(wanted, wanted, "run")
+
+
+@pytest.mark.parametrize("which", ["first", 2, "newest"])
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, which):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, make_state())
+    checkpoints.close()
+    with pytest.raises(ValueError, match=f"no checkpoint .*{which}.*last, best or one of 1"):
+        restore_weights(tmp_path, which)
+
+
+def test_nothing_to_restore(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoints/ in it"):
+        restore_weights(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        restore_weights(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["config/metadata", "facts/metadata", "state/_METADATA"])
+def test_damaged_json_is_one_line(tmp_path, damaged):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, make_state())
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "1" / damaged).write_text('{"cond": ')
+    with pytest.raises(ValueError, match="checkpoints/1: this checkpoint cannot be read") as error:
+        restore_weights(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_arrays_are_one_line(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(1, make_state())
+    checkpoints.close()
+    for path in (tmp_path / "checkpoints/1/state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(ValueError, match="checkpoints/1: this checkpoint cannot be read") as error:
+        restore_weights(tmp_path)
+    assert "\n" not in str(error.value)

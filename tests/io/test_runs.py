@@ -1,0 +1,236 @@
+"""Run directories: refusing, resuming, overwriting, locking, records."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from motfm_jax.io.runs import open_run, read_metrics
+
+CONFIG = {"cond": "none", "data": {"size": (16, 16)}, "train": {"lr": 1e-4, "steps": 10}}
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(path, config=CONFIG, **settings):
+    with open_run(path, config, **settings) as run:
+        run.start(0)
+        run.log(1, {"loss": 0.5})
+        run.write_json("facts.json", {"size": [16, 16]})
+        run.checkpoints.mkdir(exist_ok=True)
+        (run.checkpoints / "arrays").write_text("weights")
+    return path
+
+
+def changed(path, value):
+    config = json.loads(json.dumps(CONFIG))
+    room, name = path.split(".") if "." in path else ("", path)
+    (config[room] if room else config)[name] = value
+    return config
+
+
+def tree(path):
+    return {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_holds_its_config_and_what_it_ran_on(tmp_path):
+    path = make_run(tmp_path / "new" / "run")
+    assert json.loads((path / "config.json").read_text()) == json.loads(json.dumps(CONFIG))
+    assert json.loads((path / "facts.json").read_text()) == {"size": [16, 16]}
+    (start,) = json.loads((path / "environment.json").read_text())
+    assert start["packages"]["jax"] and start["devices"] and start["python"]
+    assert "revision" in start
+
+
+def test_a_run_that_is_there_is_refused_and_untouched(tmp_path):
+    path = make_run(tmp_path / "run")
+    before = tree(path)
+    with pytest.raises(ValueError, match=r"holds a run already; --resume .* --overwrite"):
+        open_run(path, CONFIG)
+    assert tree(path) == before
+
+
+def test_resume_starts_afresh_where_nothing_is(tmp_path):
+    make_run(tmp_path / "absent", resume=True)
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "empty", resume=True)
+    # A start cut short before its config was written.
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "lock").write_text("")
+    (tmp_path / "cut" / "environment.json").write_text("[]")
+    make_run(tmp_path / "cut")
+
+
+def test_resume_goes_on_and_remembers_each_start(tmp_path):
+    path = make_run(tmp_path / "run")
+    with open_run(path, changed("train.steps", 20), resume=True) as run:
+        assert (run.checkpoints / "arrays").read_text() == "weights"
+    assert json.loads((path / "config.json").read_text())["train"]["steps"] == 20
+    assert len(json.loads((path / "environment.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    "field, value", [("cond", "mask"), ("train.lr", 2e-4), ("data.size", (32, 32))])
+def test_resume_with_another_config_names_the_fields(tmp_path, field, value):
+    path = make_run(tmp_path / "run")
+    before = tree(path)
+    with pytest.raises(ValueError, match=f"config: {field} was .*, is .*; only train.steps"):
+        open_run(path, changed(field, value), resume=True)
+    assert tree(path).keys() == before.keys()
+    assert (path / "config.json").read_bytes() == before[Path("config.json")]
+
+
+def test_fields_that_come_or_go_are_named(tmp_path):
+    path = make_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"train\.ema was 'absent', is 0.9"):
+        open_run(path, changed("train.ema", 0.9), resume=True)
+
+
+def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(tmp_path):
+    path = make_run(tmp_path / "run")
+    (path / "notes.txt").write_text("mine")
+    with open_run(path, changed("cond", "mask"), overwrite=True) as run:
+        assert not run.checkpoints.exists()
+        assert not (path / "facts.json").exists()
+        assert (path / "notes.txt").read_text() == "mine"
+        run.start(0)
+    assert read_metrics(path) == []
+
+
+def test_overwrite_does_not_follow_a_link_out_of_the_run(tmp_path):
+    path = make_run(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "keep").write_text("mine")
+    (path / "samples").symlink_to(tmp_path / "elsewhere")
+    open_run(path, CONFIG, overwrite=True).close()
+    assert (tmp_path / "elsewhere" / "keep").exists()
+    assert not (path / "samples").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("content", ["thesis.tex", "config.json"])
+def test_a_folder_of_other_things_is_never_touched(tmp_path, content, settings):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.pt").write_text("not ours")
+    (tmp_path / content).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no run .*; give another --workdir"):
+        open_run(tmp_path, CONFIG, **settings)
+    assert tree(tmp_path) == before
+
+
+def test_a_file_in_the_place_of_a_run(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        open_run(tmp_path / "run", CONFIG, overwrite=True)
+    with pytest.raises(ValueError, match="cannot be written"):
+        open_run(tmp_path / "run" / "below", CONFIG)
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="choose one"):
+        open_run(tmp_path / "run", CONFIG, resume=True, overwrite=True)
+
+
+def test_a_damaged_config_is_one_line(tmp_path):
+    path = make_run(tmp_path / "run")
+    (path / "config.json").write_text('{"cond": ')
+    with pytest.raises(ValueError, match=r"config\.json: cannot be read") as error:
+        open_run(path, CONFIG, resume=True)
+    assert "\n" not in str(error.value)
+    open_run(path, CONFIG, overwrite=True).close()
+
+
+HOLD = """
+import sys
+from motfm_jax.io.runs import open_run
+run = open_run(sys.argv[1], {"a": 1}, resume=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_in_use_is_refused_by_pid_until_its_process_dies(tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        for settings in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(ValueError, match=f"in use by process {process.pid} on"):
+                open_run(path, {"a": 1}, **settings)
+        assert (path / "config.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+    # The lock file is still there; the lock went with its process.
+    assert (path / "lock").exists()
+    open_run(path, {"a": 1}, resume=True).close()
+
+
+def test_a_refused_start_gives_up_the_lock(tmp_path):
+    path = make_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="another config"):
+        open_run(path, changed("cond", "mask"), resume=True)
+    open_run(path, CONFIG, resume=True).close()
+
+
+def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
+    with open_run(tmp_path / "run", CONFIG, writes=False) as run:
+        run.start(0)
+        run.log(1, {"loss": 0.5})
+        run.log_image(1, "samples", np.zeros((4, 6, 3), np.uint8))
+        run.write_json("facts.json", {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
+    path = tmp_path / "run"
+    with open_run(path, CONFIG) as run:
+        run.start(0)
+        for step in range(1, 6):
+            run.log(step, {"loss": step / 10})
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    with open_run(path, CONFIG, resume=True) as run:
+        run.start(3)
+        run.log(4, {"loss": float("nan")})
+    rows = [{"step": step, "loss": step / 10} for step in (1, 2, 3)]
+    assert read_metrics(path) == [*rows, {"step": 4, "loss": None}]
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    path = make_run(tmp_path / "run")
+    (path / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is not JSON"):
+        read_metrics(path)
+
+
+def read_events(path):
+    """TensorBoard's records: length, checksum, event, checksum."""
+    for file in sorted((path / "tensorboard").iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += length + 16
+            for value in event.summary.value:
+                yield event.step, value
+
+
+def test_tensorboard_gets_numbers_and_pictures(tmp_path):
+    with open_run(tmp_path / "run", CONFIG) as run:
+        run.start(0)
+        run.log(5, {"loss": 0.25, "valid_loss": 0.5})
+        run.log_image(5, "samples", np.zeros((4, 6, 3), np.uint8))
+    events = {value.tag: (step, value) for step, value in read_events(tmp_path / "run")}
+    assert {tag: step for tag, (step, _) in events.items()} == {
+        "loss": 5, "valid_loss": 5, "samples": 5}
+    assert events["loss"][1].simple_value == 0.25
+    assert (events["samples"][1].image.height, events["samples"][1].image.width) == (4, 6)

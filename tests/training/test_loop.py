@@ -1,0 +1,235 @@
+"""The loop: exact resumption, signals, bad losses, what is logged, saved and called when."""
+
+import functools
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny import batch_at, batches_from, init_params, loss_fn, make_training
+
+from motfm_jax.io.checkpoints import Checkpoints, restore_weights
+from motfm_jax.io.runs import open_run, read_metrics
+from motfm_jax.training import loop, parallel
+from motfm_jax.training.loop import Hook, NonFiniteError, train
+from motfm_jax.training.step import Metrics, make_eval_step
+
+KEY = jax.random.key(5)
+SETTINGS = dict(name="adam", lr=0.01, ema=0.95, accumulation=2, clip=1.0)
+compiled = functools.cache(lambda: make_training(**SETTINGS)[1])
+
+
+def train_run(folder, num_steps, batches=batches_from, **settings):
+    """Trains in a run directory, from its last checkpoint where it has one."""
+    arguments = dict(
+        key=KEY, update=compiled(), evaluate=None, learning_rate=lambda step: 0.01,
+        num_steps=num_steps, batch_size=8, log_every=1, eval_every=4, save_every=4)
+    with open_run(folder, SETTINGS, resume=True) as run:
+        checkpoints = Checkpoints(run.checkpoints, SETTINGS, {}, keep_every=4)
+        try:
+            state, _ = make_training(**SETTINGS)
+            if checkpoints.steps:
+                state = parallel.replicate(checkpoints.restore(state))
+            run.start(int(state.step))
+            return train(
+                state, batches(int(state.step)), run=run, checkpoints=checkpoints,
+                **(arguments | settings))
+        finally:
+            checkpoints.close()
+
+
+def assert_identical(a, b):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+def kill_at(kind, *steps):
+    """Batches that send this process a signal when they are asked for those of a step."""
+
+    def batches(start):
+        for step, batch in enumerate(batches_from(start), start):
+            if step in steps:
+                os.kill(os.getpid(), kind)
+            yield batch
+
+    return batches
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, train_run(folder, 10)
+
+
+def losses(folder):
+    return [(row["step"], row["loss"]) for row in read_metrics(folder) if "loss" in row]
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, capfd):
+    before = signal.getsignal(kind)
+    outcome = train_run(tmp_path / "run", 10, kill_at(kind, 6))
+    assert (outcome.step, outcome.interrupted) == (7, True)
+    assert signal.getsignal(kind) is before
+    printed = capfd.readouterr()
+    assert f"stopped after step 7 by {kind.name}" in printed.out
+    assert "stopping: finishing the step" in printed.err
+    assert restore_weights(tmp_path / "run").step == 7
+
+    outcome = train_run(tmp_path / "run", 10)
+    assert (outcome.step, outcome.interrupted) == (10, False)
+    folder, uninterrupted = whole
+    assert_identical(outcome.state, uninterrupted.state)
+    assert losses(tmp_path / "run") == losses(folder)
+    assert len(losses(folder)) == 10
+
+
+def test_killed_beyond_its_last_checkpoint_it_is_the_same_run(tmp_path, whole):
+    class Killed(Exception):
+        pass
+
+    def batches(start):
+        for step, batch in enumerate(batches_from(start), start):
+            if step == 7:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        train_run(tmp_path / "run", 10, batches)
+    assert losses(tmp_path / "run")[-1][0] > 4
+    outcome = train_run(tmp_path / "run", 10)
+    folder, uninterrupted = whole
+    assert_identical(outcome.state, uninterrupted.state)
+    assert losses(tmp_path / "run") == losses(folder)
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(tmp_path, whole):
+    train_run(tmp_path / "run", 6)
+    again = train_run(tmp_path / "run", 6)
+    assert (again.step, again.interrupted) == (6, False)
+    assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def batches(start):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from batches_from(start)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tmp_path / "run", 10, batches)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 50])
+def test_a_bad_loss_stops_the_run_with_the_last_good_state_saved(tmp_path, whole, log_every):
+    asked = []
+
+    def batches(start):
+        for step, batch in enumerate(batches_from(start), start):
+            asked.append(step)
+            if step == 6:
+                batch.image[2] = np.inf
+            yield batch
+
+    message = r"step 7: loss nan.*saved as step 6.*train\.lr"
+    with pytest.raises(NonFiniteError, match=message) as bad:
+        train_run(tmp_path / "run", 200, batches, log_every=log_every)
+    assert "\n" not in str(bad.value)
+    assert asked[-1] <= 6 + min(log_every, loop.LAG)
+    assert read_metrics(tmp_path / "run")[-1] == {"step": 7, "loss": None, "grad_norm": None}
+    assert restore_weights(tmp_path / "run").step == 6
+    # With the bad batch mended it goes on as if nothing had been.
+    assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
+
+
+def test_metrics_are_read_late_and_all_of_them(tmp_path, monkeypatch):
+    started, lead = [], []
+
+    class Unused:
+        best_loss = 0.0
+
+        def save(self, *arguments):
+            lead.append("save")
+
+        def wait(self):
+            pass
+
+        def log(self, step, values):
+            lead.append((step, values["loss"]))
+
+    def update(state, batch, key):
+        started.append(len(started) + 1)
+        return state, Metrics(np.float32(started[-1]), np.float32(1), np.bool_(True))
+
+    def device_get(metrics):
+        lead.append(started[-1] - int(metrics.loss))
+        return metrics
+
+    monkeypatch.setattr(loop.jax, "device_get", device_get)
+    train(
+        make_training()[0], batches_from(0), key=KEY, update=update, evaluate=None,
+        learning_rate=lambda step: 0.0, run=Unused(), checkpoints=Unused(), num_steps=8,
+        batch_size=8, log_every=6, eval_every=6, save_every=8)
+    # The first at once (it compiles); then two behind; at the log points, all that is left.
+    assert lead == [0, 2, 2, 2, 1, 0, (6, 3.5), 1, 0, (8, 7.5), "save"]
+
+
+def test_validation_uses_the_average_and_a_new_best_is_saved(tmp_path):
+    evaluated = []
+
+    def evaluate(weights):
+        evaluated.append(jax.tree.map(np.array, weights))
+        return [0.9, 0.5, 0.7, 0.6][len(evaluated) - 1]
+
+    outcome = train_run(tmp_path / "run", 7, evaluate=evaluate, eval_every=2, save_every=3)
+    assert_identical(evaluated[-1], outcome.state.ema)
+    assert not np.allclose(evaluated[-1]["in/kernel"], outcome.state.params["in/kernel"])
+    rows = [row for row in read_metrics(tmp_path / "run") if "valid_loss" in row]
+    measured = [(row["step"], row["valid_loss"]) for row in rows]
+    assert measured == [(2, 0.9), (4, 0.5), (6, 0.7), (7, 0.6)]
+    assert restore_weights(tmp_path / "run", "best").step == 4
+    assert restore_weights(tmp_path / "run", "last").step == 7
+    assert_identical(restore_weights(tmp_path / "run", "best").params, evaluated[1])
+
+
+def test_validation_loss_is_that_of_all_valid_examples():
+    batches = [batch_at(50), batch_at(51, valid=3)]
+    evaluate = parallel.evaluator(make_eval_step(loss_fn), lambda: batches, KEY)
+    params = parallel.replicate(init_params())
+    every = []
+    for batch in batches:
+        keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(batch.index)
+        every.append(np.asarray(loss_fn(params, batch, keys, None))[batch.valid])
+    assert evaluate(params) == pytest.approx(np.mean(np.concatenate(every)), rel=1e-5)
+    assert evaluate(params) == evaluate(params)
+
+
+def test_hooks_come_at_their_multiples_and_at_the_end_with_the_average(tmp_path):
+    calls = []
+    hook = Hook(3, lambda step, weights: calls.append((step, jax.tree.map(np.array, weights))))
+    outcome = train_run(tmp_path / "run", 7, hooks=[hook])
+    assert [step for step, _ in calls] == [3, 6, 7]
+    assert_identical(calls[-1][1], outcome.state.ema)
+
+
+def test_rows_hold_the_mean_since_the_last_row(tmp_path, whole, capsys):
+    train_run(tmp_path / "run", 10, log_every=4)
+    each = dict(losses(whole[0]))
+    got = dict(losses(tmp_path / "run"))
+    assert list(got) == [4, 8, 10]
+    for step, first in ((4, 1), (8, 5), (10, 9)):
+        assert got[step] == pytest.approx(np.mean([each[n] for n in range(first, step + 1)]))
+    row = read_metrics(tmp_path / "run")[0]
+    assert row["learning_rate"] == pytest.approx(0.01)
+    assert row["grad_norm"] > 0 and row["images_per_second"] > 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 3 and "images/s" in lines[0] and "left" in lines[0]
+
+
+def test_batches_that_end_are_said_to(tmp_path):
+    with pytest.raises(ValueError, match="training batches ended after step 3 of 10"):
+        train_run(tmp_path / "run", 10, lambda start: (batch_at(step) for step in range(3)))
