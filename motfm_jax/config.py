@@ -1,6 +1,7 @@
 """The default config, the rules between its fields, and the arguments config files take."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def default() -> ConfigDict:
                 cache="",  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
                 size=(64, 64),  # spatial size the networks see, (H, W) or (D, H, W)
                 fit="pad",  # what happens to the aspect ratio: pad | stretch
-                split="official",  # camus: official | paper; decathlon, phantom: seeded by split_seed
+                split="official",  # camus: official | paper; the others: seeded by split_seed
                 split_seed=0,
                 classes="view_phase",  # camus, phantom_echo: view_phase | view | phase
                 channel="",  # decathlon: name in dataset.json's "modality"; "" = the only one
@@ -111,7 +112,7 @@ POSITIVE = (
     "data.phantom_patients",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "data.limit", "data.workers", "data.augment.affine", "data.augment.gamma",
+    "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine", "data.augment.gamma",
     "model.head_dim", "train.steps", "train.epochs", "train.warmup", "train.clip",
     "train.weight_decay", "train.keep_every",
 )  # fmt: skip
@@ -133,10 +134,10 @@ def check(config: ConfigDict) -> None:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
     for path in POSITIVE:
-        if field(config, path) <= 0:
+        if not 0 < field(config, path) < math.inf:
             raise ValueError(f"config.{path}={field(config, path)}: must be above 0")
     for path in NOT_NEGATIVE:
-        if field(config, path) < 0:
+        if not 0 <= field(config, path) < math.inf:
             raise ValueError(f"config.{path}={field(config, path)}: must not be negative")
     _check_model(config)
     _check_data(config)
@@ -151,20 +152,30 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"config.train.ema={train.ema}: a decay in [0, 1), 0 for none")
 
 
-def _check_numbers(path: str, values: Sequence, kind: type, low) -> None:
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, kind) or value <= low:
-            raise ValueError(f"config.{path}={tuple(values)}: each entry must be a number above {low}")
+def _check_numbers(
+    path: str, values: Sequence, count: int = 0, kind: type | tuple = (int, float),
+    above: float = -math.inf,
+) -> None:  # fmt: skip
+    """A tuple's entries: numbers of a kind above a bound, `count` of them (0: one or more)."""
+    fit = all(
+        isinstance(value, kind) and not isinstance(value, bool) and above < value < math.inf
+        for value in values)
+    if not fit or not values or (count and len(values) != count):
+        numbers = "whole numbers" if kind is int else "numbers"
+        bound = f", each above {above}" if math.isfinite(above) else ""
+        raise ValueError(
+            f"config.{path}={tuple(values)}: give {count or 'one or more'} {numbers}{bound}")
 
 
 def _check_model(config: ConfigDict) -> None:
     model, size = config.model, config.data.size
-    _check_numbers("model.channels", model.channels, int, 0)
-    _check_numbers("data.size", size, int, 0)
-    if not model.channels:
-        raise ValueError("config.model.channels=(): name at least one level")
+    _check_numbers("model.channels", model.channels, kind=int, above=0)
+    _check_numbers("data.size", size, kind=int, above=0)
     if len(size) not in (2, 3):
         raise ValueError(f"config.data.size={tuple(size)}: give (H, W) or (D, H, W)")
+    if not all(isinstance(attends, bool) for attends in model.attention):
+        raise ValueError(
+            f"config.model.attention={tuple(model.attention)}: each entry is True or False")
     if len(model.attention) != len(model.channels):
         raise ValueError(
             f"config.model.attention={tuple(model.attention)}: one flag for each of the "
@@ -176,22 +187,23 @@ def _check_model(config: ConfigDict) -> None:
             f"config.data.size={tuple(size)}: {len(model.channels)} levels halve it "
             f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
             f"nearest: {nearest}")
-    for width, attends in zip(model.channels, model.attention):
+    # The middle attends whatever the last flag says.
+    for width, attends in zip(model.channels, (*model.attention[:-1], True)):
         if width % model.norm_groups:
             raise ValueError(
                 f"config.model.channels={tuple(model.channels)}: {width} does not divide into "
                 f"config.model.norm_groups={model.norm_groups} groups")
         if attends and model.head_dim and width % model.head_dim:
             raise ValueError(
-                f"config.model.head_dim={model.head_dim}: {width} channels of an attention level "
-                "do not divide into such heads; 0 gives one head per level")
+                f"config.model.head_dim={model.head_dim}: the {width} channels of a level (or "
+                "the middle) that attends do not divide into such heads; 0 gives one head")
     if not 0 <= model.dropout < 1:
         raise ValueError(f"config.model.dropout={model.dropout}: a rate in [0, 1)")
 
 
 def _check_data(config: ConfigDict) -> None:
     data = config.data
-    dims = {"phantom_echo": 2, "camus": 2, "phantom_brain": 3}.get(data.source)
+    dims = {"phantom_echo": 2, "camus": 2, "phantom_brain": 3, "decathlon": 3}.get(data.source)
     if dims and len(data.size) != dims:
         raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {dims}-D")
     if data.source in ("camus", "decathlon", "pickle") and not data.root:
@@ -201,15 +213,24 @@ def _check_data(config: ConfigDict) -> None:
     if "class" in config.cond and data.source == "decathlon":
         raise ValueError(
             f"config.cond={config.cond!r}: a Decathlon folder has no classes; use none or mask")
+    for name in ("range", "percentiles"):
+        _check_numbers(f"data.intensity.{name}", data.intensity[name], count=2)
     low, high = data.intensity.range
     if not low < high:
-        raise ValueError(f"config.data.intensity.range=({low}, {high}): the first must be the lower")
+        raise ValueError(
+            f"config.data.intensity.range=({low}, {high}): the first must be the lower")
     low, high = data.intensity.percentiles
     if not 0 <= low < high <= 100:
         raise ValueError(
             f"config.data.intensity.percentiles=({low}, {high}): 0 <= first < second <= 100")
     if data.spacing_mm:
-        _check_numbers("data.spacing_mm", data.spacing_mm, (int, float), 0)
+        _check_numbers("data.spacing_mm", data.spacing_mm, count=len(data.size), above=0)
+    for pair in data.label_map:
+        labels = pair if isinstance(pair, Sequence) else ()
+        if len(labels) != 2 or not all(type(n) is int and 0 <= n < 256 for n in labels):
+            raise ValueError(
+                f"config.data.label_map={tuple(data.label_map)}: give pairs (from, to) of labels "
+                "from 0 to 255, such as ((4, 3),)")
 
 
 def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
@@ -228,7 +249,8 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
         values[name] = value
     for name, choices in (("cond", CONDITIONS), ("size", SIZES)):
         if name in values and values[name] not in choices:
-            raise ValueError(f"config argument {name}={values[name]}: use one of {', '.join(choices)}")
+            raise ValueError(
+                f"config argument {name}={values[name]}: use one of {', '.join(choices)}")
     return values
 
 
@@ -236,7 +258,7 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """A resolved config as it was saved; fields added since then take their defaults.
 
     Raises:
-      ValueError: a field that does not exist.
+      ValueError: a field that does not exist, or a value of another type than its default.
     """
     config = default()
     _assign(config, values, "")
@@ -249,10 +271,17 @@ def _assign(config: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
             close = difflib.get_close_matches(name, list(config), n=1)
             hint = f"; did you mean {prefix}{close[0]}?" if close else ""
             raise ValueError(f"config.{prefix}{name}: there is no such field{hint}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and isinstance(config[name], ConfigDict):
             _assign(config[name], value, f"{prefix}{name}.")
-        else:
+            continue
+        try:
+            if value is None:  # which ml_collections would let pass
+                raise TypeError
             config[name] = _to_tuple(value)
+        except TypeError as error:
+            raise ValueError(
+                f"config.{prefix}{name}={value!r}: needs the type of its default, "
+                f"{type(config[name]).__name__}") from error
 
 
 def _to_tuple(value: Any) -> Any:

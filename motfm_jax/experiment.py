@@ -17,7 +17,7 @@ from motfm_jax.evaluation import generate
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.runs import Run, open_run
+from motfm_jax.io.runs import Run, open_run, read_metrics
 from motfm_jax.sampling.ode import Solver
 from motfm_jax.training import loop, parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
@@ -75,7 +75,8 @@ def train(
         start = int(state.step)
         run.start(start)
         if first:
-            print("\n".join(startup_lines(config, data, model, state.params, total, start)))
+            lines = startup_lines(config, data, model, state.params, total, start)
+            print("\n".join(lines), flush=True)
         try:
             return loop.train(
                 parallel.replicate(state),
@@ -99,6 +100,8 @@ def train(
         finally:
             checkpoints.wait()
             checkpoints.close()
+            if first:
+                draw_losses(run.path)
 
 
 def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
@@ -107,6 +110,18 @@ def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
     return lambda: pipeline.eval_batches(
         data.valid, data.intensity, batch_size=max(rows // devices, 1) * devices,
         process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
+
+
+def draw_losses(path: Path) -> None:
+    """loss.png of a run: training loss between log points, and validation loss."""
+    rows = read_metrics(path)
+    curves = {}
+    for name, key in (("training", "loss"), ("validation", "valid_loss")):
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            curves[name] = tuple(zip(*points))
+    if curves:
+        images.write_loss_curve(path / "loss.png", curves)
 
 
 def startup_lines(

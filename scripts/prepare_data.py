@@ -12,10 +12,12 @@ the original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from motfm_jax import cli
 from motfm_jax.data import integrity, phantom
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.convert import to_pickle
@@ -25,11 +27,11 @@ from motfm_jax.data.records import Source
 from motfm_jax.io.preview import write_preview
 
 
-def flags(arguments: list[str] | None = None) -> argparse.Namespace:
+def flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
     for name, run in (("check", check), ("preview", preview), ("convert", convert)):
         command = commands.add_parser(name, allow_abbrev=False, usage=argparse.SUPPRESS)
         command.set_defaults(run=run)
@@ -70,7 +72,7 @@ def source(asked: argparse.Namespace, split: str) -> Source:
 
 
 def check(asked: argparse.Namespace) -> int:
-    with tqdm(unit="image", leave=False) as bar:
+    with tqdm(unit="image", leave=False, disable=None) as bar:  # None: only on a terminal
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -102,10 +104,10 @@ def simulate(asked: argparse.Namespace) -> int:
     return 0
 
 
+def main(arguments: Sequence[str]) -> None:
+    asked = flags(arguments)
+    sys.exit(asked.run(asked))
+
+
 if __name__ == "__main__":
-    asked = flags()
-    try:
-        sys.exit(asked.run(asked))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    cli.run(main)

@@ -240,7 +240,7 @@ def split_patients(
 
     Raises:
       ValueError: an unknown rule or split, a list that does not exist or names a missing patient,
-        or too few patients.
+        a patient in two lists, or too few patients.
     """
     if split not in LISTS:
         raise ValueError(f"CAMUS split {split!r}: use train, valid or test")
@@ -265,7 +265,13 @@ def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list
         raise ValueError(
             f"{path}: {came if missing else 'is empty'}, names of patient folders needed; complete "
             "the data or correct the list")
-    return sorted(listed)
+    for other in LISTS:
+        shared = set(listed) & set(read_list(root, other) or ()) if other != split else ()
+        if shared:
+            raise ValueError(
+                f"{path}: {min(shared)} is also in {LISTS[other]}, a patient belongs to one split; "
+                "correct the lists")
+    return sorted(set(listed))
 
 
 def _paper_patients(root: Path, folders: dict[str, Path], split: str, seed: int) -> list[str]:

@@ -87,13 +87,15 @@ def sample_to_folder(
     generate.check_batch(batch)
     nifti = len(facts.size) == 3 if request.nifti is None else request.nifti
     settings = {
-        "checkpoint": checkpoint.hash, "step": checkpoint.step, "num": len(conditions),
+        "checkpoint": checkpoint.hash, "training_step": checkpoint.step, "num": len(conditions),
         "conditions": conditions.digest(), "seed": request.seed, "solver": _said(solver),
         "batch": batch, "trajectory": request.trajectory, "nifti": nifti, "pickle": request.pickle,
     }  # fmt: skip
     sampler = functools.partial(generate.make_sampler, network, condition, intensity.invert, solver)
     with outputs.claim(out, settings, overwrite) as folder:
         if folder is None:
+            if progress:
+                progress(len(conditions), len(conditions))
             return outputs.read_sidecar(out)
         generated = generate.generate(
             sampler(), params, conditions, shape=shape, solver=solver, seed=request.seed,

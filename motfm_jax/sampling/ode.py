@@ -149,7 +149,8 @@ def _integrate_adaptive(field, x0, args, solver) -> Solution:
             lambda t, x, args: field(jnp.full((1,), t), x[None], add_axis(args))[0])
         solution = diffrax.diffeqsolve(
             term, METHODS["adaptive"].make(), t0=0.0, t1=1.0, dt0=FIRST_ADAPTIVE_STEP, y0=x0,
-            args=args, stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
+            args=args,
+            stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
             saveat=diffrax.SaveAt(t1=True), adjoint=diffrax.ForwardMode(), throw=False,
             max_steps=MAX_ADAPTIVE_STEPS,
         )  # fmt: skip

@@ -250,9 +250,14 @@ def listed_but_absent(root):
         file.write("patient0099\n")
 
 
+def in_two_lists(root):
+    (root / "database_split/subgroup_validation.txt").write_text("patient0001\n")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
+        (in_two_lists, r"patient0001 is also in database_split/subgroup_validation.txt"),
         (no_masks_of_some, "1 masks of 8 train frames"),
         (empty_patient, "patient0001: no frame such as"),
         (listed_but_absent, "patient0099"),

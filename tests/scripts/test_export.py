@@ -19,7 +19,6 @@ from motfm_jax.config import CONDITIONS, default
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.training.state import TrainState
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LABELS, CLASSES = ("background", "cavity", "myocardium"), ("2CH", "4CH")
@@ -29,11 +28,22 @@ ALL = [pytest.param(dims, condition, marks=[pytest.mark.slow] * ((dims, conditio
        for dims in SIZES for condition in CONDITIONS]  # fmt: skip
 
 
+def program(path):
+    return jax.jit(jax.export.deserialize(path.read_bytes()).call)
+
+
 def script(name):
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
+
+
+class State(NamedTuple):
+    """Of a training state, what sampling and export may look at."""
+
+    params: dict[str, np.ndarray]
+    ema: dict[str, np.ndarray]
 
 
 def make_run(folder, dims, condition):
@@ -46,12 +56,13 @@ def make_run(folder, dims, condition):
     intensity = Intensity.fit(
         [np.array([[[0.0], [255.0]]], np.float32)], "minmax", "dataset", (-1, 1), (0, 100))
     facts = Facts(SIZES[dims], 1, CLASSES, LABELS, intensity.to_json())
-    params = jax.device_get(build.model(config, facts).init(jax.random.key(0)))
-    generator = np.random.default_rng(0)  # the last convolutions of each block start at zero
-    ema = {name: array + 0.05 * generator.normal(size=array.shape).astype(np.float32)
-           for name, array in params.items()}  # fmt: skip
+    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    generator = np.random.default_rng(0)
+    params, ema = (
+        {name: (0.2 * generator.normal(size=leaf.shape) + name.endswith("scale")).astype(np.float32)
+         for name, leaf in shapes.items()} for _ in range(2))  # fmt: skip
     checkpoints = Checkpoints(folder / "checkpoints", config.to_dict(), facts.to_json())
-    checkpoints.save(7, TrainState(np.int32(7), params, ema, ()), valid_loss=1.0)
+    checkpoints.save(7, State(params, ema), valid_loss=1.0)
     checkpoints.wait()
     checkpoints.close()
     return ema
@@ -107,8 +118,8 @@ def assert_same_images(images, expected):
 @pytest.mark.parametrize("dims, condition", ALL)
 def test_the_exported_sampler_makes_the_images_of_sample_py(exported, dims, condition):
     made = exported(dims, condition)
-    read = lambda name: jax.jit(jax.export.deserialize((made.out / name).read_bytes()).call)
-    start_noise, sampler = read("noise.jax_export"), read("sampler.jax_export")
+    start_noise = program(made.out / "noise.jax_export")
+    sampler = program(made.out / "sampler.jax_export")
     weights = dict(np.load(made.out / "weights.npz"))
     for rows in (slice(0, NUM), slice(1, 2)):
         noise = start_noise(np.uint32(0), np.arange(NUM, dtype=np.int32)[rows])
@@ -174,7 +185,9 @@ def run(tmp_path_factory):
     (["--run={tmp}/nowhere"], "nowhere: "),
     (["--out={tmp}", "--overwrite"], "exists and is not an export"),
 ])  # fmt: skip
-def test_a_mistake_gives_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsys, flags, message):
+def test_a_mistake_gives_one_line_and_exit_code_2(
+    run, tmp_path, monkeypatch, capsys, flags, message
+):
     (tmp_path / "mine.txt").write_text("precious")
     flags = [flag.format(tmp=tmp_path) for flag in flags]
     command = ["export.py", f"--run={run}", f"--out={tmp_path / 'out'}", *flags]

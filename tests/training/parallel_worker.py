@@ -86,7 +86,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
 
     # A signal to the last process alone stops all of them after the same step.
     def batches():
-        for step in range(STEPS, 40):
+        for step in range(STEPS + 1, 40):
             if step == 7 and process == processes - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch(step)
@@ -94,7 +94,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     folder = Path(out).parent / f"run_{processes}"
     with open_run(folder, {"a": 1}, writes=process == 0) as run:
         parallel.barrier("opened")
-        run.start(STEPS)
+        run.start(STEPS + 1)
         checkpoints = Checkpoints(run.checkpoints, {"a": 1}, {})
         outcome = train(
             parallel.replicate(jax.tree.map(np.asarray, restored)), batches(), key=key,
