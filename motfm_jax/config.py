@@ -112,9 +112,9 @@ POSITIVE = (
     "data.phantom_patients",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine", "data.augment.gamma",
-    "model.head_dim", "train.steps", "train.epochs", "train.warmup", "train.clip",
-    "train.weight_decay", "train.keep_every",
+    "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine",
+    "data.augment.gamma", "model.head_dim", "train.steps", "train.epochs", "train.warmup",
+    "train.clip", "train.weight_decay", "train.keep_every",
 )  # fmt: skip
 
 
@@ -135,10 +135,11 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
     for path in POSITIVE:
         if not 0 < field(config, path) < math.inf:
-            raise ValueError(f"config.{path}={field(config, path)}: must be above 0")
+            raise ValueError(f"config.{path}={field(config, path)}: needs a finite number above 0")
     for path in NOT_NEGATIVE:
         if not 0 <= field(config, path) < math.inf:
-            raise ValueError(f"config.{path}={field(config, path)}: must not be negative")
+            raise ValueError(
+                f"config.{path}={field(config, path)}: needs a finite number, 0 or more")
     _check_model(config)
     _check_data(config)
     train = config.train

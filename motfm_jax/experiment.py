@@ -69,9 +69,12 @@ def train(
         checkpoints = Checkpoints(
             run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
-        state = init_state(model.init(init_key), optimizer, train_config.ema)
+        make_state = jax.jit(
+            lambda key: init_state(model.init(key), optimizer, train_config.ema))
         if checkpoints.steps:
-            state = checkpoints.restore(jax.eval_shape(lambda: state))
+            state = checkpoints.restore(jax.eval_shape(make_state, init_key))
+        else:
+            state = make_state(init_key)
         start = int(state.step)
         run.start(start)
         if first:

@@ -70,7 +70,8 @@ def sampler_program(
         images = sample_fn(params, noise, mask, label).astype(jnp.float32)
         known = jnp.ones(noise.shape[:1], bool)
         if mask is not None:
-            known &= jnp.all(mask < num_mask_labels, axis=tuple(range(1, mask.ndim)))
+            declared = mask.astype(jnp.int32) < num_mask_labels
+            known &= jnp.all(declared, axis=tuple(range(1, mask.ndim)))
         if label is not None:
             known &= (label >= 0) & (label < num_classes)
         return jnp.where(jnp.expand_dims(known, tuple(range(1, images.ndim))), images, jnp.nan)
@@ -131,9 +132,8 @@ def write_export(
       platforms: where the programs must run.
 
     Raises:
-      ValueError: `out` is taken.
+      ValueError: `out` is taken, or cannot be written.
     """
-    out = Path(out)
     check_destination(out, overwrite)
     params = {name: np.asarray(array) for name, array in params.items()}
     size, channels = tuple(facts["size"]), facts["channels"]
@@ -147,9 +147,9 @@ def write_export(
         format=FORMAT, condition=condition, **settings, platforms=list(platforms),
         jax=jax.__version__)  # fmt: skip
     example = example_text(facts, condition)
-    with _whole_folder(out) as folder:
+    with _whole_folder(Path(out), overwrite) as folder:
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "weights", params)
+            checkpointer.save(folder / "weights", params)
         np.savez(folder / "weights.npz", **params)
         (folder / "sampler.jax_export").write_bytes(sampler)
         (folder / "noise.jax_export").write_bytes(noise)
@@ -161,9 +161,12 @@ def write_export(
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
-    """Raises ValueError where writing an export to `out` would destroy something."""
+    """Raises ValueError where an export to `out` cannot be written or would destroy something."""
     out = Path(out)
     if not out.exists() and not out.is_symlink():
+        parent = next(path for path in out.absolute().parents if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ValueError(f"{out}: {parent} is no folder that can be written; name another")
         return
     if not is_export(out):
         raise ValueError(f"{out}: exists and is not an export; name a folder that does not exist")
@@ -180,14 +183,15 @@ def is_export(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()
     part = out.with_name(f".{out.name}.part-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    part.mkdir()
+    part.mkdir(parents=True)
     try:
         yield part
+        check_destination(out, overwrite)  # someone else may have been faster
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -218,7 +222,8 @@ def example_text(facts: Mapping[str, Any], condition: str) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    return ", ".join(f"{index} {name}" for index, name in enumerate(names))
+    """For a comment: names come from data files, and none may end the line."""
+    return ", ".join(f"{index} {' '.join(str(name).split())}" for index, name in enumerate(names))
 
 
 EXAMPLE = '''\
@@ -272,9 +277,9 @@ samples four images into images.npy. The two programs take any batch size b:
 The same seed and index give the same noise as `scripts/sample.py --seed` gives that image. A label
 or class that does not exist gives an image of NaN.
 
-JAX promises to run a serialised program for at least six months after the jax version above.
-weights.npz and config.json do not age: motfm_jax rebuilds the network from them. weights/ holds the
-same arrays for Orbax:
+JAX promises that a serialised program runs with versions up to six months newer than the one
+above; after that scripts/export.py writes a new one. weights.npz and config.json do not age.
+weights/ holds the same arrays for Orbax, whatever the number of devices:
 
     orbax.checkpoint.StandardCheckpointer().restore(absolute_path_of_weights)
 """

@@ -1,6 +1,6 @@
 """A run's directory: who may write there, and the records of the run.
 
-    run/{config.json, environment.json, facts.json, metrics.jsonl, lock,
+    run/{config.json, environment.json, facts.json, metrics.jsonl, loss.png, lock,
          tensorboard/, checkpoints/STEP/, samples/}
 """
 
@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-# What a run writes, and so all that overwriting one deletes.
-FILES = ("config.json", "environment.json", "facts.json", "metrics.jsonl")
+# What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
+# replaced.
+FILES = ("facts.json", "metrics.jsonl", "loss.png")
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.
@@ -246,14 +247,13 @@ def _acquire(path: Path) -> int:
 
 
 def _delete_run(path: Path) -> None:
-    # config.json goes last: cut short, the rest is still recognisably a run.
     for name in FOLDERS:
         folder = path / name
         if folder.is_symlink():
             folder.unlink()
         elif folder.is_dir():
             shutil.rmtree(folder)
-    for name in reversed(FILES):
+    for name in FILES:
         (path / name).unlink(missing_ok=True)
 
 

@@ -1,5 +1,11 @@
 """Checkpoints: what is saved, kept, restored, and said when it cannot be."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +15,7 @@ from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weig
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 
+ROOT = Path(__file__).parents[2]
 CONFIG, FACTS = {"cond": "none", "train": {"lr": 1e-4}}, {"size": [16, 16], "channels": 1}
 
 
@@ -116,6 +123,37 @@ def test_an_interrupted_save_leaves_the_previous_one(tmp_path):
     checkpoints.save(2, make_state())
     checkpoints.close()
     assert restore_weights(tmp_path).step == 2
+
+
+SAVE_FOR_EVER = """
+import sys, itertools, numpy as np
+from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.training.state import TrainState
+checkpoints = Checkpoints(sys.argv[1], {}, {})
+for step in itertools.count((checkpoints.steps or [0])[-1] + 1):
+    weights = {f"w/{n}": np.full((200, 200), step, np.float32) for n in range(30)}
+    checkpoints.save(step, TrainState(np.int32(step), weights, None, (), np.bool_(False)))
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    last = 0
+    for delay_s in (0.0, 0.2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path / "checkpoints")], text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+        for _ in range(2):  # the second save starts once the first is on disk
+            assert process.stdout.readline()
+        time.sleep(delay_s)
+        process.kill()
+        process.wait()
+        weights = restore_weights(tmp_path)
+        assert weights.step > last
+        last = weights.step
+        assert len(weights.params) == 30
+        assert all(np.all(leaf == last) for leaf in weights.params.values())
 
 
 def test_another_architecture_is_refused_by_name(tmp_path):

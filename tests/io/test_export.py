@@ -185,6 +185,30 @@ def test_a_taken_folder_is_refused_and_only_an_export_is_overwritten(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
 
 
+def test_an_export_that_appears_meanwhile_is_not_destroyed(tmp_path, monkeypatch):
+    def slow(*arguments):
+        monkeypatch.undo()
+        write(tmp_path / "out", "class")
+        return "late"
+
+    monkeypatch.setattr(export, "readme_text", slow)
+    with pytest.raises(ValueError, match="holds an export already"):
+        write(tmp_path / "out", "mask")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["condition"] == "class"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is no folder that can be written"):
+        write(tmp_path / "file" / "deep" / "out", sample_fn=None)
+
+
+def test_no_class_name_becomes_code():
+    facts = toy_facts((8, 6)) | {"classes": ("2CH\nimport os", "4CH")}
+    assert "# 0 2CH import os, 1 4CH\n" in export.example_text(facts, "class")
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, existing):
     if existing:

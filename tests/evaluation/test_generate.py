@@ -1,0 +1,211 @@
+"""Images from a toy network: noise, batches, devices, counts, interruption."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motfm_jax.arrays import Condition, Network
+from motfm_jax.evaluation import generate
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.sampling.ode import Solver
+
+SHAPE = (4, 6, 1)
+EULER = Solver("euler", 4)
+PARAMS = {"scale": np.float32(0.7)}
+
+
+def toy_network():
+    """A velocity that mixes the image's pixels, the mask, the class and the time."""
+    def encode(params, condition):
+        total = 0.0
+        if condition.mask is not None:
+            total = total + condition.mask
+        if condition.label is not None:
+            total = total + (condition.label @ jnp.arange(3.0))[:, None, None, None]
+        return total
+
+    def apply(params, x, t, context, dropout_key):
+        mixed = jnp.tanh(jnp.roll(x, 1, axis=1) + context)
+        return params["scale"] * mixed + t[:, None, None, None]
+
+    return Network(encode, apply)
+
+
+def to_condition(mask, label):
+    return Condition(
+        None if mask is None else mask[..., None].astype(jnp.float32),
+        None if label is None else jax.nn.one_hot(label, 3))
+
+
+def make_sampler(solver=EULER, **rest):
+    return generate.make_sampler(
+        toy_network(), to_condition, lambda image: 10 * image + 100, solver, **rest)
+
+
+def make_conditions(num):
+    rng = np.random.default_rng(0)
+    return Conditions(
+        num, rng.integers(0, 3, (num, 4, 6)).astype(np.uint8), (np.arange(num) % 3).astype(np.int32))
+
+
+def make_images(num, batch, solver=EULER, sampler=None, **rest):
+    return generate.generate(
+        sampler or make_sampler(solver), PARAMS, make_conditions(num), shape=SHAPE, solver=solver,
+        batch=batch, **rest)  # fmt: skip
+
+
+def test_start_noise_depends_on_seed_and_index_alone_bit_for_bit():
+    together = generate.start_noise(5, np.arange(6), SHAPE)
+    for rows in ([4], [3, 4, 5], [4, 4, 0]):
+        part = generate.start_noise(5, np.array(rows), SHAPE)
+        assert part.tobytes() == together[rows].tobytes()
+    assert np.unique(together[:, 0, 0, 0]).size == 6
+    assert (generate.start_noise(6, np.arange(6), SHAPE) != together).all(axis=(1, 2, 3)).all()
+    many = generate.start_noise(0, np.arange(200), SHAPE)
+    assert abs(many.mean()) < 0.03 and abs(many.std() - 1) < 0.03
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 7, 16])
+def test_images_do_not_depend_on_the_batch_size(batch):
+    expected = make_images(7, 7)
+    got = make_images(7, batch)
+    assert got.images.shape == (7, *SHAPE) and got.images.dtype == np.float32
+    # 1e-4 of the range in the network's units, which `invert` stretches tenfold.
+    np.testing.assert_allclose(got.images, expected.images, atol=10 * 1e-4)
+    np.testing.assert_array_equal(got.steps, 4)
+
+
+def test_images_are_the_solve_of_their_own_noise_and_condition_in_original_units():
+    num, conditions = 3, make_conditions(3)
+    x = generate.start_noise(11, np.arange(num), SHAPE)
+    context = conditions.masks[..., None] + conditions.labels[:, None, None, None].astype(np.float32)
+    for step in range(4):
+        x = x + 0.25 * (0.7 * np.tanh(np.roll(x, 1, axis=1) + context) + step / 4)
+    got = make_images(num, 2, seed=11)
+    np.testing.assert_allclose(got.images, 10 * x + 100, rtol=1e-5)
+
+
+def test_four_devices_start_from_the_same_bits_and_end_within_rounding(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import jax, numpy as np
+import test_generate as t
+assert jax.local_device_count() == 4
+np.savez(sys.argv[1], noise=t.generate.start_noise(3, np.arange(6), t.SHAPE),
+         images=t.make_images(6, 4, seed=3).images)
+"""
+    flags = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
+    subprocess.run([sys.executable, "-c", script, tmp_path / "four.npz"], env=flags, check=True)
+    with np.load(tmp_path / "four.npz") as four:
+        assert four["noise"].tobytes() == generate.start_noise(3, np.arange(6), SHAPE).tobytes()
+        alone = make_images(6, 3, seed=3).images
+        np.testing.assert_allclose(four["images"], alone, atol=10 * 1e-4)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupting(after):
+    def progress(done, total):
+        if done >= after:
+            raise Interrupted
+
+    return progress
+
+
+def test_an_interrupted_call_goes_on_without_solving_a_batch_twice(tmp_path):
+    solved, sampler = [], make_sampler()
+
+    def counting(params, rows):
+        solved.append(len(rows.x0))
+        return sampler(params, rows)
+
+    with pytest.raises(Interrupted):
+        make_images(7, 2, sampler=counting, folder=tmp_path, progress=interrupting(4))
+    assert len(solved) == 2 and len(list(tmp_path.iterdir())) == 2
+    whole = make_images(7, 2, sampler=counting, folder=tmp_path)
+    assert len(solved) == 4
+    np.testing.assert_array_equal(whole.images, make_images(7, 2, sampler=sampler).images)
+    assert len(whole.steps) == 7
+    make_images(7, 2, sampler=counting, folder=tmp_path)
+    assert len(solved) == 4, "nothing is left to solve"
+
+
+def test_seconds_leave_out_the_first_solve_and_a_single_batch_is_timed_again():
+    solved, sampler = [], make_sampler()
+
+    def slow_first(params, rows):
+        solved.append(1)
+        if len(solved) == 1:
+            import time
+
+            time.sleep(0.5)
+        return sampler(params, rows)
+
+    assert make_images(6, 2, sampler=slow_first).seconds_per_image < 0.2
+    assert len(solved) == 3
+    assert np.isnan(make_images(2, 2, sampler=slow_first).seconds_per_image) and len(solved) == 4
+    solved.clear()
+    assert make_images(2, 2, sampler=slow_first, timed=True).seconds_per_image < 0.2
+    assert len(solved) == 2
+
+
+def test_the_trajectory_runs_from_the_noise_to_the_image():
+    sampler = make_sampler(trajectory=True)
+    states = generate.generate_trajectory(
+        sampler, PARAMS, make_conditions(5), shape=SHAPE, seed=2, num=3)
+    assert states.shape == (5, 3, *SHAPE)
+    noise = generate.start_noise(2, np.arange(3), SHAPE)
+    np.testing.assert_allclose(states[0], 10 * noise + 100, rtol=1e-6)
+    np.testing.assert_allclose(states[-1], make_images(5, 5, seed=2).images[:3], atol=1e-3)
+
+
+def test_calls_come_from_measured_steps():
+    assert generate.calls(Solver("heun", 3), np.array([3, 3])) == 6
+    assert generate.calls(Solver("adaptive"), np.array([2, 4])) == {"min": 13, "mean": 19.0, "max": 25}
+    adaptive = make_images(3, 2, Solver("adaptive"))
+    assert adaptive.steps.shape == (3,) and (adaptive.steps > 0).all()
+
+
+@pytest.mark.parametrize("num, dims, batch", [(1, 2, 1), (7, 2, 4), (100, 2, 16), (9, 3, 2)])
+def test_the_default_batch_makes_two_solves_where_it_can(num, dims, batch):
+    assert generate.default_batch(num, dims) == batch * jax.local_device_count()
+
+
+def test_images_that_are_not_finite_are_no_result():
+    broken = Network(lambda params, condition: None, lambda params, x, *_: jnp.where(x > 2, jnp.nan, x))
+    sampler = generate.make_sampler(broken, to_condition, lambda image: image, EULER)
+    with pytest.raises(ValueError, match="image 0 is not finite: are the weights finite"):
+        make_images(4, 4, sampler=sampler)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("adaptive", 10), "--steps=10 with --solver=adaptive"),
+    (("euler", 10, 1e-3), "only adaptive takes tolerances"),
+    (("eular", None), "use one of euler"),
+    (("euler", 0), "at least 1 step"),
+    (("adaptive", None, -1.0), "must be above 0"),
+])  # fmt: skip
+def test_solvers_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate.make_solver(*arguments)
+
+
+def test_what_is_not_said_of_a_solver_has_a_default():
+    assert generate.make_solver("heun", None) == Solver("heun", 10)
+    assert generate.make_solver("adaptive", None, None, 1e-4) == Solver("adaptive", atol=1e-4)
+
+
+def test_a_batch_must_suit_the_devices():
+    with pytest.raises(ValueError, match="--batch=-1: a multiple of the"):
+        make_images(2, -1)

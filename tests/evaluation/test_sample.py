@@ -1,0 +1,175 @@
+"""The folder of outputs: its files, its sidecar, continuing, refusing, overwriting."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from motfm_jax.arrays import Condition, Network
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.pickles import read_pickle
+from motfm_jax.data.records import Facts
+from motfm_jax.evaluation import outputs
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
+from motfm_jax.sampling.ode import Solver
+
+CLASSES = ("2CH_ED", "2CH_ES")
+INTENSITY = Intensity("percentile", "dataset", (-1.0, 1.0), (0.5, 99.5), 10.0, 50.0)
+NETWORK = Network(
+    lambda params, condition: None, lambda params, x, t, context, key: -x * params["rate"])
+CHECKPOINT = Checkpoint("runs/x", "abc", 7)
+
+
+def request(**changes):
+    return Request(Solver("midpoint", 3))._replace(**changes)
+
+
+def sample(out, num=5, size=(8, 8), asked=None, conditions=None, **rest):
+    masks = np.random.default_rng(0).integers(0, 3, (num, *size)).astype(np.uint8)
+    labels = (np.arange(num) % 2).astype(np.int32)
+    facts = Facts(size, 1, CLASSES, ("background", "a", "b"), INTENSITY.to_json(), None,
+                  np.diag([2.0, 2, 3, 1]).tolist())  # fmt: skip
+    return sample_to_folder(
+        out, asked or request(), conditions or Conditions(num, masks, labels, ["here"] * num),
+        network=NETWORK, params={"rate": np.float32(1.0)},
+        condition=lambda mask, label: Condition(), kind="mask+class", facts=facts,
+        intensity=INTENSITY, checkpoint=CHECKPOINT, **rest)  # fmt: skip
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_holds_images_masks_classes_a_picture_and_a_sidecar(tmp_path):
+    sidecar = sample(tmp_path / "out")
+    assert names(tmp_path / "out") == ["grid.png", "samples.json", "samples.npz"]
+    assert json.loads((tmp_path / "out" / "samples.json").read_text()) == sidecar
+    with np.load(tmp_path / "out" / "samples.npz") as arrays:
+        assert sorted(arrays.files) == ["classes", "images", "masks"]
+        assert arrays["images"].shape == (5, 8, 8, 1) and arrays["masks"].shape == (5, 8, 8)
+        assert arrays["classes"].tolist() == [0, 1, 0, 1, 0]
+        factor = (1 - 1 / 3 + 1 / 18) ** 3  # three midpoint steps of dx/dt = -x
+        np.testing.assert_allclose(arrays["images"].mean(), 30, atol=3), "-1 .. 1 is 10 .. 50"
+        np.testing.assert_allclose(arrays["images"].std(), 20 * factor, rtol=0.15)
+    assert sidecar["synthetic"] is True and sidecar["calls"] == 6 and sidecar["steps"] == 3
+    assert sidecar["checkpoint"] == "abc" and sidecar["training_step"] == 7 and sidecar["seed"] == 0
+    assert sidecar["condition"]["classes"][:2] == list(CLASSES)
+    assert sidecar["condition"]["from"] == ["here"] * 5
+    assert sidecar["seconds_per_image"] > 0
+    assert "stand for 10 and 50" in sidecar["images"]["units"]
+    assert sidecar["environment"]["packages"]["jax"]
+
+
+def test_trajectory_pickle_and_nifti_are_written_when_asked(tmp_path):
+    sample(tmp_path, num=3, asked=request(trajectory=True, pickle=True, nifti=True))
+    assert names(tmp_path) == [
+        "grid.png", "sample_0000.nii.gz", "sample_0001.nii.gz", "sample_0002.nii.gz",
+        "samples.json", "samples.npz", "samples.pkl", "trajectory.npz", "trajectory.png"]  # fmt: skip
+    images = np.load(tmp_path / "samples.npz")["images"]
+    with np.load(tmp_path / "trajectory.npz") as way:
+        np.testing.assert_allclose(way["times"], [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
+        np.testing.assert_allclose(way["states"][-1], images, rtol=1e-5)
+    entries = read_pickle(tmp_path / "samples.pkl")
+    assert list(entries) == ["train", "valid"] and len(entries["train"]) == 3
+    np.testing.assert_array_equal(entries["train"][1]["image"][0], images[1, ..., 0])
+    assert entries["train"][1]["class"] == "2CH_ES"
+
+
+def test_volumes_are_written_as_nifti_by_default_with_their_affines(tmp_path):
+    shifted = np.eye(4)
+    shifted[0, 3] = 5.0
+    conditions = Conditions(2, affines=[None, shifted.tolist()])
+    sidecar = sample(tmp_path, size=(4, 4, 6), conditions=conditions)
+    images = np.load(tmp_path / "samples.npz")["images"]
+    for index, affine in enumerate([np.diag([2, 2, 3, 1]), shifted]):
+        volume = nibabel.load(tmp_path / f"sample_000{index}.nii.gz")
+        np.testing.assert_array_equal(volume.get_fdata(dtype=np.float32), images[index, ..., 0])
+        np.testing.assert_allclose(volume.affine, affine)
+    assert sidecar["condition"]["classes"] is None
+    assert np.load(tmp_path / "samples.npz").files == ["images"]
+
+
+def test_adaptive_reports_the_spread_of_its_calls(tmp_path):
+    sidecar = sample(tmp_path, asked=request(solver=Solver("adaptive", rtol=1e-4, atol=1e-4)))
+    calls = sidecar["calls"]
+    assert 7 <= calls["min"] <= calls["mean"] <= calls["max"]
+    assert sidecar["solver"] == {"name": "adaptive", "rtol": 1e-4, "atol": 1e-4}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(done, total):
+    raise Interrupted
+
+
+def test_an_interrupted_call_continues_and_ends_as_if_it_had_not_been(tmp_path):
+    with pytest.raises(Interrupted):
+        sample(tmp_path / "a", asked=request(batch=2), progress=interrupt)
+    assert names(tmp_path / "a") == [".partial"]
+    first_batch = (tmp_path / "a" / ".partial" / "batch_00000000.npz").stat().st_mtime_ns
+    with pytest.raises(Interrupted):
+        sample(tmp_path / "a", asked=request(batch=2), progress=interrupt)
+    again = (tmp_path / "a" / ".partial" / "batch_00000000.npz").stat().st_mtime_ns
+    assert again == first_batch
+    sample(tmp_path / "a", asked=request(batch=2))
+    sample(tmp_path / "b", asked=request(batch=2))
+    assert names(tmp_path / "a") == names(tmp_path / "b")
+    for name in ("images", "masks", "classes"):
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "a" / "samples.npz")[name], np.load(tmp_path / "b" / "samples.npz")[name])
+    assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
+
+
+def test_a_finished_folder_is_left_as_it_is(tmp_path):
+    first = sample(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert sample(tmp_path) == first
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finished):
+    (tmp_path / "notes.txt").write_text("mine")
+    if finished:
+        sample(tmp_path, asked=request(batch=2, trajectory=True))
+    else:
+        with pytest.raises(Interrupted):
+            sample(tmp_path, asked=request(batch=2, trajectory=True), progress=interrupt)
+    before = names(tmp_path)
+    other = request(batch=2, seed=1)
+    with pytest.raises(ValueError, match="seed was 0, is 1; trajectory was True, is False.*--overwrite"):
+        sample(tmp_path, asked=other)
+    assert names(tmp_path) == before
+    sample(tmp_path, asked=other, overwrite=True)
+    assert names(tmp_path) == ["grid.png", "notes.txt", "samples.json", "samples.npz"]
+    sample(tmp_path.parent / "fresh", asked=other)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "samples.npz")["images"],
+        np.load(tmp_path.parent / "fresh" / "samples.npz")["images"])
+
+
+def test_files_that_are_not_ours_are_never_touched(tmp_path):
+    (tmp_path / "samples.npz").write_bytes(b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="samples.npz, which scripts/sample.py did not write"):
+            sample(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "samples.npz").read_bytes() == b"precious"
+    with pytest.raises(ValueError, match="is a file"):
+        sample(tmp_path / "samples.npz")
+
+
+def test_two_writers_are_not_let_into_one_folder(tmp_path):
+    with outputs.claim(tmp_path, {"seed": 0}):
+        with pytest.raises(ValueError, match="another process is writing there"):
+            outputs.claim(tmp_path, {"seed": 0}).__enter__()
+    assert names(tmp_path) == []
+
+
+def test_a_seed_that_is_none_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="--seed=-1"):
+        sample(tmp_path / "out", asked=request(seed=-1))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,173 @@
+"""The whole velocity network: sizes of the original, its start, its conditions, what is hoisted."""
+
+import functools
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import draw, make_settings, parameter_shapes, random_params
+
+from motfm_jax.arrays import Condition
+from motfm_jax.methods import flow
+from motfm_jax.nn.control import velocity_network
+from motfm_jax.sampling.ode import Solver
+
+CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
+ZERO_OUTPUTS = ("skip_convs", "middle_conv", "mask_embedding/conv_out")
+
+TWO_D = dict(
+    channels=(32, 64, 128, 224, 256), attention=(False, False, False, True, True), res_blocks=2,
+    head_dim=0, norm_groups=32, transformer_layers=4)  # fmt: skip
+THREE_D = dict(
+    dims=3, channels=(32, 64, 160, 480), attention=(False, False, False, True), res_blocks=2,
+    head_dim=0, norm_groups=32, transformer_layers=6)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, num_classes, mask_channels, total, control", [
+    (TWO_D, 0, 0, 25_877_601, 0),
+    (TWO_D, 4, 0, 71_224_609, 0),
+    (TWO_D, 0, 1, 36_159_457, 10_281_856),
+    (TWO_D, 4, 1, 102_412_833, 31_188_224),
+    (THREE_D, 0, 0, 132_456_929, 0),
+])  # fmt: skip
+def test_parameters_number_as_in_the_original(settings, num_classes, mask_channels, total, control):
+    _, init = velocity_network(make_settings(num_classes=num_classes, **settings), mask_channels)
+    sizes = {name: int(np.prod(shape)) for name, shape in parameter_shapes(init).items()}
+    assert sum(sizes.values()) == total
+    assert sum(size for name, size in sizes.items() if name.startswith("controlnet/")) == control
+    assert sum(size for name, size in sizes.items() if name.startswith("unet/")) == total - control
+
+
+@functools.cache
+def conditional():
+    """A small network with both conditions: its functions, compiled velocity, and parameters."""
+    network, init = velocity_network(
+        make_settings(num_classes=CLASSES), MASK_CHANNELS, MASK_WIDTH)
+
+    def velocity(params, x, t, condition):
+        return network.apply(params, x, t, network.encode(params, condition), None)
+
+    started = init(jax.random.key(0))
+    return network, init, jax.jit(velocity), {k: np.asarray(v) for k, v in started.items()}
+
+
+def make_inputs():
+    mask = jax.nn.one_hot(np.random.default_rng(0).integers(0, 5, (3, 8, 8)), MASK_CHANNELS)
+    condition = Condition(mask=np.asarray(mask), label=np.eye(CLASSES, dtype=np.float32)[[0, 2, 5]])
+    return draw(3, 8, 8, 1), np.array([0.1, 0.5, 0.9], np.float32), condition
+
+
+def change_row(row):
+    """The inputs with everything about one row changed."""
+    x, t, condition = make_inputs()
+    x[row], t[row] = -x[row] + 1, 1 - t[row] / 2
+    condition.mask[row] = np.roll(condition.mask[row], 1, axis=-1)
+    condition.label[row] = np.eye(CLASSES)[6]
+    return x, t, condition
+
+
+def test_the_velocity_starts_at_zero():
+    _, _, velocity, started = conditional()
+    found = velocity(started, *make_inputs())
+    assert found.shape == (3, 8, 8, 1) and found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_the_mask_unet_starts_as_a_copy_of_the_encoder_behind_zeros():
+    started = conditional()[3]
+    encoder = {name for name in started if name.startswith("unet/encoder/")}
+    copies = {name for name in started if name.startswith("controlnet/encoder/")}
+    assert {name.replace("unet/", "controlnet/", 1) for name in encoder} == copies
+    for name in copies:
+        original = started[name.replace("controlnet/", "unet/", 1)]
+        np.testing.assert_array_equal(started[name], original, err_msg=name)
+    for name, value in started.items():
+        zero = name.startswith(tuple(f"controlnet/{part}" for part in ZERO_OUTPUTS))
+        zero = zero or "/conv2/" in name or "/proj_out/" in name or "/conv_out/" in name
+        is_bias_of_a_norm = "norm" in name and name.endswith("bias")
+        assert np.any(value) != (zero or is_bias_of_a_norm), name
+
+
+def test_a_mask_has_no_effect_until_the_zero_convolutions_have_learned():
+    _, init, velocity, started = conditional()
+    params = random_params(init)
+    params.update({name: value for name, value in started.items() if "controlnet/" in name})
+    x, t, condition = make_inputs()
+    found = velocity(params, x, t, condition)
+    assert float(jnp.abs(found).max()) > 0.1
+    other = condition._replace(mask=np.roll(condition.mask, 1, axis=-1))
+    np.testing.assert_array_equal(velocity(params, x, t, other), found)
+
+    unet, _ = velocity_network(make_settings(num_classes=CLASSES))
+    alone = jax.jit(lambda params, x, t, label: unet.apply(
+        params, x, t, unet.encode(params, Condition(label=label)), None))
+    own = {name: value for name, value in params.items() if name.startswith("unet/")}
+    np.testing.assert_allclose(alone(own, x, t, condition.label), found, atol=1e-5)
+
+
+def test_class_mask_time_and_image_matter_once_weights_are_random():
+    _, init, velocity, _ = conditional()
+    params, (x, t, condition) = random_params(init), make_inputs()
+    found = velocity(params, x, t, condition)
+    for changed in (
+        (x, t, condition._replace(label=np.roll(condition.label, 1, axis=-1))),
+        (x, t, condition._replace(mask=np.roll(condition.mask, 1, axis=-1))),
+        (x, 1 - t / 2, condition),
+        (x + 1, t, condition),
+    ):
+        difference = jnp.abs(velocity(params, *changed) - found)
+        assert float(difference.max(axis=(1, 2, 3)).min()) > 1e-3, "in every row"
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_row_depends_on_that_row_alone(row):
+    _, init, velocity, _ = conditional()
+    params = random_params(init)
+    before, after = velocity(params, *make_inputs()), velocity(params, *change_row(row))
+    others = [index for index in range(3) if index != row]
+    np.testing.assert_allclose(after[others,], before[others,], atol=1e-6)
+    assert float(jnp.abs(after[row] - before[row]).max()) > 1e-2
+
+
+def test_different_keys_start_different_networks():
+    _, init, _, started = conditional()
+    other = init(jax.random.key(1))
+    name = "unet/encoder/conv_in/kernel"
+    assert np.abs(np.asarray(other[name]) - started[name]).max() > 0.1
+
+
+def equations(jaxpr, inside_loop=False):
+    """(equation, whether it is in a loop's body), however deep."""
+    for equation in jaxpr.eqns:
+        yield equation, inside_loop
+        loop = inside_loop or equation.primitive.name in ("while", "scan")
+        for value in jax.tree.leaves(
+            tuple(equation.params.values()),
+            is_leaf=lambda value: isinstance(value, jax.extend.core.ClosedJaxpr | JAXPR)):
+            if isinstance(value, jax.extend.core.ClosedJaxpr):
+                yield from equations(value.jaxpr, loop)
+            elif isinstance(value, JAXPR):
+                yield from equations(value, loop)
+
+
+JAXPR = jax.extend.core.Jaxpr
+
+
+def test_the_condition_is_encoded_outside_the_sampling_loop():
+    network, init, _, _ = conditional()
+    x, _, condition = make_inputs()
+    program = jax.make_jaxpr(
+        lambda params, x, condition: flow.sample(network, params, x, condition, Solver("heun", 4)).x
+    )(jax.eval_shape(init, jax.random.key(0)), x, condition)
+
+    places = {}
+    for equation, inside in equations(program.jaxpr):
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            places.setdefault(equation.invars[1].aval.shape, []).append(inside)
+    assert places[(3, 3, MASK_CHANNELS, MASK_WIDTH)] == [False]
+    assert places[(3, 3, MASK_WIDTH, 8)] == [False]
+    class_values = places[(CLASSES, 16)]  # attn2.to_v: 2 + 1 in the encoders and 2 on the way up
+    assert len(class_values) == 6 and not any(class_values)
+    assert all(places[(3, 3, 1, 8)]), "the first convolution of x is in the loop"

@@ -1,0 +1,149 @@
+"""Resampling, normalisation, time embedding, dropout, residual blocks, and how layers start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from networks import draw
+
+from motfm_jax.nn import layers
+
+SPACES = [(4, 6), (4, 2, 6)]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_upsample_repeats_along_every_axis(space):
+    x = draw(2, *space, 3)
+    expected = x
+    for axis in range(1, 1 + len(space)):
+        expected = np.repeat(expected, 2, axis)
+    np.testing.assert_array_equal(layers.upsample(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_downsample_is_the_mean_of_blocks(space):
+    x = draw(2, *space, 3)
+    found = np.asarray(layers.downsample(jnp.asarray(x)))
+    assert found.shape == (2, *(size // 2 for size in space), 3)
+    for index in np.ndindex(found.shape[1:-1]):
+        block = tuple(slice(2 * i, 2 * i + 2) for i in index)
+        expected = x[:, *block].astype(np.float64).mean(axis=tuple(range(1, 1 + len(space))))
+        np.testing.assert_allclose(found[:, *index], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (50.0, 0.1)])
+def test_group_norm_follows_the_formula_in_float64(space, mean, std):
+    features, groups = 12, 4
+    norm = layers.GroupNorm(features, groups=groups, dtype=jnp.float32)
+    norm.scale = nnx.Param(jnp.asarray(1 + draw(features, seed=1)))
+    norm.bias = nnx.Param(jnp.asarray(draw(features, seed=2)))
+    x = (mean + std * draw(2, *space, features)).astype(np.float32)
+
+    grouped = x.astype(np.float64).reshape(2, -1, groups, features // groups)
+    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    variance = np.square(centred).mean(axis=(1, 3), keepdims=True)
+    normalised = (centred / np.sqrt(variance + 1e-6)).reshape(x.shape)
+    expected = normalised * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
+    np.testing.assert_allclose(norm(x), expected, atol=3e-4 if mean else 1e-5)
+
+
+def test_group_norm_computes_in_float32_and_answers_in_its_dtype():
+    x = (50 + 0.1 * draw(1, 8, 8, 8)).astype(np.float32)
+    exact = layers.GroupNorm(8, groups=2, dtype=jnp.float32)(x)
+    rounded = layers.GroupNorm(8, groups=2, dtype=jnp.bfloat16)(x)
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("features", [8, 9])
+def test_time_is_embedded_in_cosines_and_sines(features):
+    level = np.array([0.0, 1.0, 12.5, 999.0])
+    frequencies = 10_000.0 ** (-np.arange(4) / 4)
+    expected = np.zeros((4, features))
+    expected[:, :4] = np.cos(level[:, None] * frequencies)
+    expected[:, 4:8] = np.sin(level[:, None] * frequencies)
+    found = layers.sinusoidal_embedding(jnp.asarray(level, jnp.float32), features)
+    np.testing.assert_allclose(found, expected, atol=3e-4)
+
+
+def test_continuous_and_floored_time_agree_at_whole_levels_and_only_there():
+    embed = {
+        floor: layers.TimeEmbedding(8, floor=floor, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        for floor in (False, True)
+    }
+    levels = np.array([0, 1, 250, 998, 999], np.float32)
+    at = levels / np.float32(999)
+    assert (at * np.float32(999) == levels).all(), "these levels come back exactly in float32"
+    between = (levels[:-1] + np.float32(0.5)) / np.float32(999)
+    np.testing.assert_array_equal(embed[True](at), embed[False](at))
+    np.testing.assert_array_equal(embed[True](between), embed[True](at[:-1]))
+    difference = np.abs(np.asarray(embed[False](between) - embed[True](between))).max(axis=1)
+    assert (difference > 1e-3).all()
+
+
+def test_time_embedding_is_two_layers_with_silu_between():
+    embed = layers.TimeEmbedding(8, floor=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    t = np.array([0.0, 0.3, 1.0], np.float32)
+    first, second = (
+        (np.asarray(layer.kernel[...], np.float64), np.asarray(layer.bias[...], np.float64))
+        for layer in (embed.linear1, embed.linear2))
+    h = np.asarray(layers.sinusoidal_embedding(t * 999.0, 8), np.float64) @ first[0] + first[1]
+    expected = h / (1 + np.exp(-h)) @ second[0] + second[1]
+    assert expected.shape == (3, 32)
+    np.testing.assert_allclose(embed(t), expected, atol=1e-5)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    x = jnp.ones((4, 5000))
+    dropped = np.asarray(layers.dropout(x, 0.25, jax.random.key(0)))
+    assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
+    assert abs((dropped == 0).mean() - 0.25) < 0.02
+    assert layers.dropout(x, 0.25, None) is x
+    assert layers.dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_layers_start_within_one_over_the_square_root_of_their_inputs():
+    common = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
+    for layer, fan_in in (
+        (layers.linear(64, 50, **common), 64),
+        (layers.conv(5, 40, dims=2, **common), 45),
+        (layers.conv(5, 40, dims=3, **common), 135),
+        (layers.conv(64, 40, dims=2, kernel=1, **common), 64),
+    ):
+        for values in (layer.kernel[...], layer.bias[...]):
+            largest = float(np.abs(values).max()) * fan_in**0.5
+            assert 0.85 < largest <= 1 + 1e-6
+    zero = layers.conv(5, 4, dims=2, zero=True, **common)
+    assert not np.any(zero.kernel[...]) and not np.any(zero.bias[...])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    "resample, change", [(None, lambda x: x), ("up", layers.upsample), ("down", layers.downsample)])
+def test_a_residual_block_starts_as_its_resampling(dims, resample, change):
+
+    @jax.jit
+    def run(x, embedding):
+        block = layers.ResBlock(
+            8, 8, 6, dims=dims, groups=4, dropout=0.0, dtype=jnp.float32, rngs=nnx.Rngs(0),
+            resample=resample)  # fmt: skip
+        return block(x, embedding, None), change(x)
+
+    np.testing.assert_array_equal(*run(draw(2, *(4,) * dims, 8), draw(2, 6)))
+
+
+def test_a_residual_block_is_its_formula():
+    """norm, SiLU, average, convolution, time shift, norm, SiLU, convolution, plus the skip."""
+    block = layers.ResBlock(
+        4, 8, 6, dims=2, groups=2, dropout=0.0, dtype=jnp.float32, rngs=nnx.Rngs(0),
+        resample="down")  # fmt: skip
+    block.conv2.kernel = nnx.Param(jnp.asarray(0.1 * draw(3, 3, 8, 8, seed=3)))
+    x, embedding = jnp.asarray(draw(2, 4, 4, 4)), draw(2, 6, seed=1)
+    h = block.conv1(layers.downsample(nnx.silu(block.norm1(x))))
+    h = h + block.time_emb_proj(nnx.silu(embedding))[:, None, None]
+    h = block.conv2(nnx.silu(block.norm2(h)))
+    expected = block.skip_connection(layers.downsample(x)) + h
+    assert float(jnp.abs(h).mean()) > 0.1
+    np.testing.assert_allclose(block(x, embedding, None), expected, atol=1e-6)

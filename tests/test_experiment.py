@@ -1,0 +1,145 @@
+"""Whole runs: train, resume, sample, export; for every dimension and conditioning."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from motfm_jax import build, presets
+from motfm_jax.config import CONDITIONS, check, default
+from motfm_jax.evaluation.conditions import choose
+from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
+from motfm_jax.experiment import num_steps, train
+from motfm_jax.io.checkpoints import restore_weights
+from motfm_jax.io.runs import read_metrics
+from motfm_jax.sampling.ode import Solver
+
+SIZES = {2: (16, 16), 3: (8, 8, 8)}
+SOURCES = {2: "phantom_echo", 3: "phantom_brain"}
+ALL = [
+    pytest.param(dims, cond, marks=[] if (dims, cond) == (2, "mask+class") else [pytest.mark.slow])
+    for dims in SIZES
+    for cond in CONDITIONS
+]
+
+
+def tiny(dims: int, cond: str, **train_fields):
+    """A run of seconds: two levels of 8 channels, a batch of 4."""
+    config = default()
+    presets.apply(config, dims, "debug")
+    config.cond = cond
+    config.data.update(dict(source=SOURCES[dims], size=SIZES[dims], phantom_patients=10))
+    config.model.update(dict(channels=(8, 8), head_dim=8, norm_groups=4, mask_embedding=4))
+    config.train.update(
+        dict(batch_size=4, log_every=1, eval_every=2, save_every=2, sample_every=100))
+    config.train.update(train_fields)
+    check(config)
+    return config
+
+
+def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarray:
+    trained = build.load_run(run)
+    conditions = choose(
+        trained.config.cond, num=num, classes=trained.facts.classes,
+        mask_labels=trained.facts.mask_labels, size=trained.facts.size,
+        split=lambda: build.arrays(trained.config, "valid"), split_name="valid")  # fmt: skip
+    sample_to_folder(
+        out, Request(Solver("euler", 2), seed=seed, batch=batch), conditions,
+        network=trained.model.network, params=trained.params, condition=trained.model.condition,
+        kind=trained.config.cond, facts=trained.facts, intensity=trained.intensity,
+        checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step))  # fmt: skip
+    with np.load(out / "samples.npz") as made:
+        assert ("masks" in made) == ("mask" in trained.config.cond)
+        assert ("classes" in made) == ("class" in trained.config.cond)
+        return made["images"]
+
+
+@pytest.mark.parametrize("dims, cond", ALL)
+def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond):
+    run = tmp_path / "run"
+    first = train(tiny(dims, cond, steps=2), run)
+    assert first.step == 2 and not first.interrupted
+    resumed = train(tiny(dims, cond, steps=4), run, resume=True)
+    assert resumed.step == 4
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "valid_loss" in row] == [2, 4]
+    assert (run / "loss.png").exists() and (run / "samples" / "0000004.png").exists()
+    images = sampled(run, tmp_path / "samples")
+    assert images.shape == (3, *SIZES[dims], 1)
+    assert json.loads((tmp_path / "samples" / "samples.json").read_text())["calls"] == 2
+
+
+def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
+    def config(steps):
+        made = tiny(2, "mask+class", steps=steps, accumulation=2, ema=0.9, warmup=2)
+        made.data.augment.update(dict(affine=0.2, gamma=0.2))
+        made.model.dropout = 0.1
+        return made
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(config(4), whole)
+    train(config(2), parts)
+    train(config(4), parts, resume=True)
+    pace = "images_per_second"
+    assert [{k: v for k, v in row.items() if k != pace} for row in read_metrics(whole)] == [
+        {k: v for k, v in row.items() if k != pace} for row in read_metrics(parts)
+    ]
+    expected, found = restore_weights(whole, 4).params, restore_weights(parts, 4).params
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(2, "class", steps=2), run)
+    alone, together = (
+        sampled(run, tmp_path / str(batch), batch=batch) for batch in (1, 3)
+    )
+    np.testing.assert_allclose(alone, together, atol=1e-4 * 255, rtol=0)
+    assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
+
+
+def test_epochs_count_the_last_short_batch():
+    config = tiny(2, "none", steps=0, epochs=3, batch_size=8)
+    assert num_steps(config, 17) == 9
+    config.train.steps = 5
+    assert num_steps(config, 17) == 5
+
+
+def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
+    run = tmp_path / "run"
+    config = tiny(2, "none", steps=2)
+    train(config, run)
+    before = restore_weights(run).params
+    with pytest.raises(ValueError, match="holds a run already; --resume"):
+        train(config, run)
+    wider = tiny(2, "none", steps=4)
+    wider.model.channels = (8, 16)
+    with pytest.raises(ValueError, match=r"model.channels was \[8, 8\], is \[8, 16\]"):
+        train(wider, run, resume=True)
+    after = restore_weights(run).params
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(2, "none", steps=1), run)
+    changed = json.loads((run / "checkpoints" / "1" / "config" / "metadata").read_text())
+    changed["model"]["channels"] = [8, 16]
+    (run / "checkpoints" / "1" / "config" / "metadata").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="another architecture.*unet/encoder/down_blocks/1"):
+        build.load_run(run)
+
+
+def test_batches_must_divide_over_devices_and_accumulation(tmp_path):
+    config = tiny(2, "none", steps=1)
+    config.train.batch_size, config.train.accumulation = 4, 4
+    assert jax.device_count() == 1
+    train(config, tmp_path / "run")  # 4 over 1 device x 4
+    config.train.batch_size = 6
+    with pytest.raises(ValueError, match="does not divide"):
+        check(config)
