@@ -1,5 +1,6 @@
 """How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ from ml_collections import ConfigDict, config_flags
 from motfm_jax import config as configs
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls main(arguments) and exits: 0, 2 after a ValueError, 130 after Ctrl-C."""
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Calls main(arguments) and exits: 0; 2 after a mistake, said in a line; 130 after Ctrl-C."""
     try:
-        main(sys.argv[1:])
-    except ValueError as error:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -34,17 +35,31 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     values = flags.FLAGS
     if "config" not in values:
         config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:ARGUMENTS]")
-    file = next((a.partition("=")[2] for a in arguments if a.startswith(("--config=",))), "")
+    if {"--help", "-h", "-help"} & set(arguments):
+        print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
+        sys.exit(0)
+    file = next((a.partition("=")[2] for a in arguments if a.startswith("--config=")), "")
     name = file.partition(":")[0]
     if name and not Path(name).is_file():
         raise ValueError(f"--config={file}: there is no file {name}; see configs/")
     try:
         rest = values([sys.argv[0], *arguments])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from error
+    except Exception as error:  # whatever a config file or a value makes the parser raise
+        raise ValueError(_said(error)) from error
     if rest:
         raise ValueError(f"{rest[0]!r}: flags are given as --name=value; see --help")
     if values.config is None:
         raise ValueError("--config is missing: give one of configs/, such as configs/phantom.py")
     configs.check(values.config)
     return values, values.config
+
+
+def _said(error: Exception) -> str:
+    """What the flag parser's exception says to a user, in one line."""
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if "Traceback" in text:  # of a config file: its last exception says it
+        text = re.split(r"\w+(?:Error|Exception): ", text)[-1]
+    if isinstance(error, KeyError | AttributeError):
+        plain = text.replace("\\n", ". ").replace("\\", "").replace("'", "")
+        return f"no such config field: {plain}"
+    return text

@@ -14,10 +14,9 @@ from tqdm import tqdm
 from motfm_jax import build
 from motfm_jax.data import pipeline
 from motfm_jax.evaluation import generate
-from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.runs import Run, open_run, read_metrics
+from motfm_jax.io.runs import Run, check_workdir, open_run, read_metrics
 from motfm_jax.sampling.ode import Solver
 from motfm_jax.training import loop, parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
@@ -49,6 +48,8 @@ def train(
       NonFiniteError: the loss or a gradient was not finite.
     """
     train_config, first = config.train, jax.process_index() == 0
+    if first:
+        check_workdir(workdir, resume=resume, overwrite=overwrite)
     parallel.check_batch_size(train_config.batch_size, train_config.accumulation)
     data = build.data(config, _data_progress if first else None)
     model = build.model(config, data.facts)
@@ -98,7 +99,7 @@ def train(
                 batch_size=train_config.batch_size, log_every=train_config.log_every,
                 eval_every=train_config.eval_every, save_every=train_config.save_every,
                 hooks=[loop.Hook(
-                    train_config.sample_every, sample_grid(model, data, run, config.seed))],
+                    train_config.sample_every, sample_grid(model, data, run, config.seed, config.cond))],
             )  # fmt: skip
         finally:
             checkpoints.wait()
@@ -162,24 +163,23 @@ def _data_progress(done: int, total: int) -> None:
 
 
 def sample_grid(
-    model: build.Model, data: build.Data, run: Run, seed: int
+    model: build.Model, data: build.Data, run: Run, seed: int, cond: str
 ) -> Callable[[int, Any], None]:
     """A hook that samples for the first validation examples and writes samples/STEP.png."""
     devices = jax.local_device_count()
     num = max(GRID_IMAGES // devices, 1) * devices
     shown = data.valid.take(np.arange(num) % len(data.valid))
-    conditions = Conditions(num, shown.masks, shown.labels)
+    masks = shown.masks if "mask" in cond else None
+    noise = generate.start_noise(seed, np.arange(num), (*data.facts.size, data.facts.channels))
     sampler = generate.make_sampler(
         model.network, model.condition, data.intensity.invert, GRID_SOLVER)
 
     def hook(step: int, weights: Any) -> None:
         if jax.process_index():
             return
-        generated = generate.generate(
-            sampler, weights, conditions, shape=(*data.facts.size, data.facts.channels),
-            solver=GRID_SOLVER, seed=seed, batch=num)
+        solved = sampler(weights, generate.Rows(noise, shown.masks, shown.labels))
         path = run.samples / f"{step:07d}.png"
-        images.write_samples(path, generated.images, masks=shown.masks)
+        images.write_samples(path, solved.images, masks=masks)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
 
     return hook

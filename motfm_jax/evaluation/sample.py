@@ -112,7 +112,7 @@ def sample_to_folder(
         outputs.write(
             out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
             nifti=nifti, pickle=request.pickle, affine=facts.affine)
-    return sidecar
+    return outputs.read_sidecar(out)
 
 
 def _said(solver: Solver) -> Mapping[str, Any]:

@@ -134,16 +134,10 @@ def open_run(
       ValueError: a run is there and neither resume nor overwrite was asked for; the directory
         holds something else; another process is using it; the config differs in other fields.
     """
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite: choose one")
     path = Path(path).absolute()
     if not writes:
         return Run(path, None)
-    exists = _is_run(path)
-    if exists and not (resume or overwrite):
-        raise ValueError(
-            f"{path}: holds a run already; --resume goes on with it, --overwrite deletes it, or "
-            "give another --workdir")
+    exists = check_workdir(path, resume=resume, overwrite=overwrite)
     lock = _acquire(path)
     try:
         config = json.loads(json.dumps(config))
@@ -159,6 +153,22 @@ def open_run(
     except BaseException:
         os.close(lock)
         raise
+
+
+def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether a run is in a directory; touches nothing.
+
+    Raises:
+      ValueError: what is there may not be used, see `open_run`.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite: choose one")
+    exists = _is_run(Path(path))
+    if exists and not (resume or overwrite):
+        raise ValueError(
+            f"{path}: holds a run already; --resume goes on with it, --overwrite deletes it, or "
+            "give another --workdir")
+    return exists
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

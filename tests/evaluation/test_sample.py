@@ -51,7 +51,7 @@ def test_the_folder_holds_images_masks_classes_a_picture_and_a_sidecar(tmp_path)
         assert arrays["images"].shape == (5, 8, 8, 1) and arrays["masks"].shape == (5, 8, 8)
         assert arrays["classes"].tolist() == [0, 1, 0, 1, 0]
         factor = (1 - 1 / 3 + 1 / 18) ** 3  # three midpoint steps of dx/dt = -x
-        np.testing.assert_allclose(arrays["images"].mean(), 30, atol=3), "-1 .. 1 is 10 .. 50"
+        np.testing.assert_allclose(arrays["images"].mean(), 30, atol=3)  # -1 .. 1 is 10 .. 50
         np.testing.assert_allclose(arrays["images"].std(), 20 * factor, rtol=0.15)
     assert sidecar["synthetic"] is True and sidecar["calls"] == 6 and sidecar["steps"] == 3
     assert sidecar["checkpoint"] == "abc" and sidecar["training_step"] == 7 and sidecar["seed"] == 0
@@ -66,7 +66,8 @@ def test_trajectory_pickle_and_nifti_are_written_when_asked(tmp_path):
     sample(tmp_path, num=3, asked=request(trajectory=True, pickle=True, nifti=True))
     assert names(tmp_path) == [
         "grid.png", "sample_0000.nii.gz", "sample_0001.nii.gz", "sample_0002.nii.gz",
-        "samples.json", "samples.npz", "samples.pkl", "trajectory.npz", "trajectory.png"]  # fmt: skip
+        "samples.json", "samples.npz", "samples.pkl", "trajectory.npz", "trajectory.png",
+    ]  # fmt: skip
     images = np.load(tmp_path / "samples.npz")["images"]
     with np.load(tmp_path / "trajectory.npz") as way:
         np.testing.assert_allclose(way["times"], [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
@@ -119,8 +120,8 @@ def test_an_interrupted_call_continues_and_ends_as_if_it_had_not_been(tmp_path):
     sample(tmp_path / "b", asked=request(batch=2))
     assert names(tmp_path / "a") == names(tmp_path / "b")
     for name in ("images", "masks", "classes"):
-        np.testing.assert_array_equal(
-            np.load(tmp_path / "a" / "samples.npz")[name], np.load(tmp_path / "b" / "samples.npz")[name])
+        continued, straight = (np.load(tmp_path / folder / "samples.npz")[name] for folder in "ab")
+        np.testing.assert_array_equal(continued, straight)
     assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
 
 
@@ -141,7 +142,7 @@ def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finishe
             sample(tmp_path, asked=request(batch=2, trajectory=True), progress=interrupt)
     before = names(tmp_path)
     other = request(batch=2, seed=1)
-    with pytest.raises(ValueError, match="seed was 0, is 1; trajectory was True, is False.*--overwrite"):
+    with pytest.raises(ValueError, match=r"seed was 0, is 1; trajectory was True, .*--overwrite"):
         sample(tmp_path, asked=other)
     assert names(tmp_path) == before
     sample(tmp_path, asked=other, overwrite=True)
@@ -155,7 +156,7 @@ def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finishe
 def test_files_that_are_not_ours_are_never_touched(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"precious")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="samples.npz, which scripts/sample.py did not write"):
+        with pytest.raises(ValueError, match=r"samples\.npz, which scripts/sample\.py did not write"):
             sample(tmp_path, overwrite=overwrite)
     assert (tmp_path / "samples.npz").read_bytes() == b"precious"
     with pytest.raises(ValueError, match="is a file"):
@@ -163,9 +164,12 @@ def test_files_that_are_not_ours_are_never_touched(tmp_path):
 
 
 def test_two_writers_are_not_let_into_one_folder(tmp_path):
-    with outputs.claim(tmp_path, {"seed": 0}):
-        with pytest.raises(ValueError, match="another process is writing there"):
-            outputs.claim(tmp_path, {"seed": 0}).__enter__()
+    second = outputs.claim(tmp_path, {"seed": 0})
+    with (
+        outputs.claim(tmp_path, {"seed": 0}),
+        pytest.raises(ValueError, match="another process is writing there"),
+    ):
+        second.__enter__()
     assert names(tmp_path) == []
 
 
