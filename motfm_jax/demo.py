@@ -33,7 +33,6 @@ def config() -> ConfigDict:
     presets.apply(chosen, 2, "small")
     chosen.update(
         data=dict(phantom_patients=200, size=(48, 48)),
-        model=dict(channels=(16, 32, 64), norm_groups=8),
         train=dict(
             steps=500, lr=1e-3, warmup=20, ema=0.98, log_every=20, eval_every=100,
             sample_every=250),

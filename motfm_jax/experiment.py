@@ -81,6 +81,7 @@ def train(
         if first:
             lines = startup_lines(config, data, model, state.params, total, start)
             print("\n".join(lines), flush=True)
+        grid = sample_grid(model, data, run, config.seed, config.cond)
         try:
             return loop.train(
                 parallel.replicate(state),
@@ -98,8 +99,7 @@ def train(
                 learning_rate=learning_rate, run=run, checkpoints=checkpoints, num_steps=total,
                 batch_size=train_config.batch_size, log_every=train_config.log_every,
                 eval_every=train_config.eval_every, save_every=train_config.save_every,
-                hooks=[loop.Hook(
-                    train_config.sample_every, sample_grid(model, data, run, config.seed, config.cond))],
+                hooks=[loop.Hook(train_config.sample_every, grid)],
             )  # fmt: skip
         finally:
             checkpoints.wait()

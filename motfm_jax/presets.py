@@ -11,7 +11,9 @@ _DEBUG = dict(
         log_every=5, eval_every=10, sample_every=20, save_every=10),
 )  # fmt: skip
 _SMALL = dict(
-    model=dict(attention=(False, False, True), res_blocks=1, transformer_layers=1),
+    model=dict(
+        channels=(16, 32, 64), attention=(False, False, True), res_blocks=1, norm_groups=8,
+        transformer_layers=1),
     train=dict(lr=3e-4, ema=0.995, eval_every=200, save_every=200, sample_every=1000),
 )
 
@@ -21,15 +23,13 @@ _SIZES = {
     2: dict(
         debug=[_DEBUG, dict(data=dict(size=(32, 32)))],
         small=[_SMALL, dict(
-            data=dict(size=(64, 64)), model=dict(channels=(32, 64, 96)),
-            train=dict(batch_size=16, epochs=30))],
+            data=dict(size=(64, 64)), train=dict(batch_size=16, epochs=30))],
         paper=[dict(data=dict(size=(384, 384)), train=dict(epochs=200))],
     ),
     3: dict(
         debug=[_DEBUG, dict(data=dict(size=(16, 16, 16)), train=dict(batch_size=4))],
         small=[_SMALL, dict(
-            data=dict(size=(32, 32, 32)), model=dict(channels=(16, 32, 64), norm_groups=16),
-            train=dict(batch_size=4, epochs=60))],
+            data=dict(size=(32, 32, 32)), train=dict(batch_size=4, epochs=60))],
         paper=[dict(
             data=dict(size=(96, 96, 96)),
             model=dict(
