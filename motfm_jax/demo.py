@@ -32,10 +32,10 @@ def config() -> ConfigDict:
     chosen.cond = "mask+class"
     presets.apply(chosen, 2, "small")
     chosen.update(
-        data=dict(phantom_patients=200, size=(48, 48)),
+        data=dict(phantom_patients=200, size=(40, 40)),
         train=dict(
-            steps=500, lr=1e-3, warmup=20, ema=0.98, log_every=20, eval_every=100,
-            sample_every=250),
+            steps=300, lr=1e-3, warmup=20, ema=0.98, log_every=20, eval_every=100,
+            sample_every=150, save_every=100),
     )  # fmt: skip
     check(chosen)
     return chosen
@@ -44,7 +44,8 @@ def config() -> ConfigDict:
 def demo(run: Path) -> float:
     """Trains in `run` (or goes on there), samples and draws; returns the share of images whose
     cavity is darker than their myocardium."""
-    train(config(), run, resume=True)
+    if train(config(), run, resume=True).interrupted:
+        raise KeyboardInterrupt  # saved; the same command goes on
     trained = build.load_run(run)
     real = build.arrays(trained.config, "valid")
     conditions = choose(

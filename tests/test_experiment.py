@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     changed = json.loads((run / "checkpoints" / "1" / "config" / "metadata").read_text())
     changed["model"]["channels"] = [8, 16]
     (run / "checkpoints" / "1" / "config" / "metadata").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match="another architecture.*unet/encoder/down_blocks/1"):
+    with pytest.raises(ValueError, match=r"another architecture.*unet/encoder/down_blocks/1"):
         build.load_run(run)
 
 

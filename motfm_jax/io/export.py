@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -186,22 +187,22 @@ def is_export(folder: Path) -> bool:
 def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
     out = out.resolve()
-    part = out.with_name(f".{out.name}.part-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    part.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    new, old = draft / "new", draft / "old"
     try:
-        yield part
+        new.mkdir()
+        yield new
         check_destination(out, overwrite)  # someone else may have been faster
         if out.exists():
             out.rename(old)
-        part.rename(out)
+        new.rename(out)
     except BaseException:
         if old.exists() and not out.exists():
             old.rename(out)
         raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def example_text(facts: Mapping[str, Any], condition: str) -> str:

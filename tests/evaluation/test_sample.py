@@ -155,8 +155,9 @@ def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finishe
 
 def test_files_that_are_not_ours_are_never_touched(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"precious")
+    refusal = r"samples\.npz, which scripts/sample\.py did not write"
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"samples\.npz, which scripts/sample\.py did not write"):
+        with pytest.raises(ValueError, match=refusal):
             sample(tmp_path, overwrite=overwrite)
     assert (tmp_path / "samples.npz").read_bytes() == b"precious"
     with pytest.raises(ValueError, match="is a file"):

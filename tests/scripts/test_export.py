@@ -51,9 +51,11 @@ def make_run(folder, dims, condition):
     """A run with one checkpoint, at step 7, of a tiny network with weights that all matter."""
     config = default()
     config.cond, config.data.size, config.data.source = condition, SIZES[dims], "pickle"
+    levels = {2: dict(channels=(8, 8), attention=(False, True)),
+              3: dict(channels=(8,), attention=(True,))}  # fmt: skip
     config.model.update(dict(
-        channels=(8, 8), attention=(False, True), res_blocks=1, transformer_layers=1, head_dim=8,
-        norm_groups=4, mask_embedding=4))  # fmt: skip
+        res_blocks=1, transformer_layers=1, head_dim=8, norm_groups=4, mask_embedding=4,
+        **levels[dims]))  # fmt: skip
     intensity = Intensity.fit(
         [np.array([[[0.0], [255.0]]], np.float32)], "minmax", "dataset", (-1, 1), (0, 100))
     facts = Facts(SIZES[dims], 1, CLASSES, LABELS, intensity.to_json())

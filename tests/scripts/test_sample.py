@@ -1,16 +1,18 @@
-"""scripts/sample.py on a run that was trained a step."""
+"""scripts/sample.py as a user calls it."""
 
 import importlib.util
 import json
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import cli, presets
+from motfm_jax import build, cli
 from motfm_jax import config as configs
-from motfm_jax.experiment import train
+from motfm_jax.io.checkpoints import Checkpoints
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sample.py"
 
@@ -22,17 +24,33 @@ def load_script():
     return script
 
 
+class State(NamedTuple):
+    """Of a training state, what sampling looks at."""
+
+    params: dict[str, np.ndarray]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A mask + class run on 16 x 16 phantoms after one update."""
+    """A mask + class run on 16 x 16 phantoms, as if trained: every weight matters."""
     config = configs.default()
     config.cond = "mask+class"
-    presets.apply(config, 2, "debug")
-    config.data.update(size=(16, 16), phantom_patients=6)
-    config.model.update(channels=(8, 16), norm_groups=4)
-    config.train.update(steps=1, save_every=1, eval_every=1, sample_every=100)
+    config.data.update(size=(16, 16), phantom_patients=4)
+    config.model.update(dict(
+        channels=(8, 8), attention=(False, True), res_blocks=1, transformer_layers=1, head_dim=8,
+        norm_groups=4, mask_embedding=4))  # fmt: skip
+    facts = build.data(config).facts
+    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = {
+        name: (0.2 * rng.normal(size=leaf.shape) + name.endswith("scale")).astype(np.float32)
+        for name, leaf in shapes.items()
+    }
     path = tmp_path_factory.mktemp("runs") / "echo"
-    train(config, path)
+    checkpoints = Checkpoints(path / "checkpoints", config.to_dict(), facts.to_json())
+    checkpoints.save(7, State(params), valid_loss=1.0)
+    checkpoints.wait()
+    checkpoints.close()
     return path
 
 
@@ -64,7 +82,7 @@ def test_the_names_others_script_against(run, tmp_path, capfd):
     assert arrays["masks"].shape == (5, 16, 16) and set(np.unique(arrays["masks"])) <= {0, 1, 2, 3}
     assert arrays["classes"].tolist() == [0, 1, 2, 3, 0], "the valid split, in order and repeated"
     assert sidecar["calls"] == 4 and sidecar["synthetic"] is True and sidecar["seed"] == 3
-    assert sidecar["training_step"] == 1 and len(sidecar["checkpoint"]) == 32
+    assert sidecar["training_step"] == 7 and len(sidecar["checkpoint"]) == 32
     assert "network calls an image: 4" in capfd.readouterr().out
     assert np.asarray(Image.open(out / "grid.png")).std() > 10
 
@@ -95,7 +113,9 @@ def test_conditions_come_from_files_and_names(run, tmp_path):
     np.testing.assert_array_equal(arrays["masks"], np.stack([mask] * 3))
 
 
-def test_the_same_command_finds_its_images_and_another_one_is_refused(run, tmp_path, monkeypatch, capfd):
+def test_the_same_command_finds_its_images_and_another_is_refused(
+    run, tmp_path, monkeypatch, capfd
+):
     flags = ["--num=2", "--steps=1"]
     first = sample(run, tmp_path, *flags)
     assert sample(run, tmp_path, *flags) == first

@@ -1,0 +1,309 @@
+"""From configs to data, networks, losses, and trained runs read back."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motfm_jax import build, presets
+from motfm_jax import config as configs
+from motfm_jax.arrays import Batch
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.records import Facts
+from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.nn.dispatch import Capabilities
+from motfm_jax.training.state import TrainState
+
+A100, H100 = Capabilities("gpu", 8.0), Capabilities("gpu", 9.0)
+INTENSITY = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
+FACTS = Facts(
+    size=(16, 16), channels=1, classes=("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"),
+    mask_labels=("background", "cavity", "myocardium"), intensity=INTENSITY.to_json(),
+    spacing_mm=(0.5, 0.6),
+)  # fmt: skip
+
+
+def make_config(**changes):
+    config = configs.default()
+    presets.apply(config, 2, "debug")
+    config.update_from_flattened_dict({
+        "cond": "mask+class", "data.size": (16, 16), "data.phantom_patients": 6,
+        "model.channels": (8, 16), "model.norm_groups": 4, "model.head_dim": 8,
+        **{name.replace("__", "."): value for name, value in changes.items()}})
+    configs.check(config)
+    return config
+
+
+def test_statistics_come_from_the_training_examples_alone():
+    data = build.data(make_config(data__intensity__mode="zscore"))
+    train, valid = (np.asarray(part.images, np.float64) for part in (data.train, data.valid))
+    assert len(train) == 4 * 4 and len(valid) == 4, "six patients: four, one and one"
+    assert not {meta["patient"] for meta in data.train.meta} & {
+        meta["patient"] for meta in data.valid.meta}
+    np.testing.assert_allclose(data.intensity.low, train.mean(), rtol=1e-6)
+    np.testing.assert_allclose(data.intensity.high, train.mean() + train.std(), rtol=1e-6)
+    assert abs(np.concatenate([train, valid]).mean() - train.mean()) > 1e-3
+
+
+def test_facts_are_those_of_the_data_and_survive_being_saved():
+    data = build.data(make_config())
+    facts = data.facts
+    assert (facts.size, facts.channels) == ((16, 16), 1)
+    assert facts.classes == ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
+    assert facts.mask_labels[0] == "background" and len(facts.mask_labels) == 4
+    assert len(facts.spacing_mm) == 2
+    assert_saved_and_read_back(facts)
+    assert Intensity.from_json(json.loads(json.dumps(facts.intensity))) == data.intensity
+
+
+def assert_saved_and_read_back(facts):
+    text = json.dumps(facts.to_json())
+    again = Facts.from_json(json.loads(text))
+    assert json.dumps(again.to_json()) == text
+    for name in ("size", "channels", "classes", "mask_labels", "spacing_mm", "affine"):
+        assert getattr(again, name) == getattr(facts, name), name
+
+
+def test_a_limit_applies_to_training_examples_only():
+    config = make_config(data__limit=3)
+    assert len(build.arrays(config, "train")) == 3
+    assert len(build.arrays(config, "valid")) == 4
+    unlimited = build.arrays(make_config(), "train")
+    np.testing.assert_array_equal(build.arrays(config, "train").images, unlimited.images[:3])
+
+
+def test_a_brain_has_an_affine_and_three_dimensions():
+    config = configs.default()
+    presets.apply(config, 3, "debug")
+    config.update_from_flattened_dict({
+        "data.source": "phantom_brain", "data.phantom_patients": 3, "data.size": (8, 8, 8)})
+    facts = build.data(config).facts
+    assert facts.size == (8, 8, 8) and np.shape(facts.affine) == (4, 4)
+    assert_saved_and_read_back(facts)
+    model = build.model(config, facts)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert shapes["unet/encoder/conv_in/kernel"].shape == (3, 3, 3, 1, 16)
+
+
+def test_data_without_masks_or_classes_cannot_condition(monkeypatch):
+    from motfm_jax.data.phantom import PhantomEcho
+
+    def bare(self, index, original=PhantomEcho.__getitem__):
+        return original(self, index)._replace(mask=None, label=None)
+
+    monkeypatch.setattr(PhantomEcho, "__getitem__", bare)
+    monkeypatch.setattr(PhantomEcho, "mask_labels", ())
+    settings = dict(data__phantom_patients=5)  # not in the cache of the other tests
+    for cond, missing in (("mask", "masks"), ("class", "classes"), ("mask+class", "masks")):
+        with pytest.raises(ValueError, match=f"phantom_echo: config.cond=.* needs {missing}"):
+            build.arrays(make_config(cond=cond, **settings), "train")
+    assert build.arrays(make_config(cond="none", **settings), "train").masks is None
+
+
+def without(**fields):
+    return Facts.from_json({**FACTS.to_json(), **fields})
+
+
+@pytest.mark.parametrize("cond, facts, missing", [
+    ("class", without(classes=()), "class"),
+    ("mask", without(mask_labels=()), "mask"),
+    ("mask+class", without(classes=()), "class"),
+])  # fmt: skip
+def test_a_network_is_not_built_for_conditions_the_data_lacks(cond, facts, missing):
+    with pytest.raises(ValueError, match=f"config.cond=.*the data names no {missing} labels"):
+        build.model(make_config(cond=cond), facts)
+
+
+MASK = np.array([[[0, 1], [2, 1]]], np.uint8)
+LABEL = np.array([2], np.int32)
+
+
+@pytest.mark.parametrize("cond", configs.CONDITIONS)
+def test_a_condition_holds_what_the_config_asks_for(cond):
+    condition = build.model(make_config(cond=cond), FACTS).condition
+    made = condition(MASK, LABEL)
+    assert (made.mask is not None) == ("mask" in cond)
+    assert (made.label is not None) == ("class" in cond)
+    if made.mask is not None:
+        np.testing.assert_array_equal(made.mask, np.eye(3)[MASK])
+        with pytest.raises(ValueError, match=r"conditioned on mask.*: give a mask"):
+            condition(None, LABEL)
+    if made.label is not None:
+        np.testing.assert_array_equal(made.label, [[0, 0, 1, 0]])
+        with pytest.raises(ValueError, match=r"conditioned on .*class: give a class"):
+            condition(MASK, None)
+    if cond == "none":
+        assert condition(None, None) == (None, None)
+
+
+def test_a_scalar_mask_is_one_channel_as_in_the_original():
+    model = build.model(make_config(data__mask_encoding="scalar"), FACTS)
+    np.testing.assert_array_equal(model.condition(MASK, LABEL).mask[..., 0], MASK / 2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert shapes["controlnet/mask_embedding/conv_in/kernel"].shape == (3, 3, 1, 16)
+
+
+def test_sites_say_where_attention_is_and_which_kernel_it_uses():
+    config = make_config(cond="class", model__channels=(8, 16, 32), model__attention=(
+        False, True, False))
+    assert build.model(config, FACTS, A100).sites == (
+        "attention at level 1: 64 tokens, 2 heads of 8: cudnn (flash attention fits)",
+        "attention at the middle: 16 tokens, 4 heads of 8: cudnn (flash attention fits)",
+    )
+    config = make_config(model__head_dim=0)
+    assert build.model(config, FACTS, Capabilities("cpu"), attention="xla").sites == (
+        "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (asked for)",)
+    (site,) = build.model(config, FACTS, Capabilities("cpu")).sites
+    assert site.endswith("xla (no cuDNN flash attention: the device is a cpu)")
+
+
+@pytest.mark.parametrize("dtype, device, expected", [
+    ("auto", A100, jnp.bfloat16), ("auto", Capabilities("cpu"), jnp.float32),
+    ("float32", H100, jnp.float32), ("bfloat16", Capabilities("cpu"), jnp.bfloat16),
+])  # fmt: skip
+def test_what_a_network_computes_in(dtype, device, expected):
+    assert build.model(make_config(train__dtype=dtype), FACTS, device).dtype == expected
+
+
+def test_cudnn_asked_for_in_vain_is_an_error():
+    config = make_config(model__attention_implementation="cudnn")
+    with pytest.raises(ValueError, match="'cudnn' cannot run: the device is a cpu"):
+        build.model(config, FACTS, Capabilities("cpu"))
+    with pytest.raises(ValueError, match=r"not float32; use auto or xla.*train.dtype"):
+        build.model(make_config(
+            model__attention_implementation="cudnn", train__dtype="float32"), FACTS, H100)
+
+
+def test_model_fields_reach_the_network():
+    def shapes(**changes):
+        model = build.model(make_config(**changes), FACTS)
+        return jax.eval_shape(model.init, jax.random.key(0))
+
+    plain = shapes()
+    assert shapes(model__head_dim=0) == plain
+    for changes in (
+        dict(model__res_blocks=2), dict(model__transformer_layers=2),
+        dict(model__mask_embedding=8), dict(model__attention=(True, True)),
+        dict(model__channels=(8, 24)),
+    ):
+        assert shapes(**changes) != plain, changes
+
+
+def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part():
+    config = make_config()
+    model = build.model(config, FACTS)
+    loss = build.loss(config, model)
+    rng = np.random.default_rng(0)
+    batch = Batch(
+        image=rng.uniform(-1, 1, (4, 16, 16, 1)).astype(np.float32),
+        mask=rng.integers(0, 3, (4, 16, 16)).astype(np.uint8),
+        label=np.arange(4, dtype=np.int32), valid=np.ones(4, bool),
+        index=np.arange(4, dtype=np.int32))  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = jax.eval_shape(
+        loss, jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
+    assert shape.shape == (4,) and shape.dtype == jnp.float32
+    with pytest.raises(ValueError, match="no degraded images"):
+        jax.eval_shape(
+            build.loss(make_config(flow__source="image"), model),
+            jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
+
+
+def save_run(folder, config, params, facts=FACTS):
+    """A run directory with one checkpoint, whose average is the parameters plus 1."""
+    state = TrainState(
+        step=np.int32(7), params=params, ema={name: leaf + 1 for name, leaf in params.items()},
+        opt_state=(), halted=np.zeros((), bool))  # fmt: skip
+    checkpoints = Checkpoints(folder / "checkpoints", config.to_dict(), facts.to_json())
+    checkpoints.save(7, state)
+    checkpoints.close()
+    return folder
+
+
+def zeros_like_params(config):
+    shapes = jax.eval_shape(build.model(config, FACTS).init, jax.random.key(0))
+    return {name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}
+
+
+def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
+    config = make_config(train__lr=2e-3)
+    params = zeros_like_params(config)
+    trained = build.load_run(save_run(tmp_path, config, params))
+    assert trained.step == 7
+    assert trained.config.to_dict() == config.to_dict()
+    assert json.dumps(trained.facts.to_json()) == json.dumps(FACTS.to_json())
+    assert trained.intensity == INTENSITY
+    assert set(trained.params) == set(params)
+    assert all((leaf == 1).all() for leaf in trained.params.values())
+    assert trained.checkpoint_hash == build.load_run(tmp_path, 7).checkpoint_hash
+    assert trained.model.sites == build.model(config, FACTS).sites
+    (site,) = build.load_run(tmp_path, attention="xla").model.sites
+    assert site.endswith("xla (asked for)")
+
+
+def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
+    config = make_config()
+    others = {
+        "shape": (make_config(model__channels=(8, 24)), r"is \(\d.*needs \(\d"),
+        "missing": (make_config(cond="class"), "controlnet/.* missing"),
+        "extra": (make_config(model__transformer_layers=2), "transformer_blocks/1/.* extra"),
+    }
+    hashes = set()
+    for name, (other, message) in others.items():
+        run = save_run(tmp_path / name, config, zeros_like_params(other))
+        with pytest.raises(ValueError, match=f"another architecture.*{message}") as error:
+            build.load_run(run)
+        assert "\n" not in str(error.value)
+        hashes.add(build.load_run(save_run(
+            tmp_path / f"{name}_fits", other, zeros_like_params(other))).checkpoint_hash)
+    assert len(hashes) == 3
+
+
+def test_a_run_saved_by_another_program_is_refused(tmp_path):
+    class Saved:
+        def to_dict(self):
+            return {**make_config().to_dict(), "colour": "red"}
+
+    run = save_run(tmp_path, Saved(), {"weight": np.zeros(2, np.float32)})
+    with pytest.raises(ValueError, match=r"config\.colour: there is no such field"):
+        build.load_run(run)
+
+
+def test_there_is_nothing_to_load(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoints/ in it"):
+        build.load_run(tmp_path)
+
+
+def test_every_source_is_reached():
+    sources = {"phantom_echo": "PhantomEcho", "phantom_brain": "PhantomBrain"}
+    for (name, kind), split in itertools.product(sources.items(), ("train", "valid", "test")):
+        config = configs.default()
+        config.update_from_flattened_dict({
+            "data.source": name, "data.phantom_patients": 9, "data.split_seed": 3,
+            "data.size": (8, 8) if name == "phantom_echo" else (8, 8, 8)})
+        made = build.source(config, split)
+        assert type(made).__name__ == kind
+        assert (made.split, made.size, made.num_patients, made.seed) == (
+            split, config.data.size, 9, 3)
+
+
+def test_decoded_arrays_go_where_the_config_or_the_environment_says(tmp_path, monkeypatch):
+    config = make_config()
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "environment"))
+    assert build.cache_dir(config) == tmp_path / "environment"
+    config.data.cache = str(tmp_path / "config")
+    assert build.cache_dir(config) == tmp_path / "config"
+    monkeypatch.delenv("MOTFM_CACHE")
+    config.data.cache = ""
+    assert build.cache_dir(config).parts[-2:] == (".cache", "motfm_jax")
+
+
+def test_augmentation_is_none_unless_asked_for():
+    assert build.augmentation(make_config(), FACTS) is None
+    for field in ("affine", "gamma"):
+        made = build.augmentation(make_config(**{f"data__augment__{field}": 0.1}), FACTS)
+        assert made is not None
+    assert build.augmentation(make_config(data__augment__flip=True), FACTS) is not None
