@@ -14,7 +14,7 @@ from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, norma
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.images import whole_file
 from motfm_jax.methods import flow
-from motfm_jax.sampling.ode import MAX_ADAPTIVE_STEPS, Solver, check_solver, num_calls
+from motfm_jax.sampling.ode import MAX_ADAPTIVE_STEPS, Solver, check_solver
 from motfm_jax.training import parallel
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -34,11 +34,13 @@ class Solved(NamedTuple):
     Attributes:
       images: [B, *S, C] float32, original intensity units.
       steps: [B] int32, solver steps counted inside the solve.
+      calls: [B] int32, network calls.
       trajectory: [B, steps + 1, *S, C] in the same units, or None.
     """
 
     images: np.ndarray
     steps: np.ndarray
+    calls: np.ndarray
     trajectory: np.ndarray | None
 
 
@@ -48,12 +50,14 @@ class Generated(NamedTuple):
     Attributes:
       images: [N, *S, C] float32, original intensity units.
       steps: [N] int32, solver steps.
+      calls: [N] int32, network calls.
       seconds_per_image: mean wall time of the solves after the first of the process (which
         compiles), padding rows counted as images; NaN where none was timed.
     """
 
     images: np.ndarray
     steps: np.ndarray
+    calls: np.ndarray
     seconds_per_image: float
 
 
@@ -81,15 +85,6 @@ def make_solver(
     return solver
 
 
-def calls(solver: Solver, steps: np.ndarray) -> int | dict[str, float]:
-    """Network calls an image, from measured steps [N]: one number, or min, mean and max where
-    "adaptive" chose."""
-    counts = [num_calls(solver, int(count)) for count in steps]
-    if solver.name != "adaptive":
-        return counts[0]
-    return {"min": min(counts), "mean": float(np.mean(counts)), "max": max(counts)}
-
-
 def make_sampler(
     network: Network,
     condition: Callable[[Array | None, Array | None], Condition],
@@ -115,7 +110,8 @@ def make_sampler(
             network, params, rows.x0, condition(rows.mask, rows.label), solver, trajectory)
         states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
         return Solved(
-            invert(solution.x), solution.steps, None if states is None else invert(states))
+            invert(solution.x), solution.steps, solution.calls,
+            None if states is None else invert(states))
 
     return parallel.map_batches(solve)
 
@@ -178,6 +174,7 @@ def generate(
     batch = batch or default_batch(num, len(shape) - 1)
     check_batch(batch)
     params, warm, parts = parallel.replicate(params), False, []
+    names = ("images", "steps", "calls", "seconds")
 
     def solve(start: int) -> tuple[Solved, float]:
         rows = np.minimum(np.arange(start, start + batch), num - 1)
@@ -191,25 +188,26 @@ def generate(
         path = folder / f"batch_{start:08d}.npz" if folder else None
         if path and path.exists():
             with np.load(path) as part:
-                parts.append((part["images"], part["steps"], float(part["seconds"])))
+                parts.append(tuple(part[name] for name in names))
         else:
             solved, seconds = solve(start)
             rows = min(batch, num - start)
-            parts.append((solved.images[:rows], solved.steps[:rows], seconds if warm else np.nan))
+            arrays = (solved.images, solved.steps, solved.calls)
+            parts.append((*(array[:rows] for array in arrays), seconds if warm else np.nan))
             warm = True
             if path:
                 with whole_file(path) as draft:
-                    np.savez(draft, **dict(zip(("images", "steps", "seconds"), parts[-1])))
+                    np.savez(draft, **dict(zip(names, parts[-1])))
         if progress:
             progress(min(start + batch, num), num)
-    images, steps, seconds = zip(*parts)
+    images, steps, calls, seconds = zip(*parts)
     after_warm_up = [value for value in seconds if np.isfinite(value)]
     if timed and not after_warm_up:
         if not warm:
             solve(0)
         after_warm_up = [solve(0)[1]]
     mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
-    return Generated(np.concatenate(images), np.concatenate(steps), mean / batch)
+    return Generated(*map(np.concatenate, (images, steps, calls)), mean / batch)
 
 
 def generate_trajectory(

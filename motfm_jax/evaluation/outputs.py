@@ -159,7 +159,6 @@ def describe(
     generated: Generated,
     conditions: Conditions,
     *,
-    calls: int | Mapping[str, float],
     kind: str,
     classes: Sequence[str],
     intensity: Mapping[str, Any],
@@ -171,7 +170,6 @@ def describe(
       run: the run directory.
       settings: as claimed: checkpoint, training_step, seed, num, solver, batch, ... .
       generated, conditions: N images and what they were conditioned on.
-      calls: network calls an image, measured.
       kind: "none", "class", "mask" or "mask+class".
       classes: class names by index.
       intensity: `Intensity.to_json()`.
@@ -189,7 +187,7 @@ def describe(
         **{name: settings[name] for name in ("num", "seed", "solver")},
         "start_noise": "image i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i))",
         "steps": int(steps[0]) if (steps == steps[0]).all() else [int(count) for count in steps],
-        "calls": calls,
+        "calls": _calls(generated.calls, settings["solver"]["name"]),
         "seconds_per_image": generated.seconds_per_image,
         "batch": settings["batch"],
         "condition": {
@@ -238,6 +236,13 @@ def _entries(
         )
         for index, image in enumerate(generated.images)
     ]
+
+
+def _calls(calls: np.ndarray, solver: str) -> int | dict[str, float]:
+    """Of an image: one number, or the least, the mean and the most where "adaptive" chose."""
+    if solver != "adaptive":
+        return int(calls[0])
+    return {"min": int(calls.min()), "mean": float(calls.mean()), "max": int(calls.max())}
 
 
 def _short(calls: int | Mapping[str, float]) -> str:

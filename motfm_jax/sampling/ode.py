@@ -31,6 +31,31 @@ class RK4(diffrax.AbstractERK):
         return 4
 
 
+class CountingController(diffrax.AbstractStepSizeController):
+    """A step size controller that also counts the attempts rejected before the first success.
+
+    Until a step is accepted the solver holds no velocity to reuse and evaluates it anew at each
+    attempt, so those attempts cost one call more.
+    """
+
+    controller: diffrax.AbstractStepSizeController
+
+    def wrap(self, direction):
+        return CountingController(self.controller.wrap(direction))
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        next_t, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return next_t, (state, jnp.array(False), jnp.array(0, jnp.int32))
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, state):
+        inner, accepted, rejections = state
+        keep, next_t0, next_t1, made_jump, inner, result = self.controller.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, inner)
+        accepted = accepted | keep
+        rejections = rejections + (~accepted).astype(jnp.int32)
+        return keep, next_t0, next_t1, made_jump, (inner, accepted, rejections), result
+
+
 class Method(NamedTuple):
     """A solver and its network calls: calls = first + per_step * steps."""
 
@@ -74,11 +99,13 @@ class Solution(NamedTuple):
     Attributes:
       x: [B, *S, C] at t = 1.
       steps: [B] int32, solver steps made, counted inside the solve (rejected ones too).
+      calls: [B] int32, network calls that each sample took.
       trajectory: [steps + 1, B, *S, C] from t = 0 to 1, or None.
     """
 
     x: Array
     steps: Array
+    calls: Array
     trajectory: Array | None = None
 
 
@@ -94,7 +121,8 @@ def check_solver(solver: Solver) -> None:
 
 
 def num_calls(solver: Solver, steps: int) -> int:
-    """Network calls that `steps` steps of this solver cost."""
+    """Network calls that `steps` steps of this solver cost; "adaptive" makes one more for each
+    attempt rejected before its first success, see `Solution.calls`."""
     method = METHODS[solver.name]
     return method.first + method.per_step * steps
 
@@ -139,7 +167,8 @@ def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
         max_steps=solver.steps if trajectory else None,
     )  # fmt: skip
     steps = jnp.broadcast_to(solution.stats["num_steps"], (batch,)).astype(jnp.int32)
-    return Solution(solution.ys[-1], steps, solution.ys if trajectory else None)
+    calls = num_calls(solver, steps)
+    return Solution(solution.ys[-1], steps, calls, solution.ys if trajectory else None)
 
 
 def _integrate_adaptive(field, x0, args, solver) -> Solution:
@@ -150,13 +179,17 @@ def _integrate_adaptive(field, x0, args, solver) -> Solution:
         solution = diffrax.diffeqsolve(
             term, METHODS["adaptive"].make(), t0=0.0, t1=1.0, dt0=FIRST_ADAPTIVE_STEP, y0=x0,
             args=args,
-            stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
-            saveat=diffrax.SaveAt(t1=True), adjoint=diffrax.ForwardMode(), throw=False,
+            stepsize_controller=CountingController(
+                diffrax.PIDController(rtol=solver.rtol, atol=solver.atol)),
+            saveat=diffrax.SaveAt(t1=True, controller_state=True),
+            adjoint=diffrax.ForwardMode(), throw=False,
             max_steps=MAX_ADAPTIVE_STEPS,
         )  # fmt: skip
         # A solve that ran out of steps must not pass for an image.
         failed = solution.result != diffrax.RESULTS.successful
         x1 = jnp.where(failed, jnp.nan, solution.ys[-1])
-        return x1, solution.stats["num_steps"].astype(jnp.int32)
+        steps = solution.stats["num_steps"].astype(jnp.int32)
+        *_, rejections = solution.controller_state
+        return x1, steps, num_calls(solver, steps) + rejections
 
     return Solution(*jax.vmap(one)(x0, args))
