@@ -235,12 +235,12 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
     return per_example
 
 
-def load_run(run: Path, which: str | int = "last", attention: str = "") -> Trained:
+def load_run(run: Path, which: str | int = "best", attention: str = "") -> Trained:
     """A run's checkpoint with the network it belongs to.
 
     Args:
       run: run directory.
-      which: "last", "best" (lowest validation loss) or a step.
+      which: "best" (lowest validation loss), "last" or a step.
       attention: overrides the run's attention implementation.
 
     Raises:

@@ -25,7 +25,7 @@ def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", required=True, help="folder to write")
     add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5")
     add("--steps", type=int, default=10, help="solver steps, default 10")
-    add("--checkpoint", default="last", help="last, best, or a training step")
+    add("--checkpoint", default="best", help="best, last, or a training step")
     add("--dtype", choices=("float32", "bfloat16"),
         help="of convolutions and products; default: the run's, float32 where that is auto")
     add("--overwrite", action="store_true", help="replace an export that stands at --out")

@@ -265,7 +265,7 @@ def _readable(path: Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
             f"{path}: this checkpoint cannot be read ({reason}); use another one of the run "
-            "(--which=STEP), or a copy") from error
+            "(--checkpoint=STEP), or a copy") from error
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def test_the_decoder_takes_the_skips_of_the_original_in_reverse():
         for level in range(5)
     ]
     assert inputs == [
-        [512, 512, 480], [480, 448, 352], [352, 256, 192], [192, 128, 96], [96, 64, 64]]  # fmt: skip
+        [512, 512, 480], [480, 448, 352], [352, 256, 192], [192, 128, 96], [96, 64, 64],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("num_classes, mask_channels", [(0, 0), (3, 2)])

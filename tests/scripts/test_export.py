@@ -175,6 +175,26 @@ def test_the_readmes_lines_run_with_jax_numpy_and_flatbuffers_alone(
     assert_same_images(np.load(tmp_path / "images.npy"), made.images)
 
 
+@pytest.mark.slow
+def test_the_lines_of_the_projects_readme_run_there_too(exported, bare_python, tmp_path):
+    made = exported(2, "mask+class")
+    text = (SCRIPTS.parent / "README.md").read_text().partition("## Export")[2]
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    size = ", ".join(map(str, SIZES[2]))
+    assert "(4, 64, 64)" in lines
+    typed = tmp_path / "typed.py"
+    typed.write_text(lines.replace("(4, 64, 64)", f"(4, {size})") + "np.save('images', images)\n")
+    (tmp_path / "exported").symlink_to(made.out)
+    subprocess.run(
+        [bare_python, "-I", typed], cwd=tmp_path, check=True,
+        env=os.environ | dict(JAX_PLATFORMS="cpu"))
+    expected = program(made.out / "sampler.jax_export")(
+        dict(np.load(made.out / "weights.npz")),
+        generate.start_noise(0, np.arange(4), (*SIZES[2], 1)),
+        np.zeros((4, *SIZES[2]), np.uint8), np.zeros(4, np.int32))  # fmt: skip
+    assert_same_images(np.load(tmp_path / "images.npy"), expected)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
