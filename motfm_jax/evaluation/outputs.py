@@ -161,6 +161,7 @@ def describe(
     *,
     kind: str,
     classes: Sequence[str],
+    mask_labels: Sequence[str],
     intensity: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def describe(
       generated, conditions: N images and what they were conditioned on.
       kind: "none", "class", "mask" or "mask+class".
       classes: class names by index.
+      mask_labels: label names by value.
       intensity: `Intensity.to_json()`.
       environment: packages, devices, revision.
     """
@@ -193,6 +195,7 @@ def describe(
         "condition": {
             "kind": kind,
             "classes": None if labels is None else [classes[label] for label in labels],
+            "mask_labels": None if conditions.masks is None else list(mask_labels),
             "from": list(conditions.origins),
         },
         "images": {

@@ -107,8 +107,8 @@ def sample_to_folder(
                 num=TRAJECTORY_IMAGES)
         sidecar = outputs.describe(
             checkpoint.run, settings, generated, conditions, kind=kind,
-            classes=facts.classes, intensity=intensity.to_json(),
-            environment=runs.environment())
+            classes=facts.classes, mask_labels=facts.mask_labels,
+            intensity=intensity.to_json(), environment=runs.environment())
         outputs.write(
             out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
             nifti=nifti, pickle=request.pickle, affine=facts.affine)
