@@ -42,8 +42,10 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     name = file.partition(":")[0]
     if name and not Path(name).is_file():
         raise ValueError(f"--config={file}: there is no file {name}; see configs/")
+    # config_flags wants the file before the fields that change it.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: not argument.startswith("--config="))
     try:
-        rest = values([sys.argv[0], *arguments])[1:]
+        rest = values(sys.argv)[1:]
     except Exception as error:  # whatever a config file or a value makes the parser raise
         raise ValueError(_said(error)) from error
     if rest:

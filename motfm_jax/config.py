@@ -142,6 +142,11 @@ def check(config: ConfigDict) -> None:
                 f"config.{path}={field(config, path)}: needs a finite number, 0 or more")
     _check_model(config)
     _check_data(config)
+    if config.seed >= 2**32:
+        raise ValueError(f"config.seed={config.seed}: must be below 2^32")
+    if config.flow.source == "image":
+        raise ValueError(
+            "config.flow.source='image': no data source yields degraded images; use noise")
     train = config.train
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")

@@ -1,12 +1,13 @@
 """The main job on simulated scans: train, sample with 1 and with 10 network calls, draw."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from motfm_jax import build, presets
-from motfm_jax.config import check, default
+from motfm_jax.config import check, default, from_json
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation.conditions import Conditions, choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
@@ -44,6 +45,7 @@ def config() -> ConfigDict:
 def demo(run: Path) -> float:
     """Trains in `run` (or goes on there), samples and draws; returns the share of images whose
     cavity is darker than their myocardium."""
+    check_same_demo(run)
     if train(config(), run, resume=True).interrupted:
         raise KeyboardInterrupt  # saved; the same command goes on
     trained = build.load_run(run)
@@ -78,6 +80,13 @@ def demo(run: Path) -> float:
         f"  {run}/checkpoints/              weights; {run}/config.json the resolved config")
     print(NEXT.format(run=run))
     return share
+
+
+def check_same_demo(run: Path) -> None:
+    """Raises ValueError where another version of the demo has left its run."""
+    path = run / "config.json"
+    if path.exists() and from_json(json.loads(path.read_text())) != config():
+        raise ValueError(f"{run}: was left by another version of the demo; delete it, then again")
 
 
 def draw(path: Path, made: dict[str, np.ndarray], real: Arrays, conditions: Conditions) -> None:

@@ -1,5 +1,6 @@
 """One training run, from a config to checkpoints."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from motfm_jax import build
 from motfm_jax.data import pipeline
+from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints
@@ -66,6 +68,8 @@ def train(
     with open_run(workdir, resolved, resume=resume, overwrite=overwrite, writes=first) as run:
         if first:
             parallel.barrier("run directory")
+        if resume:
+            check_facts(run.path / "facts.json", data.facts)
         run.write_json("facts.json", data.facts.to_json())
         checkpoints = Checkpoints(
             run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
@@ -114,6 +118,18 @@ def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
     return lambda: pipeline.eval_batches(
         data.valid, data.intensity, batch_size=max(rows // devices, 1) * devices,
         process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
+
+
+def check_facts(path: Path, facts: Facts) -> None:
+    """Raises ValueError where the data of a run to resume is not what it was."""
+    if not path.exists():
+        return
+    old, new = json.loads(path.read_text()), json.loads(json.dumps(facts.to_json()))
+    changed = [f"{name} was {old[name]}, is {new[name]}" for name in old if old[name] != new[name]]
+    if changed:
+        raise ValueError(
+            f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
+            "data it had, or give another --workdir")
 
 
 def draw_losses(path: Path) -> None:

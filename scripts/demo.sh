@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then trains on simulated echocardiograms, samples, and draws: runs/demo/.
-# Arguments go to scripts/demo.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

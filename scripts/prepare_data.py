@@ -11,6 +11,8 @@ the original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 """
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +100,17 @@ def convert(asked: argparse.Namespace) -> int:
 def simulate(asked: argparse.Namespace) -> int:
     if asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir())):
         raise ValueError(f"{asked.out}: not an empty folder; choose another --out")
-    getattr(phantom, f"write_{asked.layout}_tree")(asked.out, asked.patients, asked.seed)
+    if asked.seed < 0:
+        raise ValueError(f"--seed={asked.seed}: a whole number from 0 needed")
+    out = asked.out.resolve()
+    if out == Path.cwd():  # to be replaced by the draft
+        raise ValueError(f"--out={asked.out}: the folder you are in; name one below it")
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        getattr(phantom, f"write_{asked.layout}_tree")(draft, asked.patients, asked.seed)
+        os.rename(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     print(f"{asked.out}: {asked.patients} simulated patients; look at them with")
     print(f"  scripts/prepare_data.py check --layout={asked.layout} --root={asked.out}")
     return 0

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config.cond, num=asked.num, classes=facts.classes, mask_labels=facts.mask_labels,
         size=facts.size, split=lambda: build.arrays(config, asked.split), split_name=asked.split,
         mask_paths=asked.masks, class_text=asked.classes, fit=asked.fit)
-    with tqdm(total=len(conditions), unit="image") as bar:
+    with tqdm(total=len(conditions), unit="image", disable=None) as bar:
         sidecar = sample_to_folder(
             Path(asked.out), request, conditions, network=model.network, params=trained.params,
             condition=model.condition, kind=config.cond, facts=facts, intensity=trained.intensity,

@@ -1,5 +1,6 @@
 """Whole runs: train, resume, sample, export; for every dimension and conditioning."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from motfm_jax import build, presets
 from motfm_jax.config import CONDITIONS, check, default
+from motfm_jax.data.records import Facts
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.experiment import num_steps, train
+from motfm_jax.experiment import check_facts, num_steps, train
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.runs import read_metrics
 from motfm_jax.sampling.ode import Solver
+from motfm_jax.training import loop
 
 SIZES = {2: (16, 16), 3: (8, 8, 8)}
 SOURCES = {2: "phantom_echo", 3: "phantom_brain"}
@@ -143,3 +146,27 @@ def test_batches_must_divide_over_devices_and_accumulation(tmp_path):
     config.train.batch_size = 6
     with pytest.raises(ValueError, match="does not divide"):
         check(config)
+
+
+def test_a_start_that_saved_nothing_is_no_run(tmp_path, monkeypatch):
+    run, config = tmp_path / "run", tiny(2, "none", steps=1)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run)
+    assert (run / "config.json").exists()
+    assert train(config, run).step == 1
+
+
+def test_resuming_with_other_data_is_refused(tmp_path):
+    facts = Facts((8, 8), 1, ("a", "b"), (), {"low": 0.0, "range": (-1.0, 1.0)})
+    path = tmp_path / "facts.json"
+    check_facts(path, facts)  # nothing there yet
+    path.write_text(json.dumps(facts.to_json()))
+    check_facts(path, facts)
+    with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
+        check_facts(path, dataclasses.replace(facts, classes=("b", "a")))

@@ -86,7 +86,8 @@ def open_cached(source: Source, cache_dir: Path, progress: Progress | None = Non
 
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
-        not fit; the message names the record. Nothing is left behind.
+        not fit; the message names the record, with its file where the source has a method
+        `where(index)` that says it. Nothing is left behind.
     """
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -152,13 +153,13 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
         labels = _create(draft / "labels.npy", np.int32, (total,))
     meta = []
     for index, record in enumerate(itertools.chain([first], records)):
-        _check(record, first, source)
+        _check(index, record, first, source)
         widest = _common_dtype(images.dtype, record.image.dtype)
         if widest != images.dtype:
             images = _widen(draft / "images.npy", images, widest, index)
         images[index] = record.image
         if not np.isfinite(images[index]).all():  # as stored: float64 may overflow to inf
-            raise ValueError(_finite_message(record))
+            raise ValueError(_finite_message(_where(source, index, record), record.image))
         if masks is not None:
             masks[index] = record.mask
         if labels is not None:
@@ -190,9 +191,16 @@ def _read(source: Source) -> Iterator[Record]:
             yield from pool.map(source.__getitem__, range(start, stop))
 
 
-def _check(record: Record, first: Record, source: Source) -> None:
+def _where(source: Source, index: int, record: Record) -> str:
+    """A record's name for messages, with its file and position where the source knows them."""
+    name = record.meta["name"]
+    place = source.where(index) if hasattr(source, "where") else name
+    return place if name in place else f"{place} ({name})"
+
+
+def _check(index: int, record: Record, first: Record, source: Source) -> None:
     """Raises ValueError naming the record where it does not fit its image, split or labels."""
-    name, image, mask = record.meta["name"], record.image, record.mask
+    name, image, mask = _where(source, index, record), record.image, record.mask
     if image.shape != first.image.shape:
         raise ValueError(
             f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
@@ -217,11 +225,11 @@ def _check(record: Record, first: Record, source: Source) -> None:
             f"{len(source.classes) - 1} ({', '.join(source.classes)})")
 
 
-def _finite_message(record: Record) -> str:
-    bad = int(np.size(record.image) - np.isfinite(record.image).sum())
-    what = f"{bad} of {np.size(record.image)} values are NaN or infinite" if bad else (
+def _finite_message(where: str, image: np.ndarray) -> str:
+    bad = int(np.size(image) - np.isfinite(image).sum())
+    what = f"{bad} of {np.size(image)} values are NaN or infinite" if bad else (
         "values beyond the range of float32")
-    return f"{record.meta['name']}: {what}; images must be finite: mend or remove the file"
+    return f"{where}: {what}; images must be finite: mend or remove it"
 
 
 def _stored_dtype(image: np.ndarray) -> np.dtype:
@@ -280,14 +288,33 @@ def _reopen(folder: Path, first: int, count: int) -> Arrays:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Wait for the system's lock on `path`; yields False where the file system has none."""
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
+    """Wait for the system's lock on `path`; yields False where the file system has none.
+
+    The file is removed before the lock is let go: who waited for it finds it gone, or a new one in
+    its place, and starts again with that.
+    """
+    while True:
+        with open(path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = True
+            except OSError:
+                locked = False
+            if locked and not _is_at(file.fileno(), path):
+                continue
+            try:
+                yield locked
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that the path names now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

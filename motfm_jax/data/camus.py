@@ -106,6 +106,10 @@ class Camus:
         names = {"view": frame.view, "phase": frame.phase}
         return names.get(self.settings["classes"], f"{frame.view}_{frame.phase}")
 
+    def where(self, index: int) -> str:
+        """The file of a record, for messages."""
+        return str(self.frames[index].image_path)
+
     def fingerprint(self) -> dict[str, Any]:
         paths = [path for frame in self.frames for path in frame.paths()]
         return {
@@ -171,7 +175,8 @@ def read_frame(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]
 def read_mask(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
     """A frame's mask, [H, W] uint8; the image's shape is checked against."""
     mask = read_frame(frame.mask_path)[0]
-    files.check_same_space(frame.mask_path, mask, frame.image_path, shape)
+    # Told as the files hold them, x first.
+    files.check_same_space(frame.mask_path, mask.T, frame.image_path, shape[::-1])
     return files.to_labels(frame.mask_path, mask, range(len(MASK_LABELS))).astype(np.uint8)
 
 
@@ -239,8 +244,9 @@ def split_patients(
     (Yazdani et al. 2025).
 
     Raises:
-      ValueError: an unknown rule or split, a list that does not exist or names a missing patient,
-        a patient in two lists, or too few patients.
+      files.NoSplit: the release has no list of this split.
+      ValueError: an unknown rule or split, a list that is empty or names a missing patient, a
+        patient in two lists, or too few patients.
     """
     if split not in LISTS:
         raise ValueError(f"CAMUS split {split!r}: use train, valid or test")
@@ -256,7 +262,7 @@ def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list
     if listed is None and split == "test":
         listed = [name for name in folders if name.startswith("testing_")] or None
     if listed is None:
-        raise ValueError(
+        raise files.NoSplit(
             f"{path}: missing, so there is no official {split} split; add the release's list, or "
             "set config.data.split=paper")
     missing = [patient for patient in listed if patient not in folders]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from motfm_jax.data.files import NoSplit
 from motfm_jax.data.pickles import SPLITS, to_entry, write_pickle
 from motfm_jax.data.records import Source
 
@@ -21,7 +22,8 @@ def to_pickle(
       The number of examples by split.
 
     Raises:
-      ValueError: the file exists, or the data cannot be read; then nothing is written.
+      ValueError: the file exists, train or valid is missing, or the data of any split is broken;
+        then nothing is written.
     """
     if path.exists():
         raise ValueError(f"{path}: exists already; remove it or choose another name")
@@ -29,7 +31,7 @@ def to_pickle(
     for split in SPLITS:
         try:
             source = open_split(split)
-        except ValueError as reason:
+        except NoSplit as reason:
             if split != "test":
                 raise
             say(f"test stays empty: {reason}")

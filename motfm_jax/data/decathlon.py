@@ -117,6 +117,10 @@ class Decathlon:
         }  # fmt: skip
         return Record(resized.image, resized.mask, None, meta)
 
+    def where(self, index: int) -> str:
+        """The file of a record, for messages."""
+        return str(self.entries[index].image_path)
+
     def fingerprint(self) -> dict[str, Any]:
         paths = [path for entry in self.entries for path in entry[1:] if path]
         return {
@@ -190,7 +194,7 @@ def find_channel(root: Path, channels: Sequence[str], wanted: str) -> int:
         came = f"{number} channels are called {wanted!r}" if wanted else "no channel chosen"
         raise ValueError(
             f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
-            "name one of them: --config.data.channel=NAME")
+            "name one of them: config.data.channel, in prepare_data.py --channel")
     return matches[0]
 
 
@@ -231,8 +235,9 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
     """The entries of one split.
 
     Raises:
-      ValueError: entries that are malformed, leave root or do not exist; masks for some of them
-        only; or no entry in this split.
+      files.NoSplit: no entry in this split.
+      ValueError: entries that are malformed, leave root or do not exist, or masks for some of them
+        only.
     """
     listed = description["training"] if split != "unlabelled" else description.get("test") or []
     entries = [read_entry(root, item) for item in listed]
@@ -243,7 +248,7 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
         chosen = split_patients(patients, seed)[split]
         entries = [entry for entry in entries if entry.patient in chosen]
     if not entries:
-        raise ValueError(
+        raise files.NoSplit(
             f"{root / 'dataset.json'}: {len(listed)} entries leave none for the {split} split; "
             "add data, or use another split")
     unmasked = [entry for entry in entries if entry.mask_path is None]

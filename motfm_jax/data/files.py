@@ -12,6 +12,10 @@ import numpy as np
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
+class NoSplit(ValueError):
+    """The data set has no such split, or nothing in it; the data may be whole all the same."""
+
+
 class Volume(NamedTuple):
     """A file's array with where it lies.
 
@@ -35,7 +39,8 @@ def read(path: Path) -> Volume:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; complete the data set or correct its list")
-    reader = _read_nifti if path.name.endswith(NIFTI_SUFFIXES) else _read_metaimage
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    reader = _read_nifti if is_nifti else _read_metaimage
     try:
         volume = reader(path)
     except ModuleNotFoundError as error:
@@ -89,18 +94,22 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
     Raises:
       ValueError: values that are no whole numbers, or not among the allowed ones.
     """
-    labels = values if values.dtype.kind in "ui" else np.rint(values).astype(np.int64)
+    if not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise ValueError(
+            f"{path}: {count} NaN or infinite mask values, whole numbers needed; give them a label")
+    labels = values if values.dtype.kind in "ui" else np.rint(values)
     if labels is not values and np.abs(values - labels).max() > 1e-3:
         raise ValueError(
             f"{path}: mask values such as {values[values != labels][0]}, whole numbers needed; "
             "was it resampled with interpolation? use nearest neighbour")
-    unknown = sorted(set(np.unique(labels).tolist()) - set(allowed))
+    unknown = sorted({int(label) for label in np.unique(labels)} - set(allowed))
     if unknown:
         raise ValueError(
             f"{path}: label {', '.join(map(str, unknown[:5]))} found, only "
             f"{', '.join(map(str, sorted(allowed)))} declared; correct the mask, or declare "
             "or remap the label")
-    return labels
+    return labels if labels is values else labels.astype(np.int64)
 
 
 def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequence[int]) -> None:

@@ -41,6 +41,7 @@ class PickleSet:
     the metadata's numbers and strings, spacing_mm and affine.
 
     Raises:
+      files.NoSplit: the file has no entry in this split.
       ValueError: what is missing or wrong in the file, with split and position.
     """
 
@@ -52,7 +53,8 @@ class PickleSet:
         if not self.entries:
             found = ", ".join(
                 f"{name} {len(entries)}" for name, entries in self.contents.splits.items())
-            raise ValueError(f"{path}: the split {split!r} has no entries; the file has: {found}")
+            raise files.NoSplit(
+                f"{path}: the split {split!r} has no entries; the file has: {found}")
         self.classes = tuple(str(name) for name in self.contents.classes)
         self.mask_labels = tuple(
             "background" if value == 0 else f"label {value}" for value in self.contents.mask_values)
@@ -61,7 +63,7 @@ class PickleSet:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Record:
-        entry, where = self.entries[index], f"{self.path}: {self.settings['split']}[{index}]"
+        entry, where = self.entries[index], self.where(index)
         size = tuple(self.settings["size"])
         image = _channels_last(entry["image"], len(size), where)
         mask = entry.get("mask")
@@ -85,6 +87,10 @@ class PickleSet:
         name = entry.get("class")
         label = None if name is None else self.contents.classes.index(name)
         return Record(image, mask, label, meta)
+
+    def where(self, index: int) -> str:
+        """The file and position of a record, for messages."""
+        return f"{self.path}: {self.settings['split']}[{index}]"
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -82,22 +82,34 @@ def choose(
             raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
-    labels = parse_classes(class_text, classes, num) if class_text else None
-    num = num if labels is None else len(labels)
     if mask_paths:
-        if with_class and labels is None:
+        if with_class and not class_text:
             raise ValueError(
                 f"--masks without --classes: this run was trained with cond={kind}; say which "
                 f"classes, --classes={','.join(classes[:2])}")
         masks, origins, affines = read_masks(mask_paths, mask_labels, size, fit)
-        rows = np.arange(num or len(masks)) % len(masks)
+        if num is None and "=" not in class_text:  # counts decide themselves
+            num = len(masks)
+    labels = parse_classes(class_text, classes, num) if class_text else None
+    num = num if labels is None else len(labels)
+    if mask_paths:
+        rows = np.arange(num) % len(masks)
         return Conditions(
             len(rows), masks[rows], labels, [origins[row] for row in rows],
             [affines[row] for row in rows])  # fmt: skip
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num or DEFAULT_NUM, None, labels)
+    arrays = split()
+    for name, there, trained, used in (
+        ("classes", arrays.classes, classes, with_class),
+        ("mask labels", arrays.mask_labels, mask_labels, with_mask)):  # fmt: skip
+        if used and tuple(there) != tuple(trained):
+            raise ValueError(
+                f"--split={split_name}: the data's {name} are {', '.join(there) or 'none'}, the "
+                f"run's {', '.join(trained)}; give the data it was trained on, or --masks and "
+                "--classes")
     return _from_split(
-        split(), split_name, num or DEFAULT_NUM, labels, with_mask, with_class, classes)
+        arrays, split_name, num or DEFAULT_NUM, labels, with_mask, with_class, classes)
 
 
 def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes) -> Conditions:
@@ -180,7 +192,8 @@ def read_masks(
     for path in map(Path, paths):
         inside = [path]
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.name.endswith(MASK_SUFFIXES))
+            inside = sorted(
+                file for file in path.iterdir() if file.name.lower().endswith(MASK_SUFFIXES))
             if not inside:
                 raise ValueError(f"{path}: no mask in it; files {', '.join(MASK_SUFFIXES)} needed")
         found += inside
@@ -208,23 +221,24 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
     """One file as [*S0], with its affine where it states one."""
     if not path.is_file():
         raise ValueError(f"{path}: no such mask file; check --masks")
-    if path.name.endswith(files.NIFTI_SUFFIXES):
+    suffix = path.suffix.lower()
+    if path.name.lower().endswith(files.NIFTI_SUFFIXES):
         values, affine, _ = files.read(path)
         while values.ndim > dims and values.shape[-1] == 1:
             values = values[..., 0]
         if dims == 2:  # files are x first; here rows are depth
             return values.T, affine[:, [1, 0, 2, 3]]
         return values, affine
-    if path.suffix not in (".npy", *PICTURES):
+    if suffix not in (".npy", *PICTURES):
         raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
             values = np.asarray(Image.open(path))
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
-    if path.suffix in PICTURES and values.ndim != 2:
+    if suffix in PICTURES and values.ndim != 2:
         raise ValueError(
             f"{path}: a colour picture {values.shape}; save labels as grey or palette numbers")
     if values.dtype.kind not in "buif":

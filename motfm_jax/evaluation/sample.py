@@ -83,6 +83,10 @@ def sample_to_folder(
     out, solver, shape = Path(out), request.solver, (*facts.size, facts.channels)
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
+    if request.trajectory and solver.name == "adaptive":
+        raise ValueError(
+            "--trajectory with --solver=adaptive: each image takes its own times; use another "
+            "solver")
     batch = request.batch or generate.default_batch(len(conditions), len(facts.size))
     generate.check_batch(batch)
     nifti = len(facts.size) == 3 if request.nifti is None else request.nifti

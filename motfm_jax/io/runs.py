@@ -31,7 +31,7 @@ FOLDERS = ("tensorboard", "checkpoints", "samples")
 # A resumed run may go on longer and report more often; anything else would be another experiment.
 MAY_CHANGE = (
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
-    "train.save_every", "train.keep_every", "data.cache", "data.workers",
+    "train.save_every", "train.keep_every", "data.root", "data.cache", "data.workers",
 )  # fmt: skip
 
 PACKAGES = (
@@ -225,7 +225,8 @@ def _is_run(path: Path) -> bool:
         raise ValueError(f"{path}: is a file; a run needs a directory, give another --workdir")
     present = {entry.name for entry in path.iterdir()}
     if {"config.json", "environment.json"} <= present:
-        return True
+        # Stopped before anything was saved, it is as good as not begun.
+        return any(entry.name.isdecimal() for entry in (path / "checkpoints").glob("*"))
     # A start that was cut short leaves the lock, or one file more.
     if present <= {"lock", "environment.json", "environment.json.tmp"}:
         return False

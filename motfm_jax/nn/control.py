@@ -4,6 +4,7 @@ Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as
 jointly with the UNet, its encoder starting as a copy of the UNet's.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -57,11 +58,27 @@ class ControlNet(nnx.Module):
         return skips, self.middle_conv(middle)
 
 
+class Keys:
+    """Initialisation keys, one a call; those `nnx.Rngs(key)` hands out.
+
+    `nnx.Rngs` counts in an array, and under tracing each count walks every operation traced so
+    far: the networks of the paper took minutes to build.
+    """
+
+    def __init__(self, key: Array):
+        self.key = key
+        self.count = 0
+
+    def params(self) -> Array:
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count - 1)
+
+
 class VelocityNet(nnx.Module):
     """v(x, t, condition): the UNet, and with `mask_channels` the mask UNet beside it."""
 
     def __init__(
-        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: nnx.Rngs
+        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: Keys | nnx.Rngs
     ):
         self.unet = UNet(settings, rngs)
         self.controlnet = (
@@ -88,7 +105,7 @@ class VelocityNet(nnx.Module):
 
 def velocity_network(
     settings: UNetSettings, mask_channels: int = 0, mask_width: int = 16
-) -> tuple[Network, "jax.stages.Wrapped"]:
+) -> tuple[Network, Callable[[Array], Params]]:
     """The network as pure functions of a flat parameter dict.
 
     Args:
@@ -101,7 +118,7 @@ def velocity_network(
     """
 
     def make(key: Array) -> VelocityNet:
-        return VelocityNet(settings, mask_channels, mask_width, nnx.Rngs(key))
+        return VelocityNet(settings, mask_channels, mask_width, Keys(key))
 
     abstract = nnx.eval_shape(make, jax.random.key(0))
     graphdef, state = nnx.split(abstract, nnx.Param)

@@ -22,8 +22,8 @@ def make_run(path, config=CONFIG, **settings):
         run.start(0)
         run.log(1, {"loss": 0.5})
         run.write_json("facts.json", {"size": [16, 16]})
-        run.checkpoints.mkdir(exist_ok=True)
-        (run.checkpoints / "arrays").write_text("weights")
+        (run.checkpoints / "1").mkdir(parents=True, exist_ok=True)
+        (run.checkpoints / "1" / "arrays").write_text("weights")
     return path
 
 
@@ -69,7 +69,7 @@ def test_resume_starts_afresh_where_nothing_is(tmp_path):
 def test_resume_goes_on_and_remembers_each_start(tmp_path):
     path = make_run(tmp_path / "run")
     with open_run(path, changed("train.steps", 20), resume=True) as run:
-        assert (run.checkpoints / "arrays").read_text() == "weights"
+        assert (run.checkpoints / "1" / "arrays").read_text() == "weights"
     assert json.loads((path / "config.json").read_text())["train"]["steps"] == 20
     assert len(json.loads((path / "environment.json").read_text())) == 2
 
