@@ -1,5 +1,7 @@
 """Which condition each image gets, and what is refused."""
 
+import dataclasses
+
 import nibabel
 import numpy as np
 import pytest
@@ -172,3 +174,19 @@ def test_the_digest_tells_conditions_apart():
     assert first.digest() == second.digest()
     others = [chosen("mask", num=4), chosen("class", num=4), chosen("mask+class", num=5)]
     assert len({first.digest(), *(other.digest() for other in others)}) == 4
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_every_mask_file_is_used_once_where_classes_have_no_counts(tmp_path, count):
+    for index in range(count):
+        np.save(tmp_path / f"{index:02d}.npy", np.full((4, 6), index % 3, np.uint8))
+    conditions = chosen("mask+class", mask_paths=[tmp_path], class_text="2CH_ES")
+    assert conditions.masks[:, 0, 0].tolist() == [index % 3 for index in range(count)]
+    assert conditions.labels.tolist() == [1] * count
+
+
+@pytest.mark.parametrize("field, names", [("classes", CLASSES[::-1]), ("mask_labels", LABELS[:2])])
+def test_a_split_with_other_names_than_the_run_is_refused(field, names):
+    other = dataclasses.replace(arrays(), **{field: names})
+    with pytest.raises(ValueError, match=f"the data's {field.replace('_', ' ')} are {names[0]}"):
+        chosen("mask+class", split=lambda: other)
