@@ -267,9 +267,11 @@ def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list
             "set config.data.split=paper")
     missing = [patient for patient in listed if patient not in folders]
     if missing or not listed:
-        came = f"names {missing[0]} and {len(missing) - 1} others without a folder"
+        came = "is empty"
+        if missing:
+            came = f"names {missing[0]} and {len(missing) - 1} others without a folder"
         raise ValueError(
-            f"{path}: {came if missing else 'is empty'}, names of patient folders needed; complete "
+            f"{path}: {came}, names of patient folders needed; complete "
             "the data or correct the list")
     for other in LISTS:
         shared = set(listed) & set(read_list(root, other) or ()) if other != split else ()

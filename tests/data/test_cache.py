@@ -131,7 +131,36 @@ def test_a_bad_record_is_named_and_leaves_nothing_behind(tmp_path, bad, message)
     with pytest.raises(ValueError, match=message) as caught:
         open_cached(Listed([record(0, bad.image.dtype), bad]), tmp_path)
     assert "record1" in str(caught.value)
-    assert entries(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_record_is_told_with_its_file_where_the_source_knows_it(tmp_path):
+    class Filed(Listed):
+        def where(self, index):
+            return f"scans.pkl: train[{index}]"
+
+    bad = record(1, image=np.full((4, 6, 1), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"^scans\.pkl: train\[1\] \(record1\): 24 of 24"):
+        open_cached(Filed([record(0), bad]), tmp_path)
+    with pytest.raises(ValueError, match=r"^scans\.pkl: train\[1\] \(record1\): class 2"):
+        open_cached(Filed([record(0), record(1, label=2)]), tmp_path)
+
+
+def test_a_builder_that_waited_for_a_removed_lock_file_takes_a_new_one(tmp_path, monkeypatch):
+    path, flock, locked = tmp_path / "entry.lock", cache.fcntl.flock, []
+
+    def after_another_builder(file, operation):
+        flock(file, operation)
+        locked.append(os.fstat(file.fileno()).st_ino)
+        if len(locked) == 1:  # it ended between our opening and our locking
+            path.unlink()
+
+    monkeypatch.setattr(cache.fcntl, "flock", after_another_builder)
+    with cache._lock(path) as held:
+        assert held and len(locked) == 2
+        with open(path) as late, pytest.raises(BlockingIOError):
+            flock(late, cache.fcntl.LOCK_EX | cache.fcntl.LOCK_NB)
+    assert not path.exists()
 
 
 def test_an_empty_split_is_refused(tmp_path):
@@ -155,7 +184,10 @@ def build_until_killed(folder):
 
 
 def build_slowly(folder, locks):
-    """Prints how many records were read and whether the arrays are right."""
+    """One of three: waits for the others, prints how many records were read, and if rightly."""
+    (Path(folder).parent / f"ready{os.getpid()}").touch()
+    while len(list(Path(folder).parent.glob("ready*"))) < 3:
+        time.sleep(0.01)
     if locks == "False":
         def unsupported(*_):
             raise OSError("no locks on this file system")
@@ -195,7 +227,8 @@ def test_a_damaged_entry_is_built_again(tmp_path, file, damage):
 @pytest.mark.parametrize("locks", [True, False])
 def test_concurrent_builders_agree(tmp_path, locks):
     """With locks the second waits for the first; without, both build and the first rename wins."""
-    builders = [start(build_slowly, tmp_path, locks) for _ in range(3)]
+    folder = tmp_path / "cache"
+    builders = [start(build_slowly, folder, locks) for _ in range(3)]
     results = [builder.communicate(timeout=60)[0].split() for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0, 0]
     assert [right for _, right in results] == ["True"] * 3
@@ -203,7 +236,7 @@ def test_concurrent_builders_agree(tmp_path, locks):
         assert sorted(int(reads) for reads, _ in results) == [0, 0, 20]
     else:
         assert sum(int(reads) for reads, _ in results) > 20
-    assert len(entries(tmp_path)) == 1
+    assert len(list(folder.iterdir())) == 1  # no lock files either
 
 
 @pytest.mark.parametrize("indices, mapped", [

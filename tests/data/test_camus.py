@@ -221,7 +221,7 @@ def a_sequence(root):
     [
         (truncate, "2CH_ED.nii.gz: cannot be read"),
         (with_nan, "2CH_ED.nii.gz: 1 NaN or infinite"),
-        (other_shape, r"2CH_ED_gt.nii.gz: mask \(15, 24\) and image \(16, 24\)"),
+        (other_shape, r"2CH_ED_gt.nii.gz: mask \(24, 15\) and image \(24, 16\)"),
         (unknown_label, "2CH_ED_gt.nii.gz: label 4 found, only 0, 1, 2, 3"),
         (fractional_label, "2CH_ED_gt.nii.gz: mask values such as 0.5"),
         (a_sequence, "one 2-D frame needed"),

@@ -67,7 +67,8 @@ def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
 @pytest.mark.parametrize(
     "name, came", [("t1", "no channels are called 't1'"), ("", "no channel chosen")])
 def test_a_channel_that_is_not_one_is_refused_with_the_list(tree, name, came):
-    with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w"):
+    ways = r"config\.data\.channel, in prepare_data\.py --channel$"
+    with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w; .*{ways}"):
         Decathlon(tree, "train", SHAPE, channel=name)
 
 

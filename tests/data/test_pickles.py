@@ -167,6 +167,13 @@ def test_bad_entries_are_named(tmp_path, changes, message):
     assert "data.pkl: train[1]" in str(caught.value)
 
 
+def test_a_record_with_nan_is_told_with_file_and_position(tmp_path):
+    path = save(tmp_path, [entry(0), entry(7, image=np.full((1, 3, 4), np.nan))])
+    with pytest.raises(ValueError, match=r"data\.pkl: train\[1\] \(scan7\): 12 of 12") as caught:
+        open_cached(PickleSet(path, "train", (3, 4)), tmp_path / "cache")
+    assert str(caught.value).startswith(str(path))
+
+
 @pytest.mark.parametrize("contents, message", [
     ([1, 2], "holds a list"),
     ({"a": 1}, "a dict with the keys 'a'"),

@@ -99,6 +99,19 @@ def test_masks_are_read_from_every_kind_of_file_alike(tmp_path):
     np.testing.assert_allclose(np.array(affines[3]) @ [1, 2, 0, 1], affine @ [2, 1, 0, 1])
 
 
+def test_suffixes_count_in_any_case(tmp_path):
+    mask = np.random.default_rng(0).integers(0, 3, (4, 6)).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "A.PNG")
+    with open(tmp_path / "B.NPY", "wb") as file:
+        np.save(file, mask)
+    nibabel.save(nibabel.Nifti1Image(mask.T, np.eye(4)), tmp_path / "c.nii.gz")
+    (tmp_path / "c.nii.gz").rename(tmp_path / "C.NII.GZ")
+    for paths in ([tmp_path], [tmp_path / name for name in ("A.PNG", "B.NPY", "C.NII.GZ")]):
+        masks, origins, _ = read_masks(paths, LABELS, (4, 6))
+        np.testing.assert_array_equal(masks, np.stack([mask] * 3))
+        assert [origin[-5:] for origin in origins] == ["A.PNG", "B.NPY", "II.GZ"]
+
+
 def test_volumes_keep_the_files_axes(tmp_path):
     mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "a.nii.gz")
@@ -138,9 +151,12 @@ def write(path, values):
     (lambda folder: folder, "no mask in it"),
     (lambda folder: write(folder / "a.npy", np.full((4, 6), 3)), "label 3 found"),
     (lambda folder: write(folder / "a.npy", np.full((4, 6), 0.5)), "whole numbers needed"),
+    (lambda folder: write(folder / "a.npy", np.full((4, 6), np.nan)), "24 NaN or infinite mask"),
+    (lambda folder: write(folder / "a.npy", np.full((4, 6), 1e20)), "label 1" + "0" * 20),
     (lambda folder: write(folder / "a.npy", np.array([{}])), "cannot be read"),
     (lambda folder: write(folder / "a.npy", np.zeros((4, 6, 2), int)), r"mask \(4, 6, 2\)"),
 ])  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_masks_that_cannot_be_are_refused_by_name(tmp_path, make, message):
     path = make(tmp_path)
     with pytest.raises(ValueError, match=message) as error:

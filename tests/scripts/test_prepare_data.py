@@ -147,3 +147,46 @@ def test_phantom_refuses_a_folder_with_something_in_it(main, tmp_path):
     with pytest.raises(ValueError, match="not an empty folder"):
         main("phantom", "--layout=camus", f"--out={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("layout", ["camus", "decathlon"])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [("--seed=-1", "^--seed=-1: a whole number from 0 needed$"), ("--patients=2", "3 or more")])
+def test_phantom_writes_nothing_for_wrong_settings(main, layout, wrong, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        main("phantom", f"--layout={layout}", f"--out={tmp_path / 'new'}", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_an_interrupted_phantom_can_be_written_again(main, made, tmp_path, monkeypatch):
+    from motfm_jax.data import phantom
+
+    def interrupt(folder, *_):
+        folder.mkdir()
+        (folder / "half.txt").touch()
+        assert out.exists() == made and not (out / "half.txt").exists()
+        raise KeyboardInterrupt
+
+    def write(folder, *_):
+        folder.mkdir()
+        (folder / "whole.txt").touch()
+
+    out = tmp_path / "new"
+    if made:
+        out.mkdir()
+    monkeypatch.setattr(phantom, "write_camus_tree", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main("phantom", "--layout=camus", f"--out={out}")
+    assert list(tmp_path.iterdir()) == ([out] if made else [])
+    monkeypatch.setattr(phantom, "write_camus_tree", write)
+    assert main("phantom", "--layout=camus", f"--out={out}") == 0
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [
+        Path("new/whole.txt")]
+
+
+def test_phantom_does_not_replace_the_folder_one_is_in(main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the folder you are in"):
+        main("phantom", "--layout=camus", "--out=.")

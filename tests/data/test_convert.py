@@ -1,0 +1,51 @@
+import pytest
+
+from motfm_jax.data.camus import Camus
+from motfm_jax.data.convert import to_pickle
+from motfm_jax.data.phantom import write_camus_tree
+from motfm_jax.data.pickles import PickleSet, read_pickle, write_pickle
+
+
+def convert(root, out):
+    """What was said, and the counts."""
+    said = []
+    counts = to_pickle(lambda split: Camus(root, split, (8, 8)), out, said.append)
+    return said, counts
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_camus_tree(tmp_path / "camus", 3, image_shape=(16, 24))
+
+
+def test_a_release_without_a_test_list_gives_an_empty_test_split(tree, tmp_path):
+    (tree / "database_split/subgroup_testing.txt").unlink()
+    said, counts = convert(tree, tmp_path / "out.pkl")
+    assert counts == {"train": 4, "valid": 4, "test": 0}
+    assert len(said) == 1 and said[0].startswith("test stays empty: ") and "\n" not in said[0]
+    assert read_pickle(tmp_path / "out.pkl")["test"] == []
+
+
+def test_a_pickle_without_test_entries_gives_an_empty_test_split(tmp_path):
+    entry = {"image": [[[1.0]]]}
+    write_pickle(tmp_path / "in.pkl", {"train": [entry], "valid": [entry]})
+    said = []
+    counts = to_pickle(
+        lambda split: PickleSet(tmp_path / "in.pkl", split, (1, 1)), tmp_path / "out.pkl",
+        said.append)  # fmt: skip
+    assert counts == {"train": 1, "valid": 1, "test": 0} and len(said) == 1
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda root: (root / "database_nifti/patient0003/patient0003_2CH_ED_gt.nii.gz").unlink(),
+     "2CH_ED_gt.nii.gz: missing"),
+    (lambda root: (root / "database_nifti/patient0003").rename(root / "elsewhere"),
+     "names patient0003"),
+    (lambda root: (root / "database_split/subgroup_testing.txt").write_text(""), "is empty"),
+    (lambda root: (root / "database_split/subgroup_validation.txt").unlink(), "no official valid"),
+])  # fmt: skip
+def test_a_broken_split_is_refused_and_nothing_written(tree, tmp_path, spoil, message):
+    spoil(tree)
+    with pytest.raises(ValueError, match=message):
+        convert(tree, tmp_path / "new/out.pkl")
+    assert not (tmp_path / "new").exists()
