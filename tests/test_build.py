@@ -178,18 +178,19 @@ def test_cudnn_asked_for_in_vain_is_an_error():
 
 
 def test_model_fields_reach_the_network():
-    def shapes(**changes):
-        model = build.model(make_config(**changes), FACTS)
+    def shapes(cond="class", **changes):
+        model = build.model(make_config(cond=cond, **changes), FACTS)
         return jax.eval_shape(model.init, jax.random.key(0))
 
     plain = shapes()
     assert shapes(model__head_dim=0) == plain
     for changes in (
         dict(model__res_blocks=2), dict(model__transformer_layers=2),
-        dict(model__mask_embedding=8), dict(model__attention=(True, True)),
-        dict(model__channels=(8, 24)),
+        dict(model__attention=(True, True)), dict(model__channels=(8, 24)),
     ):
         assert shapes(**changes) != plain, changes
+    masked = shapes(cond="mask", model__mask_embedding=6)
+    assert masked["controlnet/mask_embedding/conv_in/kernel"].shape == (3, 3, 3, 6)
 
 
 def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part():
@@ -206,10 +207,8 @@ def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part()
     shape = jax.eval_shape(
         loss, jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
     assert shape.shape == (4,) and shape.dtype == jnp.float32
-    with pytest.raises(ValueError, match="no degraded images"):
-        jax.eval_shape(
-            build.loss(make_config(flow__source="image"), model),
-            jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
+    with pytest.raises(ValueError, match="no data source yields degraded images"):
+        make_config(flow__source="image")
 
 
 def save_run(folder, config, params, facts=FACTS):
@@ -251,15 +250,11 @@ def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
         "missing": (make_config(cond="class"), "controlnet/.* missing"),
         "extra": (make_config(model__transformer_layers=2), "transformer_blocks/1/.* extra"),
     }
-    hashes = set()
     for name, (other, message) in others.items():
         run = save_run(tmp_path / name, config, zeros_like_params(other))
         with pytest.raises(ValueError, match=f"another architecture.*{message}") as error:
             build.load_run(run)
         assert "\n" not in str(error.value)
-        hashes.add(build.load_run(save_run(
-            tmp_path / f"{name}_fits", other, zeros_like_params(other))).checkpoint_hash)
-    assert len(hashes) == 3
 
 
 def test_a_run_saved_by_another_program_is_refused(tmp_path):

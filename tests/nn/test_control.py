@@ -7,11 +7,12 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from networks import draw, make_settings, parameter_shapes, random_params
 
 from motfm_jax.arrays import Condition
 from motfm_jax.methods import flow
-from motfm_jax.nn.control import velocity_network
+from motfm_jax.nn.control import Keys, velocity_network
 from motfm_jax.sampling.ode import Solver
 
 CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
@@ -42,20 +43,26 @@ def test_parameters_number_as_in_the_original(settings, num_classes, mask_channe
 
 @functools.cache
 def conditional():
-    """A small network with both conditions: its functions, compiled velocity, and parameters."""
+    """A small network with both conditions: its functions and its compiled velocity."""
     network, init = velocity_network(
         make_settings(num_classes=CLASSES), MASK_CHANNELS, MASK_WIDTH)
 
     def velocity(params, x, t, condition):
         return network.apply(params, x, t, network.encode(params, condition), None)
 
-    started = init(jax.random.key(0))
-    return network, init, jax.jit(velocity), {k: np.asarray(v) for k, v in started.items()}
+    return network, init, jax.jit(velocity)
+
+
+def start(wanted, seed=0):
+    """Initial values of the parameters whose names are wanted; the others are not computed."""
+    init = conditional()[1]
+    return jax.jit(lambda key: {
+        name: value for name, value in init(key).items() if wanted(name)})(jax.random.key(seed))
 
 
 def make_inputs():
     mask = jax.nn.one_hot(np.random.default_rng(0).integers(0, 5, (3, 8, 8)), MASK_CHANNELS)
-    condition = Condition(mask=np.asarray(mask), label=np.eye(CLASSES, dtype=np.float32)[[0, 2, 5]])
+    condition = Condition(mask=np.array(mask), label=np.eye(CLASSES, dtype=np.float32)[[0, 2, 5]])
     return draw(3, 8, 8, 1), np.array([0.1, 0.5, 0.9], np.float32), condition
 
 
@@ -69,31 +76,43 @@ def change_row(row):
 
 
 def test_the_velocity_starts_at_zero():
-    _, _, velocity, started = conditional()
-    found = velocity(started, *make_inputs())
+    _, init, velocity = conditional()
+    params = random_params(init) | start(lambda name: name.startswith("unet/conv_out"))
+    found = velocity(params, *make_inputs())
     assert found.shape == (3, 8, 8, 1) and found.dtype == jnp.float32
     np.testing.assert_array_equal(found, 0)
 
 
-def test_the_mask_unet_starts_as_a_copy_of_the_encoder_behind_zeros():
-    started = conditional()[3]
-    encoder = {name for name in started if name.startswith("unet/encoder/")}
-    copies = {name for name in started if name.startswith("controlnet/encoder/")}
+def test_what_starts_at_zero():
+    zeros = ("conv2/", "proj_out/", "conv_out/", *ZERO_OUTPUTS)
+    names = [
+        name for name in parameter_shapes(conditional()[1])
+        if any(zero in name for zero in zeros)
+    ]  # fmt: skip
+    assert len(names) == 2 * (15 + 6 + 2 + 4 + 1)  # blocks, transformers, outputs, skips, middle
+    assert not any(np.any(value) for value in start(lambda name: name in names).values())
+
+
+def test_the_mask_unet_starts_as_a_copy_of_the_encoder():
+    init = conditional()[1]
+    program = jax.make_jaxpr(init.__wrapped__)(jax.random.key(0)).jaxpr
+    results = dict(zip(sorted(parameter_shapes(init)), program.outvars, strict=True))
+    made_by = {variable: equation for equation in program.eqns for variable in equation.outvars}
+    encoder = {name for name in results if name.startswith("unet/encoder/")}
+    copies = {name for name in results if name.startswith("controlnet/encoder/")}
     assert {name.replace("unet/", "controlnet/", 1) for name in encoder} == copies
     for name in copies:
-        original = started[name.replace("controlnet/", "unet/", 1)]
-        np.testing.assert_array_equal(started[name], original, err_msg=name)
-    for name, value in started.items():
-        zero = name.startswith(tuple(f"controlnet/{part}" for part in ZERO_OUTPUTS))
-        zero = zero or "/conv2/" in name or "/proj_out/" in name or "/conv_out/" in name
-        is_bias_of_a_norm = "norm" in name and name.endswith("bias")
-        assert np.any(value) != (zero or is_bias_of_a_norm), name
+        equation = made_by[results[name]]
+        assert equation.primitive.name == "copy", name
+        assert equation.invars[0] is results[name.replace("controlnet/", "unet/", 1)], name
+    name = "encoder/conv_in/kernel"
+    values = start(lambda found: found.endswith(f"/{name}"))
+    np.testing.assert_array_equal(values[f"unet/{name}"], values[f"controlnet/{name}"])
 
 
 def test_a_mask_has_no_effect_until_the_zero_convolutions_have_learned():
-    _, init, velocity, started = conditional()
-    params = random_params(init)
-    params.update({name: value for name, value in started.items() if "controlnet/" in name})
+    _, init, velocity = conditional()
+    params = random_params(init) | start(lambda name: any(zero in name for zero in ZERO_OUTPUTS))
     x, t, condition = make_inputs()
     found = velocity(params, x, t, condition)
     assert float(jnp.abs(found).max()) > 0.1
@@ -108,7 +127,7 @@ def test_a_mask_has_no_effect_until_the_zero_convolutions_have_learned():
 
 
 def test_class_mask_time_and_image_matter_once_weights_are_random():
-    _, init, velocity, _ = conditional()
+    _, init, velocity = conditional()
     params, (x, t, condition) = random_params(init), make_inputs()
     found = velocity(params, x, t, condition)
     for changed in (
@@ -123,7 +142,7 @@ def test_class_mask_time_and_image_matter_once_weights_are_random():
 
 @pytest.mark.parametrize("row", [0, 2])
 def test_a_row_depends_on_that_row_alone(row):
-    _, init, velocity, _ = conditional()
+    _, init, velocity = conditional()
     params = random_params(init)
     before, after = velocity(params, *make_inputs()), velocity(params, *change_row(row))
     others = [index for index in range(3) if index != row]
@@ -131,11 +150,14 @@ def test_a_row_depends_on_that_row_alone(row):
     assert float(jnp.abs(after[row] - before[row]).max()) > 1e-2
 
 
-def test_different_keys_start_different_networks():
-    _, init, _, started = conditional()
-    other = init(jax.random.key(1))
+def test_keys_are_those_of_nnx_and_every_parameter_has_its_own():
     name = "unet/encoder/conv_in/kernel"
-    assert np.abs(np.asarray(other[name]) - started[name]).max() > 0.1
+    first, second = (start(lambda found: found == name, seed)[name] for seed in (0, 1))
+    assert float(jnp.abs(first - second).max()) > 0.1
+    ours, theirs = Keys(jax.random.key(3)), nnx.Rngs(jax.random.key(3))
+    drawn = [(ours.params(), theirs.params()) for _ in range(3)]
+    assert all(one == other for one, other in drawn)
+    assert len({str(jax.random.key_data(one)) for one, _ in drawn}) == 3
 
 
 def equations(jaxpr, inside_loop=False):
@@ -156,7 +178,7 @@ JAXPR = jax.extend.core.Jaxpr
 
 
 def test_the_condition_is_encoded_outside_the_sampling_loop():
-    network, init, _, _ = conditional()
+    network, init, _ = conditional()
     x, _, condition = make_inputs()
     program = jax.make_jaxpr(
         lambda params, x, condition: flow.sample(network, params, x, condition, Solver("heun", 4)).x

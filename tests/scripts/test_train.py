@@ -70,8 +70,8 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path):
     while time.monotonic() < deadline and len(read_metrics(workdir)) < 3:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process)
-    assert code == 0 and "SIGTERM: saved; --resume goes on" in err
+    code, out, err = finish(process)
+    assert code == 0 and "SIGTERM: saved; --resume goes on" in out + err
     stopped = restore_weights(workdir).step
     assert stopped >= 3 and read_metrics(workdir)[-1]["step"] == stopped
     command[-2] = f"--config.train.steps={stopped + 2}"
