@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -116,7 +117,10 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
 
     def batches(start):
         os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not before:
+            time.sleep(0.01)  # two signals at once would count as one
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # cut short by the second signal
         yield from batches_from(start)
 
     with pytest.raises(KeyboardInterrupt):
