@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from motfm_jax import build, cli
+from motfm_jax.evaluation import given
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
@@ -23,19 +24,22 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write to")
-    add("--num", type=int, help="images; default: the --classes counts, the --masks files, or 16")
+    add("--num", type=int, help="images; default: --noise, --classes counts, --masks files, or 16")
     add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5 adaptive")
     add("--steps", type=int, help="solver steps, default 10; not with adaptive")
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
-    add("--seed", type=int, default=0, help="image i starts from noise of (seed, i)")
+    add("--seed", type=int, help="image i starts from noise of (seed, i); default 0")
+    add("--noise", help="npy [N, *S, C] of floats: image i starts from row i, not from a seed")
     add("--batch", type=int, default=0, help="images a solve, over all devices; default: 16 each")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add("--split", default="valid", help="split that masks and classes come from")
     add("--data-root", help="where the data is now, if not where the run found it")
-    add("--masks", nargs="+", default=[], help="label maps: PNG, NIfTI, npy, or folders of them")
+    add("--masks", nargs="+", default=[], help="label maps: PNG, NIfTI, npy, or folders; "
+        "or one npy, of labels [N, *S] or of floats [N, *S, C] as the network takes them")
     add("--fit", choices=("pad", "stretch"), help="resize --masks to the network's size")
-    add("--classes", default="", help='"2CH_ED=10,4CH_ES=5" or "2CH_ED,4CH_ES"')
+    add("--classes", default="", help='"2CH_ED=10,4CH_ES=5", "2CH_ED,4CH_ES", or npy of indices')
+    add("--raw", action="store_true", help="images as the network gives them, scaling not undone")
     add("--trajectory", action="store_true", help="also the way from noise to image, of 8 images")
     add("--nifti", action=argparse.BooleanOptionalAction, help="one NIfTI an image; 3-D: default")
     add("--pickle", action="store_true", help="also the original's .pkl layout")
@@ -45,10 +49,12 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = flags(arguments)
+    if asked.noise and asked.seed is not None:
+        raise ValueError(f"--seed={asked.seed} with --noise: nothing is drawn; leave one out")
     enable_compile_cache()
     request = Request(
-        make_solver(asked.solver, asked.steps, asked.rtol, asked.atol), asked.seed, asked.batch,
-        asked.trajectory, asked.nifti, asked.pickle)
+        make_solver(asked.solver, asked.steps, asked.rtol, asked.atol), asked.seed or 0,
+        asked.batch, asked.trajectory, asked.nifti, asked.pickle, asked.raw)
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
     trained = build.load_run(Path(asked.run), which)
     config, facts, model = trained.config, trained.facts, trained.model
@@ -58,15 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "noise can be sampled")
     if asked.data_root:
         config.data.root = asked.data_root
+    noise = given.read_noise(
+        asked.noise, facts.size, facts.channels, len(config.model.channels) - 1,
+    ) if asked.noise else None  # fmt: skip
+    facts = given.known(asked.run, facts, noise, asked.raw)
+    split = (lambda: build.arrays(config, asked.split)) if facts.intensity else None
     conditions = choose(
         config.cond, num=asked.num, classes=facts.classes, mask_labels=facts.mask_labels,
-        size=facts.size, split=lambda: build.arrays(config, asked.split), split_name=asked.split,
-        mask_paths=asked.masks, class_text=asked.classes, fit=asked.fit)
+        size=facts.size, split=split, split_name=asked.split, mask_paths=asked.masks,
+        class_text=asked.classes, fit=asked.fit, noise=noise,
+        mask_channels=1 if config.data.mask_encoding == "scalar" else len(facts.mask_labels))
     with tqdm(total=len(conditions), unit="image", disable=None) as bar:
         sidecar = sample_to_folder(
             Path(asked.out), request, conditions, network=model.network, params=trained.params,
             condition=model.condition, kind=config.cond, facts=facts, intensity=trained.intensity,
-            checkpoint=Checkpoint(asked.run, trained.checkpoint_hash, trained.step),
+            checkpoint=Checkpoint(asked.run, trained.checkpoint_hash, trained.step), noise=noise,
             overwrite=asked.overwrite, progress=lambda done, _: bar.update(done - bar.n))
     print(
         f"{asked.out}: {sidecar['num']} images, network calls an image: {sidecar['calls']}, "

@@ -1,19 +1,16 @@
-"""What each generated image is conditioned on: records of a split, mask files, class names."""
+"""What each generated image is conditioned on: records of a split, given masks and classes."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from motfm_jax.data import files, geometry
 from motfm_jax.data.cache import Arrays
+from motfm_jax.evaluation import given
 
 DEFAULT_NUM = 16
-PICTURES = (".png", ".bmp", ".tif", ".tiff")
-MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
 
 
 class Conditions(NamedTuple):
@@ -21,7 +18,7 @@ class Conditions(NamedTuple):
 
     Attributes:
       num: N.
-      masks: [N, *S] uint8 labels, or None.
+      masks: [N, *S] uint8 labels, [N, *S, C] float32 as the network takes them, or None.
       labels: [N] int32 class indices, or None.
       origins: N texts, which record or file each came from.
       affines: N of 4 x 4 or None, where the mask lies.
@@ -35,6 +32,11 @@ class Conditions(NamedTuple):
 
     def __len__(self) -> int:
         return self.num
+
+    @property
+    def raw_masks(self) -> bool:
+        """Whether the masks are the network's own input, not labels."""
+        return self.masks is not None and self.masks.dtype.kind == "f"
 
     def digest(self) -> str:
         """blake2b of masks and classes, hex."""
@@ -51,54 +53,81 @@ def choose(
     classes: Sequence[str],
     mask_labels: Sequence[str],
     size: Sequence[int],
-    split: Callable[[], Arrays],
+    split: Callable[[], Arrays] | None,
     split_name: str,
     mask_paths: Sequence[str | Path] = (),
     class_text: str = "",
     fit: str | None = None,
+    mask_channels: int = 0,
+    noise: np.ndarray | None = None,
 ) -> Conditions:
-    """The conditions a request describes, repeated from the first where there are fewer than num.
+    """The conditions a request describes.
+
+    Rows of one file and counts belong to the images one by one, so that all of them must be as
+    many; records, mask files and class names are repeated from the first where there are fewer.
 
     Args:
       kind: what the network needs: none | class | mask | mask+class.
-      num: N; None for the sum of the counts in class_text, else the number of mask files, else 16.
+      num: N; None for as many as there are rows or counts, else the number of mask files, else 16.
       classes: class names by index.
       mask_labels: label names by value.
       size: S.
       split: opens the records that masks and classes come from unless said otherwise; called only
         then. Where classes are said and masks are not, each class gets masks of its own records.
+        None where the run has no data.
       split_name: for messages.
-      mask_paths: mask files, or folders of them.
-      class_text: see `parse_classes`; "" for none.
-      fit: see `read_masks`.
+      mask_paths: see `given.read_masks`.
+      class_text: see `parse_classes`, or the npy of `given.read_classes`; "" for none.
+      fit, mask_channels: see `given.read_masks`.
+      noise: rows that the images start from, or None.
 
     Raises:
       ValueError: something said that the network does not take, or missing that it needs.
     """
     with_mask, with_class = "mask" in kind, "class" in kind
-    for flag, given, wanted in (
+    for flag, said, wanted in (
         ("--masks", mask_paths, with_mask), ("--classes", class_text, with_class)):  # fmt: skip
-        if given and not wanted:
+        if said and not wanted:
             raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
+    masks = labels = None
+    rows = {} if noise is None else {"--noise": len(noise)}
     if mask_paths:
         if with_class and not class_text:
             raise ValueError(
                 f"--masks without --classes: this run was trained with cond={kind}; say which "
                 f"classes, --classes={','.join(classes[:2])}")
-        masks, origins, affines = read_masks(mask_paths, mask_labels, size, fit)
-        if num is None and "=" not in class_text:  # counts decide themselves
-            num = len(masks)
-    labels = parse_classes(class_text, classes, num) if class_text else None
-    num = num if labels is None else len(labels)
-    if mask_paths:
-        rows = np.arange(num) % len(masks)
+        masks = given.read_masks(mask_paths, mask_labels, size, fit, mask_channels)
+        if masks.are_rows:
+            rows["--masks"] = len(masks.values)
+    if class_text.lower().endswith(".npy"):
+        labels = given.read_classes(class_text, classes)
+    elif "=" in class_text:
+        labels = parse_classes(class_text, classes, num)
+    if labels is not None:
+        rows["--classes"] = len(labels)
+    num = _agreed(num, rows)
+    if masks is not None:
+        num = num or len(masks.values)
+    if class_text and labels is None:
+        labels = parse_classes(class_text, classes, num)
+    if labels is not None:
+        num = num or len(labels)
+        labels = labels[:num]
+    if masks is not None:
+        turn = np.arange(num) % len(masks.values)
         return Conditions(
-            len(rows), masks[rows], labels, [origins[row] for row in rows],
-            [affines[row] for row in rows])  # fmt: skip
+            num, masks.values[turn], labels, [masks.origins[row] for row in turn],
+            [masks.affines[row] for row in turn])  # fmt: skip
+    num = num or DEFAULT_NUM
     if not with_mask and (labels is not None or not with_class):
-        return Conditions(num or DEFAULT_NUM, None, labels)
+        return Conditions(num, None, labels)
+    if split is None:
+        flags = ["--masks"] * with_mask + ["--classes"] * (with_class and labels is None)
+        raise ValueError(
+            f"this run was converted without its data: there are no records to take conditions "
+            f"from; give {' and '.join(flags)}, or convert again with --data")
     arrays = split()
     for name, there, trained, used in (
         ("classes", arrays.classes, classes, with_class),
@@ -108,8 +137,20 @@ def choose(
                 f"--split={split_name}: the data's {name} are {', '.join(there) or 'none'}, the "
                 f"run's {', '.join(trained)}; give the data it was trained on, or --masks and "
                 "--classes")
-    return _from_split(
-        arrays, split_name, num or DEFAULT_NUM, labels, with_mask, with_class, classes)
+    return _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
+
+
+def _agreed(num: int | None, rows: Mapping[str, int]) -> int | None:
+    """How many images: num of the rows of what is given, all of them where num is None."""
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{flag} holds {count}" for flag, count in rows.items())
+        raise ValueError(f"{counts}: as many of each needed, one an image; correct the files")
+    for flag, count in rows.items():
+        if num is not None and num > count:
+            raise ValueError(
+                f"--num={num}: {flag} holds {count}; leave --num out or give more of them")
+        num = num or count
+    return num
 
 
 def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes) -> Conditions:
@@ -170,77 +211,3 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndar
     if set(counts) != {None}:
         raise ValueError(f"--classes={text}: give counts for all of the classes or for none")
     return np.resize(np.array(names, np.int32), num or max(DEFAULT_NUM, len(names)))
-
-
-def read_masks(
-    paths: Sequence[str | Path], mask_labels: Sequence[str], size: Sequence[int],
-    fit: str | None = None,
-) -> tuple[np.ndarray, list[str], list[Any]]:  # fmt: skip
-    """Label maps from files.
-
-    Args:
-      paths: PNG (or BMP, TIFF) with label values as grey or palette numbers, NIfTI, or npy with the
-        array as in memory; folders stand for all such files in them, sorted.
-      mask_labels: label names by value: the values allowed.
-      size: S, which every file must have unless fit is given.
-      fit: "pad" or "stretch" resizes to S, nearest neighbour; see `geometry.fit`.
-
-    Returns:
-      masks [M, *S] uint8, the M paths, and the M affines (4 x 4 nested lists, or None).
-    """
-    found = []
-    for path in map(Path, paths):
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.name.lower().endswith(MASK_SUFFIXES))
-            if not inside:
-                raise ValueError(f"{path}: no mask in it; files {', '.join(MASK_SUFFIXES)} needed")
-        found += inside
-    masks, affines = [], []
-    for path in found:
-        values, affine = _read_mask(path, len(size))
-        mask = files.to_labels(path, values, range(len(mask_labels))).astype(np.uint8)
-        if mask.shape != tuple(size):
-            if not fit or mask.ndim != len(size):
-                raise ValueError(
-                    f"{path}: mask {mask.shape}, but the network's images are {tuple(size)}"
-                    + ("; resize it, or use --fit=pad or --fit=stretch" * (mask.ndim == len(size))))
-            spacing = None
-            if affine is not None:
-                spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
-            resized = geometry.fit(
-                np.zeros((*mask.shape, 1), np.float32), mask, affine, spacing, size, fit)
-            mask, affine = resized.mask, resized.affine
-        masks.append(mask)
-        affines.append(None if affine is None else affine.tolist())
-    return np.stack(masks), [str(path) for path in found], affines
-
-
-def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """One file as [*S0], with its affine where it states one."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such mask file; check --masks")
-    suffix = path.suffix.lower()
-    if path.name.lower().endswith(files.NIFTI_SUFFIXES):
-        values, affine, _ = files.read(path)
-        while values.ndim > dims and values.shape[-1] == 1:
-            values = values[..., 0]
-        if dims == 2:  # files are x first; here rows are depth
-            return values.T, affine[:, [1, 0, 2, 3]]
-        return values, affine
-    if suffix not in (".npy", *PICTURES):
-        raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
-    try:
-        if suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            values = np.asarray(Image.open(path))
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
-    if suffix in PICTURES and values.ndim != 2:
-        raise ValueError(
-            f"{path}: a colour picture {values.shape}; save labels as grey or palette numbers")
-    if values.dtype.kind not in "buif":
-        raise ValueError(f"{path}: values of type {values.dtype}, label numbers needed")
-    return values, None

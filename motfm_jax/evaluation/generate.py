@@ -21,7 +21,13 @@ Progress = Callable[[int, int], None]  # (images done, images in all)
 
 
 class Rows(NamedTuple):
-    """What one compiled solve receives: x0 [B, *S, C], mask [B, *S] or None, label [B] or None."""
+    """What one compiled solve receives.
+
+    Attributes:
+      x0: [B, *S, C] float32, what the images start from.
+      mask: [B, *S] labels, [B, *S, C] floats as the network takes them, or None.
+      label: [B] class indices, or None.
+    """
 
     x0: np.ndarray
     mask: np.ndarray | None
@@ -32,7 +38,7 @@ class Solved(NamedTuple):
     """What it returns, as numpy.
 
     Attributes:
-      images: [B, *S, C] float32, original intensity units.
+      images: [B, *S, C] float32, in the units that `make_sampler`'s `invert` gives.
       steps: [B] int32, solver steps counted inside the solve.
       calls: [B] int32, network calls.
       trajectory: [B, steps + 1, *S, C] in the same units, or None.
@@ -45,10 +51,10 @@ class Solved(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """Images 0 .. N - 1 of a seed.
+    """Images 0 .. N - 1 of a seed or of given noise.
 
     Attributes:
-      images: [N, *S, C] float32, original intensity units.
+      images: [N, *S, C] float32, in the units of the sampler.
       steps: [N] int32, solver steps.
       calls: [N] int32, network calls.
       seconds_per_image: mean wall time of the solves after the first of the process (which
@@ -92,12 +98,13 @@ def make_sampler(
     solver: Solver,
     trajectory: bool = False,
 ) -> Sampler:
-    """Compiles noise -> images in original intensity units over this process's devices.
+    """Compiles noise -> images over this process's devices.
 
     Args:
       network: the velocity field.
-      condition: (mask [B, *S] or None, label [B] or None) -> Condition.
-      invert: the intensity scaling's inverse; runs inside the compiled solve.
+      condition: (mask or None, label [B] or None) -> Condition; see `Rows`.
+      invert: from the network's values to those wanted, such as the intensity scaling's inverse;
+        runs inside the compiled solve.
       solver: see `ode.Solver`.
       trajectory: also return every state on the way.
 
@@ -146,6 +153,7 @@ def generate(
     shape: tuple[int, ...],
     solver: Solver,
     seed: int = 0,
+    noise: np.ndarray | None = None,
     batch: int = 0,
     folder: Path | None = None,
     timed: bool = False,
@@ -159,7 +167,8 @@ def generate(
       conditions: of the N images.
       shape: (*S, C).
       solver: see `ode.Solver`.
-      seed: image i starts from noise folded from (seed, i).
+      seed: image i starts from noise folded from (seed, i),
+      noise: or, where given, from row i of this [N, *S, C] float32.
       batch: images a solve, a multiple of the devices; 0 for `default_batch`. The last batch is
         padded to it, so that one program is compiled.
       folder: finished batches are kept here, each written atomically, and not solved again by a
@@ -179,7 +188,7 @@ def generate(
     def solve(start: int) -> tuple[Solved, float]:
         rows = np.minimum(np.arange(start, start + batch), num - 1)
         begin = time.perf_counter()
-        solved = sampler(params, _rows(conditions, rows, start_noise(seed, rows, shape)))
+        solved = sampler(params, _rows(conditions, rows, shape, seed, noise))
         seconds = time.perf_counter() - begin
         _check(solved, start, solver)
         return solved, seconds
@@ -212,13 +221,13 @@ def generate(
 
 def generate_trajectory(
     sampler: Sampler, params: Params, conditions: Conditions, *,
-    shape: tuple[int, ...], seed: int, num: int,
+    shape: tuple[int, ...], seed: int, noise: np.ndarray | None = None, num: int,
 ) -> np.ndarray:  # fmt: skip
-    """The states of images 0 .. num - 1 from noise to image, in original intensity units.
+    """The states of images 0 .. num - 1 from noise to image, in the units of the sampler.
 
     Args:
       sampler: of `make_sampler` with trajectory=True.
-      params, conditions, shape, seed: as for `generate`.
+      params, conditions, shape, seed, noise: as for `generate`.
       num: images; cut to the number of conditions.
 
     Returns:
@@ -226,9 +235,8 @@ def generate_trajectory(
     """
     num, devices = min(num, len(conditions)), jax.local_device_count()
     rows = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
-    noise = start_noise(seed, rows, shape)
-    states = sampler(parallel.replicate(params), _rows(conditions, rows, noise)).trajectory
-    return np.moveaxis(states[:num], 1, 0)
+    solved = sampler(parallel.replicate(params), _rows(conditions, rows, shape, seed, noise))
+    return np.moveaxis(solved.trajectory[:num], 1, 0)
 
 
 def check_batch(batch: int) -> None:
@@ -239,10 +247,14 @@ def check_batch(batch: int) -> None:
             f"--batch={batch}: a multiple of the {devices} devices needed, at least {devices}")
 
 
-def _rows(conditions: Conditions, rows: np.ndarray, x0: np.ndarray) -> Rows:
+def _rows(
+    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], seed: int,
+    noise: np.ndarray | None,
+) -> Rows:  # fmt: skip
     masks, labels = conditions.masks, conditions.labels
     return Rows(
-        x0, None if masks is None else masks[rows], None if labels is None else labels[rows])
+        start_noise(seed, rows, shape) if noise is None else noise[rows],
+        None if masks is None else masks[rows], None if labels is None else labels[rows])
 
 
 def _check(solved: Solved, start: int, solver: Solver) -> None:

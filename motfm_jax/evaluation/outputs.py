@@ -125,11 +125,11 @@ def write(
     images, masks, labels = generated.images, conditions.masks, conditions.labels
     names = [] if labels is None else [classes[label] for label in labels]
     note = f"synthetic; {sidecar['solver']['name']}, network calls: {_short(sidecar['calls'])}"
-    window = pictures.shared_window(images)
+    window, drawn = pictures.shared_window(images), _to_draw(masks)
     pictures.write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
     shown = min(len(images), MAX_GRID[images.ndim - 2])
     pictures.write_samples(
-        out / "grid.png", images[:shown], masks=None if masks is None else masks[:shown],
+        out / "grid.png", images[:shown], masks=None if drawn is None else drawn[:shown],
         titles=names[:shown], window=window,
         caption=f"{note}; images 0 to {shown - 1} of {len(images)}")  # fmt: skip
     if trajectory is not None:
@@ -162,22 +162,22 @@ def describe(
     kind: str,
     classes: Sequence[str],
     mask_labels: Sequence[str],
-    intensity: Mapping[str, Any],
+    intensity: Mapping[str, Any] | None,
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The sidecar of the images: where they come from and how they were made.
 
     Args:
       run: the run directory.
-      settings: as claimed: checkpoint, training_step, seed, num, solver, batch, ... .
+      settings: as claimed: checkpoint, training_step, seed, noise, raw, num, solver, ... .
       generated, conditions: N images and what they were conditioned on.
       kind: "none", "class", "mask" or "mask+class".
       classes: class names by index.
       mask_labels: label names by value.
-      intensity: `Intensity.to_json()`.
+      intensity: `Intensity.to_json()`, or None where the run does not know it.
       environment: packages, devices, revision.
     """
-    labels, steps = conditions.labels, generated.steps
+    masks, labels, steps = conditions.masks, conditions.labels, generated.steps
     return {
         "format": FORMAT,
         "synthetic": True,
@@ -187,7 +187,7 @@ def describe(
         "checkpoint": settings["checkpoint"],
         "training_step": settings["training_step"],
         **{name: settings[name] for name in ("num", "seed", "solver")},
-        "start_noise": "image i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i))",
+        "start_noise": _start(settings["noise"]),
         "steps": int(steps[0]) if (steps == steps[0]).all() else [int(count) for count in steps],
         "calls": _calls(generated.calls, settings["solver"]["name"]),
         "seconds_per_image": generated.seconds_per_image,
@@ -195,13 +195,15 @@ def describe(
         "condition": {
             "kind": kind,
             "classes": None if labels is None else [classes[label] for label in labels],
-            "mask_labels": None if conditions.masks is None else list(mask_labels),
+            "mask_labels": None if masks is None or conditions.raw_masks else list(mask_labels),
+            "masks": "as the network takes them" if conditions.raw_masks
+            else None if masks is None else "label numbers",
             "from": list(conditions.origins),
         },
         "images": {
             "shape": list(generated.images.shape),
-            "units": _units(intensity),
-            "intensity": dict(intensity),
+            "units": _units(intensity, settings["raw"]),
+            "intensity": intensity and dict(intensity),
             "min": float(generated.images.min()), "max": float(generated.images.max()),
         },
         "environment": dict(environment),
@@ -209,16 +211,37 @@ def describe(
     }  # fmt: skip
 
 
-def _units(intensity: Mapping[str, Any]) -> str:
+def _start(noise: str | None) -> str:
+    if noise is None:
+        return "image i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i))"
+    return f"image i: row i of the arrays given with --noise, whose BLAKE2b is {noise}"
+
+
+def _to_draw(masks: np.ndarray | None) -> np.ndarray | None:
+    """Labels [N, *S] to draw. Of masks as the network takes them: the strongest of several
+    channels, or the rank of an only channel's values."""
+    if masks is None or masks.dtype.kind != "f":
+        return masks
+    if masks.shape[-1] > 1:
+        return masks.argmax(axis=-1)
+    return np.unique(masks, return_inverse=True)[1].reshape(masks.shape[:-1])
+
+
+def _units(intensity: Mapping[str, Any] | None, raw: bool) -> str:
+    if intensity is None:
+        return "as the network gives them: the scaling of its training data is not known"
     if intensity["mode"] == "none":
-        return "as the network gives them; it was trained on unscaled intensities"
+        return "as the network gives them: it was trained on unscaled intensities"
     typical = {
         "dataset": "",
         "sample": "; each training image had its own scaling, these have the median one",
     }[intensity["scope"]]
     clipped = "; training images were clipped there" * (intensity["mode"] == "percentile")
+    undone = (
+        "as the network gives them: the {} scaling is not undone, in which" if raw
+        else "those of the training data: the {} scaling is undone, so that")
     return (
-        f"those of the training data: the {intensity['mode']} scaling is undone, so that "
+        f"{undone.format(intensity['mode'])} "
         f"{intensity['range'][0]:g} and {intensity['range'][1]:g} of the network stand for "
         f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}")
 

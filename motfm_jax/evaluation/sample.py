@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from motfm_jax.arrays import Array, Condition, Network, Params
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate, outputs
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io import runs
+from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.sampling.ode import Solver
 
 TRAJECTORY_IMAGES = 8
@@ -21,11 +24,12 @@ class Request(NamedTuple):
 
     Attributes:
       solver: see `ode.Solver`.
-      seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i).
+      seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i), unless given noise.
       batch: images a solve; 0 for `generate.default_batch`.
       trajectory: also write the way of the first TRAJECTORY_IMAGES images.
       nifti: also one NIfTI an image; None: for volumes.
       pickle: also the original's layout.
+      raw: leave the images as the network gives them, the intensity scaling not undone.
     """
 
     solver: Solver
@@ -34,6 +38,7 @@ class Request(NamedTuple):
     trajectory: bool = False
     nifti: bool | None = None
     pickle: bool = False
+    raw: bool = False
 
 
 class Checkpoint(NamedTuple):
@@ -54,8 +59,9 @@ def sample_to_folder(
     condition: Callable[[Array | None, Array | None], Condition],
     kind: str,
     facts: Facts,
-    intensity: Intensity,
+    intensity: Intensity | None,
     checkpoint: Checkpoint,
+    noise: np.ndarray | None = None,
     overwrite: bool = False,
     progress: generate.Progress | None = None,
 ) -> dict[str, Any]:
@@ -66,10 +72,12 @@ def sample_to_folder(
       request: how, and what to write.
       conditions: of the N images.
       network, params: the velocity field.
-      condition: (mask [B, *S] or None, label [B] or None) -> Condition.
+      condition: see `generate.make_sampler`.
       kind: what the network is conditioned on: none | class | mask | mask+class.
-      facts, intensity: of the training data.
+      facts, intensity: of the training data; an intensity that is not known (None) needs
+        request.raw.
       checkpoint: where params come from.
+      noise: [at least N, *S, C] float32, image i starts from row i; None for noise of the seed.
       overwrite: see `outputs.claim`.
       progress: called after each batch.
 
@@ -77,25 +85,36 @@ def sample_to_folder(
       The sidecar.
 
     Raises:
-      ValueError: a seed or batch that cannot be, an output folder that cannot be had, or images
-        that are not finite.
+      ValueError: a seed, noise or batch that cannot be, an output folder that cannot be had, or
+        images that are not finite.
     """
     out, solver, shape = Path(out), request.solver, (*facts.size, facts.channels)
+    if noise is not None:
+        noise = noise[: len(conditions)]
+        if noise.shape != (len(conditions), *shape):
+            raise ValueError(
+                f"noise {noise.shape} for {len(conditions)} images {shape}: one row each needed")
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
     if request.trajectory and solver.name == "adaptive":
         raise ValueError(
             "--trajectory with --solver=adaptive: each image takes its own times; use another "
             "solver")
+    if request.pickle and conditions.raw_masks:
+        raise ValueError(
+            "--pickle with --masks of floats: that layout holds label numbers; leave --pickle out")
     batch = request.batch or generate.default_batch(len(conditions), len(facts.size))
     generate.check_batch(batch)
     nifti = len(facts.size) == 3 if request.nifti is None else request.nifti
     settings = {
         "checkpoint": checkpoint.hash, "training_step": checkpoint.step, "num": len(conditions),
-        "conditions": conditions.digest(), "seed": request.seed, "solver": _said(solver),
-        "batch": batch, "trajectory": request.trajectory, "nifti": nifti, "pickle": request.pickle,
+        "conditions": conditions.digest(), "seed": request.seed if noise is None else None,
+        "noise": None if noise is None else hash_arrays({"noise": noise}), "raw": request.raw,
+        "solver": _said(solver), "batch": batch, "trajectory": request.trajectory, "nifti": nifti,
+        "pickle": request.pickle,
     }  # fmt: skip
-    sampler = functools.partial(generate.make_sampler, network, condition, intensity.invert, solver)
+    invert = (lambda image: image) if request.raw else intensity.invert
+    sampler = functools.partial(generate.make_sampler, network, condition, invert, solver)
     with outputs.claim(out, settings, overwrite) as folder:
         if folder is None:
             if progress:
@@ -103,16 +122,16 @@ def sample_to_folder(
             return outputs.read_sidecar(out)
         generated = generate.generate(
             sampler(), params, conditions, shape=shape, solver=solver, seed=request.seed,
-            batch=batch, folder=folder, timed=True, progress=progress)
+            noise=noise, batch=batch, folder=folder, timed=True, progress=progress)
         trajectory = None
         if request.trajectory:
             trajectory = generate.generate_trajectory(
                 sampler(trajectory=True), params, conditions, shape=shape, seed=request.seed,
-                num=TRAJECTORY_IMAGES)
+                noise=noise, num=TRAJECTORY_IMAGES)
         sidecar = outputs.describe(
             checkpoint.run, settings, generated, conditions, kind=kind,
             classes=facts.classes, mask_labels=facts.mask_labels,
-            intensity=intensity.to_json(), environment=runs.environment())
+            intensity=intensity and intensity.to_json(), environment=runs.environment())
         outputs.write(
             out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
             nifti=nifti, pickle=request.pickle, affine=facts.affine)

@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import nibabel
 import numpy as np
 import pytest
-from PIL import Image
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.evaluation.conditions import Conditions, choose, parse_classes, read_masks
+from motfm_jax.evaluation.conditions import Conditions, choose, parse_classes
 
 CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
 LABELS = ("background", "cavity", "myocardium")
@@ -82,43 +80,6 @@ def test_classes_that_cannot_be_are_refused(text, num, message):
         parse_classes(text, CLASSES, num)
 
 
-def test_masks_are_read_from_every_kind_of_file_alike(tmp_path):
-    mask = np.random.default_rng(0).integers(0, 3, (4, 6)).astype(np.uint8)
-    np.save(tmp_path / "a.npy", mask)
-    Image.fromarray(mask).save(tmp_path / "b.png")
-    palette = Image.fromarray(mask, mode="P")
-    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
-    palette.save(tmp_path / "c.png")
-    affine = np.diag([0.5, 0.25, 1, 1])
-    nibabel.save(nibabel.Nifti1Image(mask.T[:, :, None], affine), tmp_path / "d.nii.gz")
-    (tmp_path / "notes.txt").write_text("not a mask")
-    masks, origins, affines = read_masks([tmp_path], LABELS, (4, 6))
-    np.testing.assert_array_equal(masks, np.stack([mask] * 4))
-    assert [origin[-5:] for origin in origins] == ["a.npy", "b.png", "c.png", "ii.gz"]
-    assert affines[:3] == [None] * 3
-    np.testing.assert_allclose(np.array(affines[3]) @ [1, 2, 0, 1], affine @ [2, 1, 0, 1])
-
-
-def test_suffixes_count_in_any_case(tmp_path):
-    mask = np.random.default_rng(0).integers(0, 3, (4, 6)).astype(np.uint8)
-    Image.fromarray(mask).save(tmp_path / "A.PNG")
-    with open(tmp_path / "B.NPY", "wb") as file:
-        np.save(file, mask)
-    nibabel.save(nibabel.Nifti1Image(mask.T, np.eye(4)), tmp_path / "c.nii.gz")
-    (tmp_path / "c.nii.gz").rename(tmp_path / "C.NII.GZ")
-    for paths in ([tmp_path], [tmp_path / name for name in ("A.PNG", "B.NPY", "C.NII.GZ")]):
-        masks, origins, _ = read_masks(paths, LABELS, (4, 6))
-        np.testing.assert_array_equal(masks, np.stack([mask] * 3))
-        assert [origin[-5:] for origin in origins] == ["A.PNG", "B.NPY", "II.GZ"]
-
-
-def test_volumes_keep_the_files_axes(tmp_path):
-    mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "a.nii.gz")
-    masks, _, _ = read_masks([tmp_path / "a.nii.gz"], LABELS, (4, 5, 6))
-    np.testing.assert_array_equal(masks[0], mask)
-
-
 def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
     for value in (1, 2):
         np.save(tmp_path / f"{value}.npy", np.full((4, 6), value, np.uint8))
@@ -129,48 +90,6 @@ def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
     assert len(chosen("mask", mask_paths=[tmp_path], split=not_opened)) == 2, "each once by default"
     with pytest.raises(ValueError, match="--masks without --classes"):
         chosen("mask+class", mask_paths=[tmp_path])
-
-
-def test_a_mask_of_another_size_is_refused_or_resized_to_the_nearest_label(tmp_path):
-    mask = np.zeros((8, 12), np.uint8)
-    mask[:, 6:] = 2
-    np.save(tmp_path / "a.npy", mask)
-    with pytest.raises(ValueError, match=r"a\.npy: mask \(8, 12\).*\(4, 6\); .* use --fit"):
-        read_masks([tmp_path / "a.npy"], LABELS, (4, 6))
-    masks, _, _ = read_masks([tmp_path / "a.npy"], LABELS, (4, 6), fit="stretch")
-    np.testing.assert_array_equal(masks[0], mask[::2, ::2])
-
-
-def write(path, values):
-    np.save(path, values)
-    return path
-
-
-@pytest.mark.parametrize("make, message", [
-    (lambda folder: folder / "none.npy", "no such mask file"),
-    (lambda folder: folder, "no mask in it"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 3)), "label 3 found"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 0.5)), "whole numbers needed"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), np.nan)), "24 NaN or infinite mask"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 1e20)), "label 1" + "0" * 20),
-    (lambda folder: write(folder / "a.npy", np.array([{}])), "cannot be read"),
-    (lambda folder: write(folder / "a.npy", np.zeros((4, 6, 2), int)), r"mask \(4, 6, 2\)"),
-])  # fmt: skip
-@pytest.mark.filterwarnings("error")
-def test_masks_that_cannot_be_are_refused_by_name(tmp_path, make, message):
-    path = make(tmp_path)
-    with pytest.raises(ValueError, match=message) as error:
-        read_masks([path], LABELS, (4, 6))
-    assert str(path) in str(error.value)
-
-
-def test_a_colour_picture_or_a_damaged_one_is_refused(tmp_path):
-    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="a colour picture"):
-        read_masks([tmp_path / "a.png"], LABELS, (4, 6))
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
-    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
-        read_masks([tmp_path / "b.png"], LABELS, (4, 6))
 
 
 @pytest.mark.parametrize("kind, rest, message", [
@@ -206,3 +125,83 @@ def test_a_split_with_other_names_than_the_run_is_refused(field, names):
     other = dataclasses.replace(arrays(), **{field: names})
     with pytest.raises(ValueError, match=f"the data's {field.replace('_', ' ')} are {names[0]}"):
         chosen("mask+class", split=lambda: other)
+
+
+def save(path, values):
+    np.save(path, values)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    masks = np.arange(4)[:, None, None] % 3 + np.zeros((4, 4, 6), int)
+    return {
+        "masks": save(tmp_path / "m.npy", masks),
+        "raw": save(tmp_path / "raw.npy", masks[..., None] / 7),
+        "classes": str(save(tmp_path / "c.npy", np.array([3, 2, 1, 0]))),
+        "three": str(save(tmp_path / "three.npy", np.array([3, 2, 1]))),
+    }
+
+
+def test_rows_of_given_arrays_belong_to_the_images_one_by_one(files):
+    whole = chosen(
+        "mask+class", mask_paths=[files["masks"]], class_text=files["classes"], split=not_opened,
+        noise=np.zeros((4, 4, 6, 1)))  # fmt: skip
+    assert whole.masks[:, 0, 0].tolist() == [0, 1, 2, 0] and whole.labels.tolist() == [3, 2, 1, 0]
+    assert whole.origins[3] == f"{files['masks']}, row 3" and not whole.raw_masks
+    first = chosen(
+        "mask+class", num=3, mask_paths=[files["raw"]], class_text=files["classes"],
+        split=not_opened, mask_channels=1)  # fmt: skip
+    assert len(first) == 3 and first.labels.tolist() == [3, 2, 1] and first.raw_masks
+    np.testing.assert_array_equal(first.masks[:, 0, 0, 0], np.float32([0, 1 / 7, 2 / 7]))
+    assert first.masks.dtype == np.float32 and first.digest() != whole.digest()
+
+
+def test_the_noise_says_how_many_where_conditions_repeat(files, tmp_path):
+    noise = np.zeros((5, 4, 6, 1))
+    assert len(chosen("none", split=not_opened, noise=noise)) == 5
+    assert chosen("none", num=2, split=not_opened, noise=noise).num == 2
+    assert chosen("mask+class", noise=noise).labels.tolist() == [0, 1, 0, 1, 0]
+    assert chosen("class", class_text="2CH_ES,3", noise=noise).labels.tolist() == [1, 3, 1, 3, 1]
+    save(tmp_path / "one.npy", np.ones((4, 6), int))
+    repeated = chosen(
+        "mask+class", mask_paths=[tmp_path / "one.npy"], class_text="2CH_ES", noise=noise)
+    assert repeated.masks.shape == (5, 4, 6) and repeated.labels.tolist() == [1] * 5
+
+
+def test_given_classes_get_masks_of_their_own_records(tmp_path):
+    path = save(tmp_path / "c.npy", np.array([1, 0, 1]))
+    conditions = chosen("mask+class", class_text=str(path))
+    assert conditions.origins == [f"valid: record{row}" for row in (1, 0, 3)]
+
+
+@pytest.mark.parametrize("kind, rest, message", [
+    ("mask", {"mask_paths": ["masks"], "noise": 5}, "--noise holds 5, --masks holds 4: as many"),
+    ("class", {"class_text": "three", "noise": 5}, "--noise holds 5, --classes holds 3"),
+    ("mask+class", {"class_text": "three", "mask_paths": ["masks"]},
+     "--masks holds 4, --classes holds 3"),
+    ("class", {"class_text": "2CH_ED=2", "noise": 5}, "--noise holds 5, --classes holds 2"),
+    ("none", {"num": 6, "noise": 5}, "--num=6: --noise holds 5; leave --num out"),
+    ("mask", {"num": 6, "mask_paths": ["masks"]}, "--num=6: --masks holds 4"),
+    ("class", {"num": 6, "class_text": "three"}, "--num=6: --classes holds 3"),
+    ("mask", {"class_text": "three"}, "trained with cond=mask; leave --classes out"),
+])  # fmt: skip
+def test_arrays_of_different_numbers_are_refused_with_the_numbers(files, kind, rest, message):
+    rest = {
+        "mask_paths": [files[name] for name in rest.get("mask_paths", [])],
+        "class_text": str(files.get(rest.get("class_text"), rest.get("class_text", ""))),
+        "noise": np.zeros((rest["noise"], 4, 6, 1)) if "noise" in rest else None,
+        "num": rest.get("num"),
+    }
+    with pytest.raises(ValueError, match=message):
+        chosen(kind, split=not_opened, **rest)
+
+
+@pytest.mark.parametrize("kind, class_text, flags", [
+    ("mask", "", "--masks"), ("class", "", "--classes"),
+    ("mask+class", "", "--masks and --classes"), ("mask+class", "2CH_ED", "--masks"),
+])  # fmt: skip
+def test_a_run_without_data_needs_its_conditions_said(kind, class_text, flags):
+    with pytest.raises(ValueError, match=f"converted without its data.*give {flags}, or convert"):
+        chosen(kind, class_text=class_text, split=None)
+    assert len(chosen("class", class_text="2CH_ED", split=None)) == 16

@@ -111,6 +111,37 @@ np.savez(sys.argv[1], noise=t.generate.start_noise(3, np.arange(6), t.SHAPE),
         np.testing.assert_allclose(four["images"], alone, atol=10 * 1e-4)
 
 
+@pytest.mark.parametrize("batch", [2, 7])
+def test_given_noise_is_what_the_images_start_from_row_by_row(batch):
+    noise = generate.start_noise(11, np.arange(7), SHAPE)
+    given = make_images(7, batch, noise=noise, seed=3)
+    assert given.images.tobytes() == make_images(7, batch, seed=11).images.tobytes()
+    turned = make_images(7, batch, noise=noise[::-1])
+    assert (turned.images != given.images).any(axis=(1, 2, 3))[[0, 1, 2, 4, 5, 6]].all()
+    sampler = make_sampler(trajectory=True)
+    way = generate.generate_trajectory(
+        sampler, PARAMS, make_conditions(7), shape=SHAPE, seed=3, noise=noise, num=3)
+    np.testing.assert_allclose(way[0], 10 * noise[:3] + 100, rtol=1e-6)
+
+
+def test_masks_of_floats_reach_the_network_as_they_are():
+    given = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    seen = []
+
+    def to_condition(mask, label):
+        seen.append((mask.dtype, mask.shape[1:]))
+        return Condition(mask)
+
+    sampler = generate.make_sampler(toy_network(), to_condition, lambda image: image, EULER)
+    options = dict(shape=SHAPE, solver=EULER, seed=11, batch=2)
+    got = generate.generate(sampler, PARAMS, Conditions(3, given), **options)
+    assert set(seen) == {(np.dtype(np.float32), SHAPE)}
+    x = generate.start_noise(11, np.arange(3), SHAPE)
+    for step in range(4):
+        x = x + 0.25 * (0.7 * np.tanh(np.roll(x, 1, axis=1) + given) + step / 4)
+    np.testing.assert_allclose(got.images, x, rtol=1e-4, atol=1e-5)
+
+
 class Interrupted(Exception):
     pass
 

@@ -26,16 +26,19 @@ def request(**changes):
     return Request(Solver("midpoint", 3))._replace(**changes)
 
 
-def sample(out, num=5, size=(8, 8), asked=None, conditions=None, **rest):
+def sample(
+    out, num=5, size=(8, 8), asked=None, conditions=None, intensity=INTENSITY, **rest
+):  # fmt: skip
     masks = np.random.default_rng(0).integers(0, 3, (num, *size)).astype(np.uint8)
     labels = (np.arange(num) % 2).astype(np.int32)
-    facts = Facts(size, 1, CLASSES, ("background", "a", "b"), INTENSITY.to_json(), None,
-                  np.diag([2.0, 2, 3, 1]).tolist())  # fmt: skip
+    facts = Facts(
+        size, 1, CLASSES, ("background", "a", "b"), intensity and intensity.to_json(), None,
+        np.diag([2.0, 2, 3, 1]).tolist())  # fmt: skip
     return sample_to_folder(
         out, asked or request(), conditions or Conditions(num, masks, labels, ["here"] * num),
         network=NETWORK, params={"rate": np.float32(1.0)},
         condition=lambda mask, label: Condition(), kind="mask+class", facts=facts,
-        intensity=INTENSITY, checkpoint=CHECKPOINT, **rest)  # fmt: skip
+        intensity=intensity, checkpoint=CHECKPOINT, **rest)  # fmt: skip
 
 
 def names(folder):
@@ -178,3 +181,92 @@ def test_a_seed_that_is_none_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="--seed=-1"):
         sample(tmp_path / "out", asked=request(seed=-1))
     assert not (tmp_path / "out").exists()
+
+
+def arrays(folder, name="samples.npz"):
+    with np.load(folder / name) as made:
+        return dict(made)
+
+
+def test_raw_images_are_the_others_before_the_scaling_is_undone(tmp_path):
+    everything = dict(trajectory=True, pickle=True, nifti=True)
+    plain = sample(tmp_path / "plain", asked=request(**everything))
+    raw = sample(tmp_path / "raw", asked=request(**everything, raw=True))
+    assert names(tmp_path / "plain") == names(tmp_path / "raw")
+    images, undone = arrays(tmp_path / "raw")["images"], arrays(tmp_path / "plain")["images"]
+    np.testing.assert_allclose(INTENSITY.invert(images), undone, rtol=1e-5)
+    assert abs(images.mean()) < 1 and undone.mean() > 20
+    way, way_undone = (
+        arrays(tmp_path / name, "trajectory.npz")["states"] for name in ("raw", "plain"))
+    np.testing.assert_allclose(INTENSITY.invert(way), way_undone, rtol=1e-5)
+    volume = nibabel.load(tmp_path / "raw" / "sample_0002.nii.gz").get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(volume[..., 0].T, images[2, ..., 0])
+    entry = read_pickle(tmp_path / "raw" / "samples.pkl")["train"][3]
+    np.testing.assert_array_equal(entry["image"][0], images[3, ..., 0])
+    units = raw["images"]["units"]
+    assert units.startswith("as the network gives them: the percentile scaling is not undone")
+    assert "stand for 10 and 50" in units and raw["settings"]["raw"] is True
+    assert plain["images"]["units"].startswith("those of the training data")
+    with pytest.raises(ValueError, match="raw was True, is False"):
+        sample(tmp_path / "raw", asked=request(**everything))
+
+
+def test_raw_images_need_no_intensity(tmp_path):
+    sidecar = sample(tmp_path, asked=request(raw=True), intensity=None)
+    assert sidecar["images"]["intensity"] is None and "not known" in sidecar["images"]["units"]
+
+
+def test_given_noise_takes_the_place_of_the_seed(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(7, 8, 8, 1)).astype(np.float32)
+    sidecar = sample(tmp_path / "out", asked=request(raw=True), noise=noise)
+    factor = (1 - 1 / 3 + 1 / 18) ** 3
+    np.testing.assert_allclose(
+        arrays(tmp_path / "out")["images"], factor * noise[:5], rtol=1e-5, atol=1e-6)
+    digest = sidecar["settings"]["noise"]
+    assert sidecar["seed"] is None and len(digest) == 32 and digest in sidecar["start_noise"]
+    assert sample(tmp_path / "out", asked=request(raw=True), noise=noise[:5]) == sidecar
+    seeded = sample(tmp_path / "seeded")
+    assert "jax.random.key(seed)" in seeded["start_noise"] and seeded["settings"]["noise"] is None
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_noise_is_other_images(tmp_path, finished):
+    noise = np.zeros((5, 8, 8, 1), np.float32)
+    options = dict(asked=request(batch=2, raw=True))
+    if finished:
+        sample(tmp_path, **options, noise=noise)
+    else:
+        with pytest.raises(Interrupted):
+            sample(tmp_path, **options, noise=noise, progress=interrupt)
+    changed = noise.copy()
+    changed[4, 7, 7] = 1e-6
+    with pytest.raises(ValueError, match=r"noise was '.*--overwrite"):
+        sample(tmp_path, **options, noise=changed)
+    with pytest.raises(ValueError, match=r"noise was '.*', is None; seed was None, is 0"):
+        sample(tmp_path, **options)
+    sample(tmp_path, **options, noise=noise)
+    np.testing.assert_array_equal(arrays(tmp_path)["images"], 0)
+
+
+def test_noise_that_does_not_fit_the_images_leaves_nothing_behind(tmp_path):
+    for shape in ((4, 8, 8, 1), (5, 8, 8, 2), (5, 8, 8)):
+        with pytest.raises(ValueError, match=r"for 5 images \(8, 8, 1\): one row each needed"):
+            sample(tmp_path / "out", noise=np.zeros(shape, np.float32))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_of_floats_are_kept_and_drawn_as_the_labels_they_stand_for(tmp_path, channels):
+    labels = np.random.default_rng(0).integers(0, 3, (5, 8, 8)).astype(np.uint8)
+    masks = np.eye(3, dtype=np.float32)[labels] if channels == 3 else labels[..., None] / 2
+    given = Conditions(5, masks.astype(np.float32), None, ["m.npy"] * 5)
+    sidecar = sample(tmp_path / "raw", conditions=given)
+    np.testing.assert_array_equal(arrays(tmp_path / "raw")["masks"], masks)
+    assert sidecar["condition"]["mask_labels"] is None
+    assert sidecar["condition"]["masks"] == "as the network takes them"
+    sample(tmp_path / "labels", conditions=Conditions(5, labels, None, ["m.npy"] * 5))
+    pictures = [(tmp_path / name / "grid.png").read_bytes() for name in ("raw", "labels")]
+    assert pictures[0] == pictures[1]
+    with pytest.raises(ValueError, match="--pickle with --masks of floats"):
+        sample(tmp_path / "pickle", conditions=given, asked=request(pickle=True))
+    assert not (tmp_path / "pickle").exists()

@@ -12,6 +12,9 @@ from PIL import Image
 
 from motfm_jax import build, cli
 from motfm_jax import config as configs
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.records import Facts
+from motfm_jax.evaluation.generate import start_noise
 from motfm_jax.io.checkpoints import Checkpoints
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sample.py"
@@ -30,28 +33,44 @@ class State(NamedTuple):
     params: dict[str, np.ndarray]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A mask + class run on 16 x 16 phantoms, as if trained: every weight matters."""
+def tiny(**data):
+    """The config of a mask + class run on 16 x 16 phantoms."""
     config = configs.default()
     config.cond = "mask+class"
-    config.data.update(size=(16, 16), phantom_patients=4)
+    config.data.update(size=(16, 16), phantom_patients=4, **data)
     config.model.update(dict(
         channels=(8, 8), attention=(False, True), res_blocks=1, transformer_layers=1, head_dim=8,
         norm_groups=4, mask_embedding=4))  # fmt: skip
-    facts = build.data(config).facts
+    return config
+
+
+def save_run(path, config, facts):
+    """A run as if trained: every weight matters."""
     shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = {
         name: (0.2 * rng.normal(size=leaf.shape) + name.endswith("scale")).astype(np.float32)
         for name, leaf in shapes.items()
     }
-    path = tmp_path_factory.mktemp("runs") / "echo"
     checkpoints = Checkpoints(path / "checkpoints", config.to_dict(), facts.to_json())
     checkpoints.save(7, State(params), valid_loss=1.0)
     checkpoints.wait()
     checkpoints.close()
     return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = tiny()
+    return save_run(tmp_path_factory.mktemp("runs") / "echo", config, build.data(config).facts)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A run that knows nothing of its data but how many classes there are."""
+    facts = Facts((0, 0), 1, ("0", "1", "2", "3"), (), None)
+    config = tiny(mask_encoding="scalar")
+    return save_run(tmp_path_factory.mktemp("runs") / "converted", config, facts)
 
 
 def sample(run, out, *flags):
@@ -138,6 +157,9 @@ def test_the_same_command_finds_its_images_and_another_is_refused(
     (["--split=tset"], "tset"),
     (["--batch=-3"], "--batch=-3"),
     (["--seed=-1"], "--seed=-1"),
+    (["--noise=none.npy"], "none.npy: no such file"),
+    (["--noise=none.npy", "--seed=0"], "--seed=0 with --noise: nothing is drawn"),
+    (["--classes=none.npy"], "none.npy: no such file"),
 ])  # fmt: skip
 def test_mistakes_end_in_one_line_and_code_2_and_leave_nothing(
     run, tmp_path, monkeypatch, capfd, flags, message
@@ -151,3 +173,119 @@ def test_mistakes_end_in_one_line_and_code_2_and_leave_nothing(
 def test_a_run_that_is_none_is_said_by_its_path(tmp_path, monkeypatch, capfd):
     code, line = exit_code(monkeypatch, capfd, f"--run={tmp_path / 'x'}", f"--out={tmp_path / 'o'}")
     assert code == 2 and str(tmp_path / "x") in line
+
+
+def save(path, values):
+    np.save(path, values)
+    return path
+
+
+def test_the_noise_of_a_seed_given_as_a_file_makes_the_same_images_bit_for_bit(run, tmp_path):
+    flags = ["--steps=2", "--classes=2CH_ED"]
+    noise = save(tmp_path / "x0.npy", start_noise(5, np.arange(5), (16, 16, 1)).astype(np.float64))
+    seeded = sample(run, tmp_path / "seeded", "--num=5", "--seed=5", *flags)
+    given = sample(run, tmp_path / "given", f"--noise={noise}", *flags)
+    images = load(tmp_path / "given")["images"]
+    assert images.tobytes() == load(tmp_path / "seeded")["images"].tobytes()
+    assert seeded["seed"] == 5 and given["seed"] is None and given["num"] == 5
+    assert given["settings"]["noise"] in given["start_noise"]
+    sample(run, tmp_path / "first", f"--noise={noise}", "--num=2", "--batch=3", *flags)
+    first = load(tmp_path / "first")["images"]
+    np.testing.assert_allclose(first, images[:2], atol=1e-4 * np.ptp(images))
+
+
+def test_raw_images_are_those_before_the_inverse_of_the_scaling(run, tmp_path):
+    flags = ["--num=3", "--steps=2"]
+    undone = sample(run, tmp_path / "undone", *flags)
+    raw = sample(run, tmp_path / "raw", "--raw", *flags)
+    intensity = Intensity.from_json(raw["images"]["intensity"])
+    images, expected = load(tmp_path / "raw")["images"], load(tmp_path / "undone")["images"]
+    span = np.ptp(expected)
+    np.testing.assert_allclose(intensity.invert(images), expected, atol=1e-5 * span)
+    assert np.abs(images - expected).max() > 0.1 * span
+    assert raw["images"]["units"].startswith("as the network gives them: ")
+    assert undone["images"]["units"].startswith("those of the training data")
+
+
+def test_labels_and_what_the_network_makes_of_them_give_the_same_images(run, tmp_path):
+    labels = np.random.default_rng(0).integers(0, 4, (3, 16, 16))
+    classes = save(tmp_path / "c.npy", np.array([3, 0, 1]))
+    made = {}
+    onehot = np.eye(4)[labels]
+    for name, masks in (("labels", labels), ("raw", onehot), ("half", 0.5 * onehot)):
+        path = save(tmp_path / f"{name}.npy", masks)
+        sample(run, tmp_path / name, f"--masks={path}", f"--classes={classes}", "--steps=1")
+        made[name] = load(tmp_path / name)
+    np.testing.assert_array_equal(made["labels"]["masks"], labels)
+    np.testing.assert_array_equal(made["raw"]["masks"], onehot)
+    assert made["raw"]["classes"].tolist() == [3, 0, 1]
+    span = np.ptp(made["labels"]["images"])
+    np.testing.assert_allclose(
+        made["raw"]["images"], made["labels"]["images"], atol=1e-5 * span)
+    assert np.abs(made["half"]["images"] - made["labels"]["images"]).max() > 1e-3 * span
+
+
+def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypatch, capfd):
+    x0 = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
+    first, second = save(tmp_path / "a.npy", x0), save(tmp_path / "b.npy", x0[::-1])
+    out, flags = tmp_path / "out", ["--steps=1", "--batch=2"]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("motfm_jax.evaluation.outputs.write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sample(run, out, f"--noise={first}", *flags)
+    code, line = exit_code(
+        monkeypatch, capfd, f"--run={run}", f"--out={out}", f"--noise={second}", *flags)
+    assert code == 2 and "noise was" in line and "--overwrite" in line
+    assert sample(run, out, f"--noise={first}", *flags)["num"] == 4
+
+
+def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_does(
+    converted, tmp_path
+):
+    rng = np.random.default_rng(0)
+    noise = save(tmp_path / "x0.npy", rng.normal(size=(3, 8, 24, 1)))
+    masks = save(tmp_path / "m.npy", rng.random((3, 8, 24, 1)))
+    sidecar = sample(
+        converted, tmp_path / "out", f"--noise={noise}", f"--masks={masks}", "--classes=0,3",
+        "--raw", "--steps=2")  # fmt: skip
+    arrays = load(tmp_path / "out")
+    assert arrays["images"].shape == (3, 8, 24, 1) and arrays["classes"].tolist() == [0, 3, 0]
+    np.testing.assert_array_equal(arrays["masks"], np.load(masks).astype(np.float32))
+    assert sidecar["images"]["intensity"] is None
+    assert sidecar["condition"]["masks"] == "as the network takes them"
+    assert sidecar["condition"]["classes"] == ["0", "3", "0"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    ([], "extents and intensities of its images are not known; give --noise and --raw, or convert"),
+    (["--raw"], "give --noise, or convert again with --data or --size"),
+    (["--noise=x0.npy"], "give --raw, or convert again with --data"),
+    (["--noise=odd.npy", "--raw"], "(8, 23), but the network needs extents divisible by 2"),
+    (["--noise=x0.npy", "--raw"], "no records to take conditions from; give --masks and --classes"),
+    (["--noise=x0.npy", "--raw", "--masks=labels.npy", "--classes=0"], "labels cannot be encoded"),
+    (["--noise=x0.npy", "--raw", "--masks=m.npy", "--classes=0"], "holds 2, --masks holds 3"),
+    (["--noise=x0.npy", "--raw", "--num=3"], "--num=3: --noise holds 2"),
+    (["--noise=x0.npy", "--raw", "--classes=4"], "'4' is no class of this run"),
+])  # fmt: skip
+def test_what_a_converted_run_cannot_do_is_said_in_one_line(
+    converted, tmp_path, monkeypatch, capfd, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("x0.npy", np.zeros((2, 8, 24, 1)))
+    np.save("odd.npy", np.zeros((2, 8, 23, 1)))
+    np.save("labels.npy", np.zeros((2, 8, 24), int))
+    np.save("m.npy", np.zeros((3, 8, 24, 1)))
+    code, line = exit_code(monkeypatch, capfd, f"--run={converted}", "--out=out", *flags)
+    assert code == 2 and message in line
+    assert not Path("out").exists()
+
+
+def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypatch, capfd):
+    path = save(tmp_path / "x0.npy", np.zeros((2, 8, 24, 1)))
+    code, line = exit_code(
+        monkeypatch, capfd, f"--run={run}", f"--out={tmp_path / 'out'}", f"--noise={path}")
+    assert code == 2 and "(2, 8, 24, 1), but this run starts from [N, 16, 16, 1]" in line
