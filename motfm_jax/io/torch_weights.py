@@ -1,0 +1,223 @@
+"""Weights between our parameters and those of the PyTorch original, by name, and its files.
+
+The original is a MergedModel of MONAI generative 0.2.3: `unet`, a DiffusionModelUNet, and with
+masks `controlnet`, a ControlNet. Its names are dotted, "unet.conv_in.conv.weight" for our
+"unet/encoder/conv_in/kernel"; its kernels are (out, in, *space), ours (*space, in, out).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from motfm_jax.io import torch_files
+from motfm_jax.io.checkpoints import check_parameters
+
+# Ours to the original's, in this order; what no line mentions is called the same.
+_RENAMED = [
+    (r"^(unet|controlnet)/encoder/", r"\1/"),
+    (r"^unet/norm_out/", "unet/out/0/"),
+    (r"^unet/conv_out/", "unet/out/2/conv/"),
+    (r"/time_embed/linear1/", "/time_embed/0/"),
+    (r"/time_embed/linear2/", "/time_embed/2/"),
+    (r"/(down|up)_blocks/(\d+)/resampler/", r"/\1_blocks/\2/\1sampler/"),
+    (r"/(conv1|conv2|skip_connection|proj_in|proj_out|conv_in|conv_out)/", r"/\1/conv/"),
+    (r"/to_out/", "/to_out/0/"),
+    (r"/mask_embedding/", "/controlnet_cond_embedding/"),
+    (r"/skip_convs/0/", "/controlnet_down_blocks/0/"),  # the one without a .conv
+    (r"/skip_convs/(\d+)/", r"/controlnet_down_blocks/\1/conv/"),
+    (r"/middle_conv/", "/controlnet_mid_block/conv/"),
+    (r"/(kernel|scale)$", "/weight"),
+]
+
+# DataParallel and torch.compile put these before the names of what they wrap.
+_WRAPPERS = ("module", "_orig_mod")
+
+
+class TorchWeights(NamedTuple):
+    """What a file of the original holds.
+
+    Attributes:
+      state: name -> float32 array, as MergedModel names them: "unet.…", "controlnet.…".
+      config: the original's config where the file holds one, in plain containers.
+      step: optimiser updates so far, where the file says.
+      origin: for people: "Lightning checkpoint, epoch 12, step 1600".
+    """
+
+    state: dict[str, np.ndarray]
+    config: dict | None
+    step: int | None
+    origin: str
+
+
+def read_torch_weights(path: Path) -> TorchWeights:
+    """Reads a Lightning .ckpt, the older original's checkpoint.pth, a state dict or .safetensors.
+
+    A state dict of the UNet alone is taken for a MergedModel without masks. Nothing the file says
+    is executed.
+
+    Raises:
+      ValueError: no such file, unreadable, torch or safetensors missing, anything in it but
+        tensors and plain containers, or entries that are no weights: they are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        came = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {came}; give a .ckpt, .pt, .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        arrays = torch_files.load_safetensors(path)
+        return TorchWeights(_unwrapped(arrays, path), None, None, "safetensors file")
+    contents = torch_files.load(path)
+    if not isinstance(contents, Mapping):
+        raise ValueError(
+            f"{path}: holds a {type(contents).__name__}, a state dict or a checkpoint needed")
+    if isinstance(contents.get("state_dict"), Mapping):
+        weights, config, kind = "state_dict", "hyper_parameters", "Lightning checkpoint"
+    elif isinstance(contents.get("model_state_dict"), Mapping):
+        weights, config, kind = "model_state_dict", "config", "checkpoint of the original"
+    else:
+        arrays = torch_files.to_arrays(contents, path)
+        return TorchWeights(_unwrapped(arrays, path), None, None, "PyTorch state dict")
+    arrays = torch_files.to_arrays(contents[weights], path)
+    epoch, step = (
+        value if type(value) is int else None
+        for value in (contents.get("epoch"), contents.get("global_step")))
+    origin = kind + (f", epoch {epoch}" if epoch is not None else "")
+    origin += f", step {step}" if step is not None else ""
+    return TorchWeights(
+        _unwrapped(arrays, path), _plain_config(contents.get(config), path), step, origin)
+
+
+def write_torch_weights(
+    path: Path, state: Mapping[str, np.ndarray], config: Mapping | None = None, step: int = 0
+) -> None:
+    """Writes a file that PyTorch reads; it is either whole or not there.
+
+    Args:
+      path: its suffix says what is written: .ckpt what Lightning saves of the original's module,
+        .pt and .pth MergedModel's state dict, .safetensors the same without PyTorch.
+      state: from `to_torch`.
+      config: the original's; only a .ckpt holds it, as hyper_parameters.
+      step: optimiser updates so far; only a .ckpt holds it.
+
+    Raises:
+      ValueError: another suffix, or torch or safetensors missing.
+    """
+    path = Path(path)
+    state = {name: np.asarray(array, np.float32) for name, array in state.items()}
+    if path.suffix == ".safetensors":
+        torch_files.save_safetensors(path, state)
+    elif path.suffix in (".pt", ".pth"):
+        torch_files.save(path, state)
+    elif path.suffix == ".ckpt":
+        torch_files.save(path, {
+            "state_dict": {f"model.{name}": array for name, array in state.items()},
+            "hyper_parameters": _plain_config(config or {}, path),
+            "hparams_name": "config",  # the argument of the original's module that takes them
+            "epoch": 0,
+            "global_step": step,
+            "pytorch-lightning_version": "2.5.0",  # newer ones bring it up to date
+            # Without these the original could not train on from here; its Adam starts anew.
+            "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],
+        })  # fmt: skip
+    else:
+        raise ValueError(f"{path}: use the suffix .ckpt, .pt, .pth or .safetensors")
+
+
+def from_torch(
+    state: Mapping[str, np.ndarray], wanted: Mapping[str, Any], where: str
+) -> dict[str, np.ndarray]:
+    """The original's weights as our parameters, all of them or none.
+
+    Args:
+      state: name -> array, as `read_torch_weights` gives them.
+      wanted: name -> what has a shape, as the network's `init` has them.
+      where: the file, for messages.
+
+    Raises:
+      ValueError: naming, as the original does, the first ten that are missing, extra, or of
+        another shape.
+    """
+    names = {name: _original_name(name) for name in wanted}
+    check_parameters(state, {
+        names[name]: jax.ShapeDtypeStruct(_original_shape(name, leaf.shape), np.float32)
+        for name, leaf in wanted.items()
+    }, where)  # fmt: skip
+    params = {}
+    for name in wanted:
+        leaf = np.asarray(state[names[name]], np.float32)
+        if _is_kernel(name):
+            leaf = np.moveaxis(leaf, (0, 1), (-1, -2))
+        params[name] = np.ascontiguousarray(leaf)
+    return params
+
+
+def to_torch(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our parameters under the original's names and in its layout, float32.
+
+    Raises:
+      ValueError: a name that is not the velocity network's.
+    """
+    state = {}
+    for name, leaf in params.items():
+        leaf = np.asarray(leaf, np.float32)
+        if _is_kernel(name):
+            leaf = np.moveaxis(leaf, (-1, -2), (0, 1))
+        state[_original_name(name)] = np.ascontiguousarray(leaf)
+    return state
+
+
+def _original_name(name: str) -> str:
+    if not re.fullmatch(r"(unet|controlnet)/.+/(kernel|scale|bias)", name):
+        raise ValueError(
+            f"parameter {name}: unet/... or controlnet/... needed; of our networks only the "
+            "velocity network has a counterpart in PyTorch")
+    for ours, theirs in _RENAMED:
+        name = re.sub(ours, theirs, name)
+    return name.replace("/", ".")
+
+
+def _original_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[-1], shape[-2], *shape[:-2]) if _is_kernel(name) else tuple(shape)
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith("/kernel")
+
+
+def _unwrapped(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The same by MergedModel's own names, whatever the model was wrapped in."""
+    state = {}
+    for name, array in arrays.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        bare = ".".join(parts[1:] if parts[:1] == ["model"] else parts)
+        if bare in state:
+            raise ValueError(
+                f"{path}: {bare} is there twice, under two prefixes; keep one model's state_dict()")
+        state[bare] = array
+    if any(name.startswith(("unet.", "controlnet.")) for name in state):
+        return state
+    return {f"unet.{name}": array for name, array in state.items()}
+
+
+def _plain_config(config: Any, path: Path) -> dict | None:
+    if not isinstance(config, Mapping):
+        return None
+    try:
+        plain = _plain(config)
+    except RecursionError as error:
+        raise ValueError(f"{path}: its config contains itself; write it again") from error
+    nested = plain.get("config")  # save_hyperparameters() without the config as its argument
+    return nested if isinstance(nested, dict) else plain
+
+
+def _plain(value: Any) -> Any:
+    """Dicts, lists, numbers and strings; what is none of them becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
