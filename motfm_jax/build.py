@@ -25,7 +25,7 @@ from motfm_jax.io.checkpoints import check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import flow
 from motfm_jax.nn.control import velocity_network
-from motfm_jax.nn.dispatch import Capabilities, resolve
+from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
 from motfm_jax.nn.unet import UNetSettings
 from motfm_jax.training.step import LossFn
 
@@ -46,7 +46,7 @@ class Model(NamedTuple):
       network: the velocity field.
       init: key -> float32 parameters by name.
       condition: (mask [B, *S] uint8 or None, label [B] int32 or None) -> Condition; what the
-        network is not conditioned on is ignored.
+        network is not conditioned on is ignored. A mask of floats [B, *S, C] is taken as it is.
       dtype: what it computes in.
       sites: for each level that attends, which implementation it uses and why.
     """
@@ -62,7 +62,8 @@ class Trained(NamedTuple):
     """A checkpoint read back, ready to sample from.
 
     Attributes:
-      config, facts, intensity, model: as the run was trained with.
+      config, facts, intensity, model: as the run was trained with; intensity is None where a
+        converted checkpoint does not say it.
       params: EMA weights where the run keeps them, numpy float32 by name.
       step: of the checkpoint.
       checkpoint_hash: of the weights' names, shapes and values.
@@ -70,7 +71,7 @@ class Trained(NamedTuple):
 
     config: ConfigDict
     facts: Facts
-    intensity: Intensity
+    intensity: Intensity | None
     model: Model
     params: dict[str, np.ndarray]
     step: int
@@ -168,21 +169,24 @@ def model(
     """
     device = device or capabilities()
     settings = _settings(config, facts, device, attention)
-    for needed, names in (("class", facts.classes), ("mask", facts.mask_labels)):
-        if needed in config.cond and not names:
-            raise ValueError(f"config.cond={config.cond!r}: the data names no {needed} labels")
+    onehot = config.data.mask_encoding == "onehot"
+    if "class" in config.cond and not facts.classes:
+        raise ValueError(f"config.cond={config.cond!r}: the data names no classes")
+    if "mask" in config.cond and onehot and not facts.mask_labels:
+        raise ValueError(f"config.cond={config.cond!r}: the data names no mask labels")
     mask_channels = 0
     if "mask" in config.cond:
-        mask_channels = len(facts.mask_labels) if config.data.mask_encoding == "onehot" else 1
+        mask_channels = len(facts.mask_labels) if onehot else 1
     network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
 
     def condition(mask: Array | None, label: Array | None) -> Condition:
         for needed, given in (("mask", mask), ("class", label)):
             if needed in config.cond and given is None:
                 raise ValueError(f"the network is conditioned on {config.cond}: give a {needed}")
+        if "mask" in config.cond and not jnp.issubdtype(mask.dtype, jnp.floating):
+            mask = encode_mask(mask, len(facts.mask_labels), config.data.mask_encoding)
         return Condition(
-            mask=encode_mask(mask, len(facts.mask_labels), config.data.mask_encoding)
-            if "mask" in config.cond else None,
+            mask=mask if "mask" in config.cond else None,
             label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,
         )  # fmt: skip
 
@@ -204,6 +208,7 @@ def _settings(
         floor_time=wanted.time == "floor", dropout=wanted.dropout, dtype=dtype,
         remat=wanted.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
+        fold_depth=folds_depth(device),
     )  # fmt: skip
 
 
@@ -215,7 +220,7 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
             continue
         heads = settings.heads(features)
         choice = settings.choose_attention(features // heads)
-        tokens = int(np.prod([extent // 2**level for extent in facts.size]))
+        tokens = int(np.prod([extent // 2**level for extent in facts.size])) or "?"
         where = " and the middle" if level == last else ""
         where = f"level {level}{where}" if settings.attention[level] else "the middle"
         lines.append(
@@ -251,6 +256,7 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
     built = model(config, facts, attention=attention)
     wanted = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, wanted, str(weights.path))
+    intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
     return Trained(
-        config, facts, Intensity.from_json(facts.intensity), built, weights.params, weights.step,
+        config, facts, intensity, built, weights.params, weights.step,
         hash_arrays(weights.params))  # fmt: skip

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.dtype:
         trained.config.train.dtype = asked.dtype
     # Built for no device in particular: XLA attention, and float32 unless something else was said.
-    model = build.model(trained.config, trained.facts, Capabilities("cpu"), attention="xla")
+    model = build.model(trained.config, trained.facts, Capabilities("any"), attention="xla")
 
     def sample(params, x0, mask, label):
         condition = model.condition(mask, label)

@@ -108,12 +108,12 @@ def without(**fields):
 
 
 @pytest.mark.parametrize("cond, facts, missing", [
-    ("class", without(classes=()), "class"),
-    ("mask", without(mask_labels=()), "mask"),
-    ("mask+class", without(classes=()), "class"),
+    ("class", without(classes=()), "classes"),
+    ("mask", without(mask_labels=()), "mask labels"),
+    ("mask+class", without(classes=()), "classes"),
 ])  # fmt: skip
 def test_a_network_is_not_built_for_conditions_the_data_lacks(cond, facts, missing):
-    with pytest.raises(ValueError, match=f"config.cond=.*the data names no {missing} labels"):
+    with pytest.raises(ValueError, match=f"config.cond=.*the data names no {missing}"):
         build.model(make_config(cond=cond), facts)
 
 

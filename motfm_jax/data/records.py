@@ -43,22 +43,26 @@ class Facts:
     """What a checkpoint must remember of its data set: enough to sample without the data.
 
     Attributes:
-      size: spatial size S.
+      size: spatial size S; zeros where a converted checkpoint does not say it.
       channels: image channels C.
       classes: class names by index.
       mask_labels: mask label names by value, background first.
-      intensity: the fitted scaling, `Intensity.to_json()`.
+      intensity: the fitted scaling, `Intensity.to_json()`; None where a converted checkpoint does
+        not say it.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
+      unknown: the fields that a converted checkpoint does not say and that stand here empty, as
+        zeros or as numbers for names, until training goes on with data.
     """
 
     size: tuple[int, ...]
     channels: int
     classes: tuple[str, ...]
     mask_labels: tuple[str, ...]
-    intensity: dict[str, Any]
+    intensity: dict[str, Any] | None
     spacing_mm: tuple[float, ...] | None = None
     affine: list[list[float]] | None = None
+    unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -66,7 +70,8 @@ class Facts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Facts":
         tuples = {
-            name: tuple(values[name]) for name in ("size", "classes", "mask_labels")
+            name: tuple(values.get(name, ()))
+            for name in ("size", "classes", "mask_labels", "unknown")
         }
         spacing = values.get("spacing_mm")
         return cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})

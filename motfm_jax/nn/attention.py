@@ -3,6 +3,7 @@
 Source: MONAI generative 0.2.3, `AttentionBlock` and `SpatialTransformer`, as MOTFM uses them.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array
-from motfm_jax.nn.layers import GroupNorm, conv, linear
+from motfm_jax.nn.layers import Draws, GroupNorm, conv, linear
 
 
 def attend(query: Array, key: Array, value: Array, heads: int, implementation: str) -> Array:
@@ -31,7 +32,7 @@ class AttentionBlock(nnx.Module):
 
     def __init__(
         self, features: int, *, heads: int, implementation: str, groups: int, dtype: Any,
-        rngs: nnx.Rngs,
+        rngs: Draws,
     ):  # fmt: skip
         self.norm = GroupNorm(features, groups=groups, dtype=dtype)
         self.to_q = linear(features, features, dtype=dtype, rngs=rngs)
@@ -57,7 +58,7 @@ class SelfAttention(nnx.Module):
     """Multi-head self-attention with an output projection: [B, T, C] -> [B, T, C]."""
 
     def __init__(
-        self, features: int, *, heads: int, implementation: str, dtype: Any, rngs: nnx.Rngs
+        self, features: int, *, heads: int, implementation: str, dtype: Any, rngs: Draws
     ):
         self.to_q = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
@@ -79,7 +80,7 @@ class TokenAttention(nnx.Module):
     that weights can move to and from the original.
     """
 
-    def __init__(self, features: int, context: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, features: int, context: int, *, dtype: Any, rngs: Draws):
         self.to_q = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = linear(context, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_v = linear(context, features, use_bias=False, dtype=dtype, rngs=rngs)
@@ -93,7 +94,7 @@ class TokenAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """Gated feed-forward layer (GEGLU, Shazeer 2020): [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, dtype: Any, rngs: Draws):
         self.linear1 = linear(features, 8 * features, dtype=dtype, rngs=rngs)
         self.linear2 = linear(4 * features, features, dtype=dtype, rngs=rngs)
 
@@ -102,7 +103,7 @@ class FeedForward(nnx.Module):
         return self.linear2(x * nnx.gelu(gate, approximate=False))
 
 
-def _layer_norm(features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _layer_norm(features: int, dtype: Any, rngs: Draws) -> nnx.LayerNorm:
     return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
@@ -111,7 +112,7 @@ class TransformerBlock(nnx.Module):
 
     def __init__(
         self, features: int, context: int, *, heads: int, implementation: str, dtype: Any,
-        rngs: nnx.Rngs,
+        rngs: Draws,
     ):  # fmt: skip
         self.norm1 = _layer_norm(features, dtype, rngs)
         self.attn1 = SelfAttention(
@@ -133,18 +134,20 @@ class SpatialTransformer(nnx.Module):
 
     def __init__(
         self, features: int, context: int, *, layers: int, heads: int, implementation: str,
-        dims: int, groups: int, dtype: Any, rngs: nnx.Rngs,
+        dims: int, groups: int, dtype: Any, rngs: Draws, fold_depth: bool = False,
     ):  # fmt: skip
+        project = functools.partial(
+            conv, features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs,
+            fold_depth=fold_depth)
         self.norm = GroupNorm(features, groups=groups, dtype=dtype)
-        self.proj_in = conv(features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs)
+        self.proj_in = project()
         self.transformer_blocks = nnx.List(
             TransformerBlock(
                 features, context, heads=heads, implementation=implementation, dtype=dtype,
                 rngs=rngs)
             for _ in range(layers)
         )  # fmt: skip
-        self.proj_out = conv(
-            features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs, zero=True)
+        self.proj_out = project(zero=True)
 
     def encode(self, label: Array) -> tuple[Array, ...]:
         """One-hot class [B, K] -> the class's value in every block, [B, C] each."""

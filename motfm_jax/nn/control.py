@@ -4,6 +4,7 @@ Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as
 jointly with the UNet, its encoder starting as a copy of the UNet's.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array, Condition, Network, Params
-from motfm_jax.nn.layers import conv
+from motfm_jax.nn.layers import Draws, conv
 from motfm_jax.nn.unet import Encoder, UNet, UNetSettings, skip_features
+
+_ANY_COUNT = 2**31 - 1  # of numbers drawn while it is not known how many are needed
 
 
 class Context(NamedTuple):
@@ -27,8 +30,9 @@ class Context(NamedTuple):
 class MaskEmbedding(nnx.Module):
     """Mask to the width of the first level; starts at zero."""
 
-    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: nnx.Rngs):
-        common = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs)
+    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
+        common = dict(
+            dims=settings.dims, dtype=settings.dtype, rngs=rngs, fold_depth=settings.fold_depth)
         self.conv_in = conv(mask_channels, width, **common)
         self.conv_out = conv(width, settings.channels[0], zero=True, **common)
 
@@ -40,12 +44,12 @@ class MaskEmbedding(nnx.Module):
 class ControlNet(nnx.Module):
     """The mask UNet: an encoder whose features reach the UNet through zero convolutions."""
 
-    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: nnx.Rngs):
+    def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
         self.encoder = Encoder(settings, rngs)
         self.mask_embedding = MaskEmbedding(mask_channels, width, settings, rngs)
         zero = lambda features: conv(  # noqa: E731
             features, features, dims=settings.dims, kernel=1, dtype=settings.dtype, rngs=rngs,
-            zero=True)  # fmt: skip
+            zero=True, fold_depth=settings.fold_depth)  # fmt: skip
         self.skip_convs = nnx.List(zero(features) for features in skip_features(settings))
         self.middle_conv = zero(settings.channels[-1])
 
@@ -58,34 +62,15 @@ class ControlNet(nnx.Module):
         return skips, self.middle_conv(middle)
 
 
-class Keys:
-    """Initialisation keys, one a call; those `nnx.Rngs(key)` hands out.
-
-    `nnx.Rngs` counts in an array, and under tracing each count walks every operation traced so
-    far: the networks of the paper took minutes to build.
-    """
-
-    def __init__(self, key: Array):
-        self.key = key
-        self.count = 0
-
-    def params(self) -> Array:
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count - 1)
-
-
 class VelocityNet(nnx.Module):
     """v(x, t, condition): the UNet, and with `mask_channels` the mask UNet beside it."""
 
     def __init__(
-        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: Keys | nnx.Rngs
+        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: Draws
     ):
         self.unet = UNet(settings, rngs)
         self.controlnet = (
             ControlNet(mask_channels, mask_width, settings, rngs) if mask_channels else None)
-        if mask_channels:
-            nnx.update(self.controlnet.encoder, jax.tree.map(
-                jnp.copy, nnx.state(self.unet.encoder, nnx.Param)))
 
     def encode(self, condition: Condition) -> Context:
         if self.controlnet is None:
@@ -117,12 +102,14 @@ def velocity_network(
       The Network, and `init(key) -> params`, {"unet/encoder/conv_in/kernel": float32, ...}.
     """
 
-    def make(key: Array) -> VelocityNet:
-        return VelocityNet(settings, mask_channels, mask_width, Keys(key))
+    def make(key: Array, count: int) -> VelocityNet:
+        return VelocityNet(settings, mask_channels, mask_width, Draws(key, count))
 
-    abstract = nnx.eval_shape(make, jax.random.key(0))
+    key = jax.random.key(0)
+    abstract = nnx.eval_shape(lambda key: make(key, _ANY_COUNT), key)
     graphdef, state = nnx.split(abstract, nnx.Param)
     paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+    count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(state))
 
     def module(params: Params) -> VelocityNet:
         return nnx.merge(graphdef, nnx.from_flat_state(
@@ -130,8 +117,12 @@ def velocity_network(
 
     @jax.jit
     def init(key: Array) -> Params:
-        _, state = nnx.split(make(key), nnx.Param)
-        return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+        _, state = nnx.split(make(key, count), nnx.Param)
+        params = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+        # The mask UNet's encoder starts as a copy of the UNet's.
+        return params | {
+            name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])
+            for name in params if name.startswith("controlnet/encoder/")}
 
     network = Network(
         encode=lambda params, condition: module(params).encode(condition),

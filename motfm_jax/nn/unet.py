@@ -15,7 +15,7 @@ from flax import nnx
 from motfm_jax.arrays import Array
 from motfm_jax.nn.attention import AttentionBlock, SpatialTransformer
 from motfm_jax.nn.dispatch import Choice
-from motfm_jax.nn.layers import GroupNorm, ResBlock, TimeEmbedding, conv
+from motfm_jax.nn.layers import Draws, GroupNorm, ResBlock, TimeEmbedding, conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class UNetSettings:
       dtype: of convolutions and products.
       remat: recompute blocks in the backward pass.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
+      fold_depth: compute 3-D convolutions slice by slice, see `dispatch.folds_depth`.
     """
 
     dims: int
@@ -53,6 +54,7 @@ class UNetSettings:
     dtype: Any
     remat: bool
     choose_attention: Callable[[int], Choice]
+    fold_depth: bool = False
 
     def heads(self, features: int) -> int:
         return features // self.head_dim if self.head_dim else 1
@@ -62,11 +64,11 @@ def _res_block(settings: UNetSettings, features_in, features_out, rngs, resample
     return ResBlock(
         features_in, features_out, 4 * settings.channels[0], dims=settings.dims,
         groups=settings.norm_groups, dropout=settings.dropout, dtype=settings.dtype, rngs=rngs,
-        resample=resample,
+        resample=resample, fold_depth=settings.fold_depth,
     )  # fmt: skip
 
 
-def _attention(settings: UNetSettings, features: int, rngs: nnx.Rngs):
+def _attention(settings: UNetSettings, features: int, rngs: Draws):
     heads = settings.heads(features)
     common = dict(
         heads=heads, implementation=settings.choose_attention(features // heads).implementation,
@@ -76,7 +78,7 @@ def _attention(settings: UNetSettings, features: int, rngs: nnx.Rngs):
         return AttentionBlock(features, **common)
     return SpatialTransformer(
         features, settings.num_classes, layers=settings.transformer_layers, dims=settings.dims,
-        **common)  # fmt: skip
+        fold_depth=settings.fold_depth, **common)  # fmt: skip
 
 
 class Level(nnx.Module):
@@ -84,7 +86,7 @@ class Level(nnx.Module):
 
     def __init__(
         self, settings: UNetSettings, inputs: list[int], features: int, attends: bool,
-        resample: str | None, rngs: nnx.Rngs,
+        resample: str | None, rngs: Draws,
     ):  # fmt: skip
         self.resnets = nnx.List(_res_block(settings, width, features, rngs) for width in inputs)
         self.attentions = nnx.List(
@@ -96,7 +98,7 @@ class Level(nnx.Module):
 class Middle(nnx.Module):
     """Residual block, attention, residual block at the coarsest resolution."""
 
-    def __init__(self, settings: UNetSettings, rngs: nnx.Rngs):
+    def __init__(self, settings: UNetSettings, rngs: Draws):
         features = settings.channels[-1]
         self.resnet_1 = _res_block(settings, features, features, rngs)
         self.attention = _attention(settings, features, rngs)
@@ -132,11 +134,11 @@ class Run:
 class Encoder(nnx.Module):
     """First convolution, the way down and the middle; shared by the UNet and the mask UNet."""
 
-    def __init__(self, settings: UNetSettings, rngs: nnx.Rngs):
+    def __init__(self, settings: UNetSettings, rngs: Draws):
         channels = settings.channels
         self.conv_in = conv(
             settings.image_channels, channels[0], dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs)  # fmt: skip
+            rngs=rngs, fold_depth=settings.fold_depth)  # fmt: skip
         self.time_embed = TimeEmbedding(
             channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs)
         self.down_blocks = nnx.List()
@@ -201,7 +203,7 @@ def skip_features(settings: UNetSettings) -> list[int]:
 class UNet(nnx.Module):
     """Encoder and decoder with a final convolution that starts at zero."""
 
-    def __init__(self, settings: UNetSettings, rngs: nnx.Rngs):
+    def __init__(self, settings: UNetSettings, rngs: Draws):
         self.encoder = Encoder(settings, rngs)
         channels = settings.channels
         skips = skip_features(settings)
@@ -219,7 +221,7 @@ class UNet(nnx.Module):
         self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
         self.conv_out = conv(
             channels[0], settings.image_channels, dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs, zero=True)  # fmt: skip
+            rngs=rngs, zero=True, fold_depth=settings.fold_depth)  # fmt: skip
         self.remat = settings.remat
 
     def encode(self, label: Array | None) -> tuple[tuple, tuple]:

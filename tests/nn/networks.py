@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.nn.dispatch import Choice
+from motfm_jax.nn.layers import Draws
 from motfm_jax.nn.unet import UNetSettings
 
 
@@ -16,6 +17,10 @@ def make_settings(**changed):
         choose_attention=lambda head_dim: Choice("xla", "test"),
     )  # fmt: skip
     return UNetSettings(**{**fields, **changed})
+
+
+def draws(seed=0):
+    return Draws(jax.random.key(seed), 1_000_000)
 
 
 def parameter_shapes(init):

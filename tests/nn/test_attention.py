@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import draw
+from networks import draw, draws
 from scipy.special import erf, softmax
 
 from motfm_jax.nn import attention
 
 FEATURES = 16
-COMMON = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
+COMMON = dict(dtype=jnp.float32, rngs=draws())
 
 
 def plain_attention(query, key, value, heads):
@@ -76,7 +76,7 @@ def test_the_attention_block_is_its_formula_and_proj_attn_has_no_effect(space):
 def make_transformer(layers):
     return attention.SpatialTransformer(
         FEATURES, 4, layers=layers, heads=2, implementation="xla", dims=2, groups=4,
-        dtype=jnp.float32, rngs=nnx.Rngs(0))  # fmt: skip
+        dtype=jnp.float32, rngs=draws())  # fmt: skip
 
 
 def test_a_transformer_starts_as_the_identity():

@@ -7,12 +7,11 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from networks import draw, make_settings, parameter_shapes, random_params
 
 from motfm_jax.arrays import Condition
 from motfm_jax.methods import flow
-from motfm_jax.nn.control import Keys, velocity_network
+from motfm_jax.nn.control import velocity_network
 from motfm_jax.sampling.ode import Solver
 
 CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
@@ -150,14 +149,14 @@ def test_a_row_depends_on_that_row_alone(row):
     assert float(jnp.abs(after[row] - before[row]).max()) > 1e-2
 
 
-def test_keys_are_those_of_nnx_and_every_parameter_has_its_own():
+def test_every_parameter_has_numbers_of_its_own():
     name = "unet/encoder/conv_in/kernel"
     first, second = (start(lambda found: found == name, seed)[name] for seed in (0, 1))
     assert float(jnp.abs(first - second).max()) > 0.1
-    ours, theirs = Keys(jax.random.key(3)), nnx.Rngs(jax.random.key(3))
-    drawn = [(ours.params(), theirs.params()) for _ in range(3)]
-    assert all(one == other for one, other in drawn)
-    assert len({str(jax.random.key_data(one)) for one, _ in drawn}) == 3
+    params = start(lambda name: not name.startswith("controlnet/encoder") and "norm" not in name)
+    drawn = np.concatenate([np.ravel(values) for values in params.values()])
+    scaled = {np.float32(value) for value in drawn if value}
+    assert len(scaled) > 0.99 * np.count_nonzero(drawn)
 
 
 def equations(jaxpr, inside_loop=False):

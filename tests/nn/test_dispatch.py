@@ -1,9 +1,9 @@
-"""Which attention kernel is chosen, and why not the other."""
+"""Which attention kernel is chosen, and why not the other; how volumes are convolved."""
 
 import jax.numpy as jnp
 import pytest
 
-from motfm_jax.nn.dispatch import Capabilities, resolve
+from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
 
 CPU, TPU = Capabilities("cpu"), Capabilities("tpu")
 V100, A100 = Capabilities("gpu", 7.0), Capabilities("gpu", 8.0)
@@ -47,3 +47,8 @@ def test_xla_where_it_cannot_and_an_error_where_it_was_asked_for(device, head_di
 def test_an_unknown_request_is_refused():
     with pytest.raises(ValueError, match="'flash': use auto, cudnn or xla"):
         resolve("flash", CPU, 32, jnp.float32)
+
+
+def test_only_a_cpu_convolves_volumes_slice_by_slice():
+    assert folds_depth(CPU)
+    assert not any(folds_depth(device) for device in (H100, TPU, Capabilities("any")))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import draw
+from networks import draw, draws
 
 from motfm_jax.nn import layers
 
@@ -70,7 +70,7 @@ def test_time_is_embedded_in_cosines_and_sines(features):
 
 def test_continuous_and_floored_time_agree_at_whole_levels_and_only_there():
     embed = {
-        floor: layers.TimeEmbedding(8, floor=floor, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        floor: layers.TimeEmbedding(8, floor=floor, dtype=jnp.float32, rngs=draws())
         for floor in (False, True)
     }
     levels = np.array([0, 1, 250, 998, 999], np.float32)
@@ -84,7 +84,7 @@ def test_continuous_and_floored_time_agree_at_whole_levels_and_only_there():
 
 
 def test_time_embedding_is_two_layers_with_silu_between():
-    embed = layers.TimeEmbedding(8, floor=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    embed = layers.TimeEmbedding(8, floor=False, dtype=jnp.float32, rngs=draws())
     t = np.array([0.0, 0.3, 1.0], np.float32)
     first, second = (
         (np.asarray(layer.kernel[...], np.float64), np.asarray(layer.bias[...], np.float64))
@@ -105,7 +105,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
 
 
 def test_layers_start_within_one_over_the_square_root_of_their_inputs():
-    common = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
+    common = dict(dtype=jnp.float32, rngs=draws())
     for layer, fan_in in (
         (layers.linear(64, 50, **common), 64),
         (layers.conv(5, 40, dims=2, **common), 45),
@@ -127,7 +127,7 @@ def test_a_residual_block_starts_as_its_resampling(dims, resample, change):
     @jax.jit
     def run(x, embedding):
         block = layers.ResBlock(
-            8, 8, 6, dims=dims, groups=4, dropout=0.0, dtype=jnp.float32, rngs=nnx.Rngs(0),
+            8, 8, 6, dims=dims, groups=4, dropout=0.0, dtype=jnp.float32, rngs=draws(),
             resample=resample)  # fmt: skip
         return block(x, embedding, None), change(x)
 
@@ -137,7 +137,7 @@ def test_a_residual_block_starts_as_its_resampling(dims, resample, change):
 def test_a_residual_block_is_its_formula():
     """norm, SiLU, average, convolution, time shift, norm, SiLU, convolution, plus the skip."""
     block = layers.ResBlock(
-        4, 8, 6, dims=2, groups=2, dropout=0.0, dtype=jnp.float32, rngs=nnx.Rngs(0),
+        4, 8, 6, dims=2, groups=2, dropout=0.0, dtype=jnp.float32, rngs=draws(),
         resample="down")  # fmt: skip
     block.conv2.kernel = nnx.Param(jnp.asarray(0.1 * draw(3, 3, 8, 8, seed=3)))
     x, embedding = jnp.asarray(draw(2, 4, 4, 4)), draw(2, 6, seed=1)
@@ -147,3 +147,29 @@ def test_a_residual_block_is_its_formula():
     expected = block.skip_connection(layers.downsample(x)) + h
     assert float(jnp.abs(h).mean()) > 0.1
     np.testing.assert_allclose(block(x, embedding, None), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("space", [(1, 4, 6), (5, 3, 4)])
+def test_a_convolution_over_slices_is_the_convolution(kernel, space):
+    common = dict(dims=3, kernel=kernel, dtype=jnp.float32)
+    plain = layers.conv(3, 5, rngs=draws(), **common)
+    folded = layers.conv(3, 5, rngs=draws(), fold_depth=True, **common)
+    assert type(folded) is not type(plain)
+    x = draw(2, *space, 3)
+
+    def loss(module, x):
+        return jnp.sum(jnp.square(module(x)) * jnp.arange(5.0).reshape(1, 1, 1, 1, 5))
+
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(folded(x), plain(x), rtol=1e-5, atol=1e-5)
+        wanted, made = (nnx.grad(loss, argnums=(0, 1))(module, x) for module in (plain, folded))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), made, wanted)
+
+
+def test_a_convolution_over_slices_computes_in_its_dtype_and_leaves_images_alone():
+    folded = layers.conv(2, 4, dims=3, dtype=jnp.bfloat16, rngs=draws(), fold_depth=True)
+    assert folded(draw(1, 2, 2, 2, 2)).dtype == jnp.bfloat16
+    image = layers.conv(2, 4, dims=2, dtype=jnp.float32, rngs=draws(), fold_depth=True)
+    assert type(image) is nnx.Conv
