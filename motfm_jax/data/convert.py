@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from motfm_jax.data.files import NoSplit
-from motfm_jax.data.pickles import SPLITS, to_entry, write_pickle
+from motfm_jax.data.pickles import SPLITS, PickleSet, to_entry, write_pickle
 from motfm_jax.data.records import Source
 
 
@@ -12,6 +13,9 @@ def to_pickle(
     open_split: Callable[[str], Source], path: Path, say: Callable[[str], None]
 ) -> dict[str, int]:
     """Writes train, valid and test; where the data has no test split, it stays empty.
+
+    From a pickle, mask values, classes and metadata come back as they were, and so do images and
+    masks that have the size asked for.
 
     Args:
       open_split: split name -> its examples.
@@ -37,7 +41,13 @@ def to_pickle(
             say(f"test stays empty: {reason}")
             splits[split] = []
             continue
-        splits[split] = [to_entry(source[index], source.classes) for index in range(len(source))]
+        splits[split] = [_entry(source, index) for index in range(len(source))]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pickle(path, splits)
     return {split: len(entries) for split, entries in splits.items()}
+
+
+def _entry(source: Source, index: int) -> dict[str, Any]:
+    if isinstance(source, PickleSet):
+        return source.entry(index)
+    return to_entry(source[index], source.classes)

@@ -7,6 +7,7 @@ be missing. Read without executing anything (see unpickle.py).
 Source: the README of github.com/milad1378yz/MOTFM.
 """
 
+import math
 import os
 import pickle
 import weakref
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data import files, geometry, unpickle
+from motfm_jax.data.pickle_entries import read_entry, write_entry
 from motfm_jax.data.records import Record
 
-VERSION = 1  # of what this file makes of the data: raise it when records change
+VERSION = 2  # of what this file makes of the data: raise it when records change
 SPLITS = ("train", "valid", "test")
 MAX_LABELS = 64  # more distinct mask values are not labels
 
@@ -27,8 +29,11 @@ MAX_LABELS = 64  # more distinct mask values are not labels
 class PickleSet:
     """One split of a pickle, in the file's order.
 
-    Class indices and mask labels are those of the whole file: the distinct classes, sorted, and
-    the distinct mask values with 0, sorted (85, 170, 255 become 1, 2, 3).
+    Class indices and mask labels are those of the whole file. Classes are numbered as sorted. A
+    mask's label is its value divided by the greatest common divisor of all values (0, 85, 170, 255
+    become 0, 1, 2, 3; 0, 1, 4 stay, and 2 and 3 have names too), so that labels, scaled to 1, are
+    the values scaled to 1, as the original scales them. Only where MAX_LABELS would not be enough
+    for that, labels number the values as sorted, and are spaced otherwise.
 
     Args:
       path: of the .pkl file.
@@ -88,6 +93,24 @@ class PickleSet:
         label = None if name is None else self.contents.classes.index(name)
         return Record(image, mask, label, meta)
 
+    def entry(self, index: int) -> dict[str, Any]:
+        """The example as `write_pickle` takes it, with the file's own mask values and class.
+
+        Where its size is S already it is what the file holds, else it is fitted, and spacing_mm
+        and affine of its metadata with it.
+        """
+        record, entry = self[index], self.entries[index]
+        size = tuple(self.settings["size"])
+        if _channels_last(entry["image"], len(size), self.where(index)).shape[:-1] == size:
+            return entry
+        fitted = {**entry, "image": to_entry(record, self.classes)["image"]}
+        if record.mask is not None:
+            fitted["mask"] = np.take(self.contents.mask_values, record.mask)[None]
+        if isinstance(entry.get("metadata"), dict):
+            grid = {key: record.meta[key] for key in ("spacing_mm", "affine") if key in record.meta}
+            fitted["metadata"] = {**entry["metadata"], **grid}
+        return fitted
+
     def where(self, index: int) -> str:
         """The file and position of a record, for messages."""
         return f"{self.path}: {self.settings['split']}[{index}]"
@@ -100,7 +123,7 @@ class PickleSet:
 
 
 def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """The splits of a file as they are, with numpy arrays, and classes as int or str.
+    """The splits of a file as they are, with numpy arrays; see `read_entry`.
 
     Raises:
       ValueError: see `unpickle.load`, or not the layout above; the message says where.
@@ -113,7 +136,7 @@ def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         raise ValueError(f"{path}: holds {came}, a dict with lists train, valid, test needed")
     return {
         split: [
-            _read_entry(entry, f"{path}: {split}[{index}]")
+            read_entry(entry, f"{path}: {split}[{index}]")
             for index, entry in enumerate(_as_list(values[split], f"{path}: {split}"))
         ]
         for split in SPLITS if split in values
@@ -124,9 +147,8 @@ def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, An
     """Writes a file that the original reads; it is either whole or not there.
 
     Args:
-      splits: "train", "valid", "test" to entries in our layout: "image" [*S, C], and as far as
-        known "mask" [*S] labels, "class" int or str, "metadata" dict. Written as float32 (C, *S)
-        and int32 (1, *S).
+      splits: "train", "valid", "test" to entries, as `to_entry`, `PickleSet.entry` and
+        `read_pickle` give them. Images are written as float32, masks as int32, all else as it is.
 
     Raises:
       ValueError: another split name.
@@ -136,7 +158,7 @@ def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, An
     if unknown:
         raise ValueError(f"{path}: split {unknown.pop()!r}: use train, valid or test")
     contents = {
-        split: [_write_entry(entry) for entry in entries] for split, entries in splits.items()}
+        split: [write_entry(entry) for entry in entries] for split, entries in splits.items()}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "wb") as file:
@@ -149,10 +171,10 @@ def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, An
 
 
 def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
-    """A record as `write_pickle` takes it; classes that are all whole numbers are written so."""
-    entry = {"image": record.image, "metadata": record.meta}
+    """A record in the original's layout; classes that are all whole numbers become ints."""
+    entry = {"image": np.moveaxis(record.image, -1, 0), "metadata": record.meta}
     if record.mask is not None:
-        entry["mask"] = record.mask
+        entry["mask"] = record.mask[None]
     if record.label is not None:
         numbers = all(name.isdecimal() for name in classes)
         entry["class"] = int(classes[record.label]) if numbers else classes[record.label]
@@ -160,25 +182,30 @@ def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
 
 
 class _Contents:
-    """A file in memory, with its classes and mask values over all splits, sorted."""
+    """A file in memory, with its classes by index and its mask values by label, of all splits."""
 
     def __init__(self, path: Path):
         self.splits = read_pickle(path)
         entries = [entry for split in self.splits.values() for entry in split]
         self.classes = self._classes(path, {entry.get("class") for entry in entries} - {None})
-        masked = [entry["mask"] for entry in entries if "mask" in entry]
-        values = {0} if masked else set()
-        for mask in masked:
+        self.mask_values = self._mask_values(
+            path, [entry["mask"] for entry in entries if "mask" in entry])
+
+    @staticmethod
+    def _mask_values(path: Path, masks: Sequence[np.ndarray]) -> list[int]:
+        values = {0} if masks else set()
+        for mask in masks:
             values.update(np.unique(mask).astype(int).tolist())
             if len(values) > MAX_LABELS:
                 raise ValueError(
                     f"{path}: masks have more than {MAX_LABELS} distinct values, labels needed; "
                     "is the mask an image?")
-        self.mask_values = sorted(values)
+        spaced = range(0, max(values, default=-1) + 1, math.gcd(*values) or 1)
+        return list(spaced) if len(spaced) <= MAX_LABELS else sorted(values)
 
     @staticmethod
     def _classes(path: Path, names: set[int | str]) -> list[int | str]:
-        if len({type(name) for name in names}) > 1:
+        if len({isinstance(name, str) for name in names}) > 1:
             raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")
         return sorted(names)
 
@@ -202,57 +229,6 @@ def _as_list(values: Any, where: str) -> list:
     if not isinstance(values, list | tuple):
         raise ValueError(f"{where} is a {type(values).__name__}, a list of dicts needed")
     return list(values)
-
-
-def _read_entry(entry: Any, where: str) -> dict[str, Any]:
-    if not isinstance(entry, dict) or "image" not in entry:
-        came = f"keys {list(entry)[:5]}" if isinstance(entry, dict) else type(entry).__name__
-        raise ValueError(f"{where}: {came}, a dict with an 'image' needed")
-    entry = {name: value for name, value in entry.items() if value is not None}
-    entry["image"] = _numbers(entry["image"], f"{where}: image")
-    if "mask" in entry:
-        entry["mask"] = _whole(_numbers(entry["mask"], f"{where}: mask"), f"{where}: mask")
-    if "class" in entry:
-        entry["class"] = _class(entry["class"], where)
-    return entry
-
-
-def _numbers(values: Any, where: str) -> np.ndarray:
-    array = np.array(values, copy=None, subok=False) if isinstance(values, np.ndarray) else None
-    if array is None or array.dtype.kind not in "buif" or array.size == 0:
-        came = f"a {type(values).__name__}" if array is None else f"{array.dtype} {array.shape}"
-        raise ValueError(f"{where} is {came}, an array of numbers needed")
-    return array
-
-
-def _whole(values: np.ndarray, where: str) -> np.ndarray:
-    """Labels; floats must hold whole numbers exactly."""
-    if values.dtype.kind == "f":
-        finite = np.isfinite(values)
-        wrong = values[~finite | (values != np.rint(np.where(finite, values, 0)))]
-        if wrong.size:
-            raise ValueError(
-                f"{where} has values such as {wrong[0]:g}, whole numbers needed; store labels, "
-                "not their scaled form")
-        values = values.astype(np.int64)
-    if values.min() < 0:
-        raise ValueError(f"{where} has the value {values.min()}, labels from 0 needed")
-    return values
-
-
-def _class(value: Any, where: str) -> int | str:
-    """An int, a string, or the position in a one-hot vector."""
-    if isinstance(value, str):
-        return str(value)
-    array = np.asarray(value)
-    if array.dtype.kind in "buif" and array.size:
-        array = array.ravel()
-        if array.size == 1 and np.isfinite(array[0]) and array[0] == np.rint(array[0]):
-            return int(array[0])
-        if array.size > 1 and np.count_nonzero(array) == 1 and array.max() == 1:
-            return int(array.argmax())
-    raise ValueError(
-        f"{where}: class {value!r}, a whole number, a string or a one-hot vector needed")
 
 
 def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
@@ -292,11 +268,3 @@ def _meta(entry: Mapping[str, Any], place: str, num_dims: int) -> dict[str, Any]
         if isinstance(value, list | tuple | np.ndarray) and np.shape(value) == shape:
             meta[key] = np.asarray(value, np.float64).tolist()
     return meta
-
-
-def _write_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    image = np.moveaxis(np.asarray(entry["image"], np.float32), -1, 0)
-    written = {**entry, "image": np.ascontiguousarray(image)}
-    if entry.get("mask") is not None:
-        written["mask"] = np.asarray(entry["mask"], np.int32)[None]
-    return written

@@ -89,6 +89,10 @@ class _Array(np.ndarray):
         array = _from_bytes(data, kind, shape)
         super().__setstate__((1, array.shape, array.dtype, bool(is_fortran), array.tobytes()))
 
+    def __reduce_ex__(self, protocol: int) -> Any:
+        # Pickled again it is numpy's own, readable without this program.
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
 
 def _reconstruct(*_: Any) -> _Array:
     return np.zeros(0).view(_Array)

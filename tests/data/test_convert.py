@@ -1,3 +1,6 @@
+import pickle
+
+import numpy as np
 import pytest
 
 from motfm_jax.data.camus import Camus
@@ -34,6 +37,26 @@ def test_a_pickle_without_test_entries_gives_an_empty_test_split(tmp_path):
         lambda split: PickleSet(tmp_path / "in.pkl", split, (1, 1)), tmp_path / "out.pkl",
         said.append)  # fmt: skip
     assert counts == {"train": 1, "valid": 1, "test": 0} and len(said) == 1
+
+
+def test_the_originals_pickle_comes_back_equal(tmp_path):
+    mask = np.resize(np.int32([0, 85, 170, 255]), (1, 4, 6))
+    entries = [
+        {
+            "image": np.random.default_rng(seed).random((1, 4, 6), np.float32), "mask": mask,
+            "class": f"0{seed}", "metadata": {"site": ["a", seed], "patient": f"p{seed}"},
+        }
+        for seed in range(3)
+    ]  # fmt: skip
+    splits = {"train": entries[:1], "valid": entries[1:2], "test": entries[2:]}
+    path, out = tmp_path / "in.pkl", tmp_path / "out.pkl"
+    path.write_bytes(pickle.dumps(splits))
+    to_pickle(lambda split: PickleSet(path, split, (4, 6)), out, print)
+    written = pickle.loads(out.read_bytes())
+    np.testing.assert_equal(written, splits)
+    for split, (entry,) in written.items():
+        assert entry["image"].dtype == np.float32 and entry["mask"].dtype == np.int32
+        assert list(entry) == list(splits[split][0])
 
 
 @pytest.mark.parametrize("spoil, message", [

@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
+from motfm_jax.arrays import encode_mask
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.pickles import PickleSet, read_pickle, to_entry, write_pickle
 
@@ -79,13 +80,48 @@ def test_classes(tmp_path, given, names, label):
     assert source[1].label == 1 - label
 
 
-def test_mask_values_become_consecutive_labels_of_the_whole_file(tmp_path):
+def test_mask_labels_are_those_of_the_whole_file(tmp_path):
     full = np.full((3, 4), 255, np.uint8)
     path = save(tmp_path, [entry(mask=MASK[None] * 85.0)], valid=[entry(mask=full)])
     train, valid = PickleSet(path, "train", (3, 4)), PickleSet(path, "valid", (3, 4))
     assert train.mask_labels == ("background", "label 85", "label 170", "label 255")
     np.testing.assert_array_equal(train[0].mask, MASK)
     assert (valid[0].mask == 3).all()
+
+
+@pytest.mark.parametrize("values, labels, num_labels", [
+    ((0, 1, 2), (0, 1, 2), 3),
+    ((0, 255), (0, 1), 2),
+    ((255, 85, 170), (3, 1, 2), 4),
+    ((0, 1, 4), (0, 1, 4), 5),
+    ((0, 20, 30), (0, 2, 3), 4),
+    ((7, 63), (1, 9), 10),
+    ((0,), (0,), 1),
+    ((1, 63), (1, 63), 64),
+])
+def test_scaled_labels_are_the_scaled_values_of_the_original(tmp_path, values, labels, num_labels):
+    mask = np.resize(values, (3, 4))
+    source = PickleSet(save(tmp_path, [entry(mask=mask[None])]), "train", (3, 4))
+    found = source[0].mask
+    np.testing.assert_array_equal(found, np.resize(labels, (3, 4)))
+    assert len(source.mask_labels) == num_labels
+    scaled = encode_mask(found, num_labels, "scalar")[..., 0]
+    np.testing.assert_allclose(scaled, mask / max(mask.max(), 1), rtol=1e-6)
+
+
+def test_labels_between_the_values_have_names(tmp_path):
+    path = save(tmp_path, [entry(mask=np.resize([0, 10, 40], (3, 4)))])
+    names = PickleSet(path, "train", (3, 4)).mask_labels
+    assert names == ("background", "label 10", "label 20", "label 30", "label 40")
+
+
+@pytest.mark.parametrize("values", [(0, 1, 64), (3, 4, 100_000)])
+def test_values_too_far_apart_are_numbered_as_sorted(tmp_path, values):
+    source = PickleSet(save(tmp_path, [entry(mask=np.resize(values, (3, 4)))]), "train", (3, 4))
+    distinct = sorted({0, *values})
+    assert source.mask_labels[1:] == tuple(f"label {value}" for value in distinct[1:])
+    expected = [distinct.index(value) for value in values]
+    np.testing.assert_array_equal(source[0].mask, np.resize(expected, (3, 4)))
 
 
 def test_only_the_image_is_needed(tmp_path):
@@ -108,24 +144,69 @@ def test_another_size_is_fitted(tmp_path, fit, content):
     np.testing.assert_allclose(record.meta["spacing_mm"], expected)
 
 
-def test_round_trip_gives_equal_arrays(tmp_path):
-    original = {"train": [entry(0), entry(1)], "test": [entry(2, **{"class": 5})]}
-    path = save(tmp_path, original["train"], test=original["test"])
-    out = tmp_path / "out.pkl"
-    sources = {split: PickleSet(path, split, (3, 4)) for split in original}
-    write_pickle(out, {
-        split: [to_entry(source[index], source.classes) for index in range(len(source))]
+METADATA = {
+    "name": "scan", "age": np.int64(50), "spacing_mm": (2.0, 1.0), "nested": {"list": [1, None]},
+    "protocol": np.arange(6.0).reshape(2, 3), 7: "seven",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("changes", [
+    {},
+    {"mask": MASK[None] * 85},
+    {"mask": np.resize(np.int32([0, 1, 1000]), (1, 3, 4))},
+    {"mask": MASK, "image": np.ones((3, 4), np.float32)},
+    {"image": np.random.default_rng(5).random((3, 3, 4), np.float32)},
+    {"class": "007"}, {"class": "1"}, {"class": np.int32(4)}, {"class": "ED"},
+    {"metadata": METADATA}, {"metadata": "a line"}, {"name": "beside the others"},
+], ids=str)  # fmt: skip
+def test_the_originals_file_comes_back_as_it_was(tmp_path, changes, protocol):
+    """By reading and writing, and example by example, as `prepare_data.py convert` does it."""
+    path, out = tmp_path / "in.pkl", tmp_path / "out.pkl"
+    splits = {name: [entry(1, **changes), entry(2, **changes)] for name in ("train", "test")}
+    path.write_bytes(pickle.dumps(splits, protocol))
+    sources = {split: PickleSet(path, split, (3, 4)) for split in splits}
+    examples = {
+        split: [source.entry(index) for index in range(len(source))]
         for split, source in sources.items()
-    })  # fmt: skip
-    with open(out, "rb") as file:
-        written = pickle.load(file)
-    for split, entries in original.items():
-        for new, old in zip(written[split], entries, strict=True):
-            np.testing.assert_array_equal(new["image"], old["image"], strict=True)
-            np.testing.assert_array_equal(new["mask"], old["mask"], strict=True)
-            assert new["class"] == old["class"] and new["metadata"] == old["metadata"]
-    again = read_pickle(out)
-    np.testing.assert_array_equal(again["train"][1]["image"], original["train"][1]["image"])
+    }
+    for entries in (read_pickle(path), examples):
+        write_pickle(out, entries)
+        assert b"motfm_jax" not in out.read_bytes()
+        written = pickle.loads(out.read_bytes())
+        assert list(written) == list(splits)
+        for split in splits:
+            for new, old in zip(written[split], splits[split], strict=True):
+                assert list(new) == list(old)
+                assert (new["image"].dtype, new["mask"].dtype) == (np.float32, np.int32)
+                assert type(new["class"]) is type(old["class"])
+                np.testing.assert_equal(new, old)
+
+
+def test_a_fitted_example_keeps_the_files_values(tmp_path):
+    metadata = {**METADATA, "affine": np.diag([2.0, 1, 1, 1])}
+    mask = np.repeat(MASK, 2, axis=1) * 85
+    path = save(tmp_path, [entry(
+        image=np.ones((1, 3, 8), np.float32), mask=mask[None], metadata=metadata,
+        **{"class": "007"})])  # fmt: skip
+    out, source = tmp_path / "out.pkl", PickleSet(path, "train", (6, 8), "stretch")
+    write_pickle(out, {"train": [source.entry(0)]})
+    (written,) = pickle.loads(out.read_bytes())["train"]
+    assert written["class"] == "007" and written["image"].shape == (1, 6, 8)
+    np.testing.assert_array_equal(written["mask"], np.repeat(mask, 2, axis=0)[None])
+    grid = {"spacing_mm": source[0].meta["spacing_mm"], "affine": source[0].meta["affine"]}
+    assert grid["spacing_mm"] == [1.0, 1.0] and grid["affine"] != metadata["affine"].tolist()
+    np.testing.assert_equal(written["metadata"], {**metadata, **grid})
+
+
+def test_a_record_of_any_source_is_written_in_the_originals_layout(tmp_path):
+    source = PickleSet(save(tmp_path, [entry(1), entry(2)]), "train", (3, 4))
+    write_pickle(tmp_path / "out.pkl", {"train": [to_entry(source[1], source.classes)]})
+    (written,) = read_pickle(tmp_path / "out.pkl")["train"]
+    np.testing.assert_array_equal(written["image"], entry(2)["image"], strict=True)
+    np.testing.assert_array_equal(written["mask"], MASK[None], strict=True)
+    assert written["class"] == 2
+    assert written["metadata"] == entry(2)["metadata"]
 
 
 def test_class_names_that_are_words_are_written_as_words(tmp_path):
@@ -149,6 +230,8 @@ def test_writing_is_atomic(tmp_path):
     ({"mask": MASK[None] / 2}, "mask has values such as 0.5, whole numbers"),
     ({"mask": MASK[None] * np.nan}, "mask has values such as nan"),
     ({"mask": MASK[None] - 1}, "mask has the value -1"),
+    ({"mask": MASK[None].astype(int) * 2**31}, "mask has the value 4294967296, labels 0 to 2147"),
+    ({"mask": MASK[None] * 1e30}, "mask has the value 2e"),
     ({"mask": MASK[None, :2]}, r"mask \(2, 4\) and image \(3, 4\)"),
     ({"mask": np.zeros((3, 3, 4), int)}, r"mask \(3, 3, 4\), one channel"),
     ({"mask": "none"}, "mask is a str"),

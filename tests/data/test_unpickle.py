@@ -123,6 +123,79 @@ def test_a_call_nested_in_an_array_or_a_torch_storage_is_refused(tmp_path):
     assert not ran.exists()
 
 
+FLOATS = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI3\nNtQ"  # torch's reference to a storage
+
+
+def torch_storage(replaced=None, by=b""):
+    """What torch.storage._load_from_bytes is called with; one of the five pickles exchanged."""
+    inner = [pickle.dumps(unpickle.TORCH_MAGIC, 2), pickle.dumps(1001, 2), pickle.dumps({
+        "protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}, 2),
+        b"\x80\x02" + FLOATS + b".", pickle.dumps(["0"], 2)]  # fmt: skip
+    if replaced is not None:
+        inner[replaced] = by
+    values = np.array([1, 2, 3], np.float32)
+    data = b"".join(inner) + len(values).to_bytes(8, "little") + values.tobytes()
+    return b"ctorch.storage\n_load_from_bytes\n(" + pickle.dumps(data, 3)[2:-1] + b"tR"
+
+
+def tensor_entry(storage):
+    """A data set whose image is a tensor on this storage."""
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"I0\n(I3\nt(I1\ntI00\nNtR"
+    return b"\x80\x03}Vtrain\n]}Vimage\n" + tensor + b"sas."
+
+
+def test_a_torch_storage_by_hand_is_read(tmp_path):
+    image = load(tmp_path, tensor_entry(torch_storage()))["train"][0]["image"]
+    np.testing.assert_array_equal(image, np.array([1, 2, 3], np.float32), strict=True)
+
+
+@pytest.mark.parametrize("replaced", range(5))
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("wrap", [
+    lambda hostile: hostile, lambda hostile: {"little_endian": True, "x": [hostile]},
+    lambda hostile: (hostile, 3),
+])
+def test_no_pickle_inside_a_torch_storage_is_executed(tmp_path, replaced, protocol, wrap):
+    ran = tmp_path / "ran"
+    hostile = pickle.dumps(wrap(Calls(os.system, f"touch {ran}")), protocol)
+    data = tensor_entry(torch_storage(replaced, hostile))
+    with pytest.raises(ValueError, match=r"data\.pkl: it refers to posix\.system"):
+        load(tmp_path, data)
+    assert not ran.exists()
+    pickle.loads(hostile)
+    assert ran.exists()  # the payload is one
+
+
+@pytest.mark.parametrize("replaced", range(5))
+def test_a_torch_storage_within_a_torch_storage_executes_nothing(tmp_path, replaced):
+    ran = tmp_path / "ran"
+    hostile = pickle.dumps(Calls(os.system, f"touch {ran}"), 2)
+    nested = b"\x80\x03" + torch_storage(replaced, hostile) + b"."
+    for outer in range(5):
+        with pytest.raises(ValueError, match=r"data\.pkl: it refers to posix\.system"):
+            load(tmp_path, tensor_entry(torch_storage(outer, nested)))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("pickled", [
+    b"\x80\x02(Vmodule\nctorch\nFloatStorage\nV0\nVcpu\nI3\nNtQ.",
+    b"\x80\x02(Vstorage\ncos\nsystem\nV0\nVcpu\nI3\nNtQ.",
+    b"\x80\x02(Vstorage\nVFloatStorage\nV0\nVcpu\nI3\nNtQ.",
+    b"\x80\x02(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI1000000000\nNtQ.",
+])
+def test_references_inside_a_torch_storage_are_to_tensors_alone(tmp_path, pickled):
+    with pytest.raises(ValueError, match=r"data\.pkl: "):
+        load(tmp_path, tensor_entry(torch_storage(3, pickled)))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_what_is_read_pickles_again_without_this_program(tmp_path, protocol):
+    value = {"a": [np.arange(3), np.asfortranarray(np.ones((2, 3)))], "b": np.float32(2)}
+    again = pickle.dumps(load(tmp_path, pickle.dumps(value, 4)), protocol)
+    assert b"motfm_jax" not in again
+    np.testing.assert_equal(pickle.loads(again), value)
+
+
 @pytest.mark.parametrize("data, message", [
     (b"\x80\x04cos\nsystem\n.", r"refers to os\.system"),
     (b"(ios\nsystem\n.", r"refers to os\.system"),  # the opcode of old instances
