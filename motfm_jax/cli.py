@@ -1,5 +1,6 @@
 """How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, ConfigDict]:
     """Parses --config=FILE.py:ARGUMENTS and --config.FIELD=VALUE beside the flags defined.
 
+    With --resume and no --config, the config is the one saved in --workdir.
+
     Returns:
       all flags, and the config, checked and locked.
 
@@ -33,7 +36,10 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
       ValueError: a flag or field that does not exist, a value of the wrong type, no config file.
     """
     values = flags.FLAGS
-    if "config" not in values:
+    saved = _saved_config(arguments)
+    if saved is not None:
+        config_flags.DEFINE_config_dict("config", saved)
+    elif "config" not in values:
         config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:ARGUMENTS]")
     if {"--help", "-h", "-help"} & set(arguments):
         print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
@@ -51,9 +57,28 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     if rest:
         raise ValueError(f"{rest[0]!r}: flags are given as --name=value; see --help")
     if values.config is None:
-        raise ValueError("--config is missing: give one of configs/, such as configs/phantom.py")
+        raise ValueError(
+            "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
+            "of a run that is there can do without")
     configs.check(values.config)
     return values, values.config
+
+
+def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
+    """The config of the run to resume, where no config file is given and the run is there."""
+    text = "\n".join(arguments)
+    workdir = re.search(r"^--?workdir[=\n](.*)$", text, re.MULTILINE)
+    resumes = re.search(r"^--?resume(=true|=1|)$", text, re.MULTILINE | re.IGNORECASE)
+    if not (resumes and workdir) or re.search(r"^--?config[=\n]", text, re.MULTILINE):
+        return None
+    path = Path(workdir[1]) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return configs.from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: cannot be used ({error}); restore it, or give --config") from error
 
 
 def _said(error: Exception) -> str:

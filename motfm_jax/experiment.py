@@ -17,8 +17,16 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate
 from motfm_jax.io import images
-from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.runs import Run, check_workdir, open_run, read_metrics
+from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
+from motfm_jax.io.runs import (
+    MAY_CHANGE,
+    Run,
+    check_workdir,
+    is_untrained,
+    leaves,
+    open_run,
+    read_metrics,
+)  # fmt: skip
 from motfm_jax.sampling.ode import Solver
 from motfm_jax.training import loop, parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
@@ -65,7 +73,14 @@ def train(
     resolved = config.to_dict()
     if not first:
         parallel.barrier("run directory")
-    with open_run(workdir, resolved, resume=resume, overwrite=overwrite, writes=first) as run:
+    # Converted weights have no optimiser yet: how they are trained is free, what they are is not.
+    converted = resume and is_untrained(workdir)
+    may_change = MAY_CHANGE if not converted else [
+        name for name, _ in leaves(resolved)
+        if name.startswith(("train.", "flow.", "data.")) and name != "data.mask_encoding"]
+    with open_run(
+        workdir, resolved, resume=resume, overwrite=overwrite, writes=first,
+        may_change=may_change) as run:  # fmt: skip
         if first:
             parallel.barrier("run directory")
         if resume:
@@ -76,7 +91,11 @@ def train(
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
         make_state = jax.jit(
             lambda key: init_state(model.init(key), optimizer, train_config.ema))
-        if checkpoints.steps:
+        if converted:
+            params = restore_weights(run.path).params
+            check_parameters(params, jax.eval_shape(model.init, init_key), str(run.path))
+            state = jax.jit(lambda params: init_state(params, optimizer, train_config.ema))(params)
+        elif checkpoints.steps:
             state = checkpoints.restore(jax.eval_shape(make_state, init_key))
         else:
             state = make_state(init_key)
@@ -84,6 +103,8 @@ def train(
         run.start(start)
         if first:
             lines = startup_lines(config, data, model, state.params, total, start)
+            if converted:
+                lines.append("starts from converted weights, with a fresh optimiser")
             print("\n".join(lines), flush=True)
         grid = sample_grid(model, data, run, config.seed, config.cond)
         try:
@@ -121,11 +142,18 @@ def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
 
 
 def check_facts(path: Path, facts: Facts) -> None:
-    """Raises ValueError where the data of a run to resume is not what it was."""
+    """Raises ValueError where the data of a run to resume is not what it was.
+
+    What a converted run did not know of its data may be anything; the network's parameters are
+    compared elsewhere.
+    """
     if not path.exists():
         return
     old, new = json.loads(path.read_text()), json.loads(json.dumps(facts.to_json()))
-    changed = [f"{name} was {old[name]}, is {new[name]}" for name in old if old[name] != new[name]]
+    free = ("unknown", *old.get("unknown", ()))
+    changed = [
+        f"{name} was {old[name]}, is {new[name]}"
+        for name in old if name not in free and old[name] != new[name]]
     if changed:
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "

@@ -1,4 +1,4 @@
-"""Sizes of network, image and training that config files offer: debug, small and paper."""
+"""Sizes of network, image and training that config files offer: debug, small, paper, original."""
 
 from ml_collections import ConfigDict
 
@@ -38,6 +38,34 @@ _SIZES = {
             train=dict(epochs=100))],
     ),
 }  # fmt: skip
+
+# Network, data and training as the PyTorch original has them, for weights that come from there and
+# for comparisons. Keyed as above. Its batch of 1 is accumulated 8 times where nothing is said.
+_ORIGINAL = dict(
+    data=dict(source="pickle", mask_encoding="scalar"),
+    model=dict(head_dim=0, time="floor"),
+    train=dict(batch_size=8, accumulation=8, lr=1e-4, clip=0.0, ema=0.0),
+)
+_ORIGINAL_SIZES = {
+    2: dict(
+        data=dict(
+            size=(384, 384), intensity=dict(mode="minmax", scope="dataset", range=(0.0, 1.0))),
+        model=dict(channels=(32, 64, 128, 224, 256), transformer_layers=4),
+        train=dict(epochs=200)),
+    3: dict(
+        data=dict(
+            size=(96, 96, 96), intensity=dict(mode="minmax", scope="sample", range=(-1.0, 1.0))),
+        model=dict(
+            channels=(32, 64, 160, 480), attention=(False, False, False, True),
+            transformer_layers=6),
+        train=dict(epochs=100)),
+}  # fmt: skip
+
+
+def apply_original(config: ConfigDict, dims: int) -> None:
+    """Sets the fields that the original's configs set, in place."""
+    config.update(_ORIGINAL)
+    config.update(_ORIGINAL_SIZES[dims])
 
 
 def apply(config: ConfigDict, dims: int, size: str) -> None:

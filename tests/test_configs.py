@@ -84,6 +84,33 @@ def test_what_a_config_file_does_not_take_is_refused(path):
             configs.check(get_config(path, "cond=class"))
 
 
+# Conditioning and parameters of the original's five networks, counted in MONAI.
+ORIGINAL = {
+    "unconditional": ("none", 25_877_601),
+    "class": ("class", 71_224_609),
+    "mask": ("mask", 36_159_457),
+    "mask_class": ("mask+class", 102_412_833),
+    "unconditional_3d": ("none", 132_456_929),
+}
+
+
+def test_every_config_of_the_original_is_there():
+    assert {path.stem for path in (FOLDER / "original").glob("*.py")} == set(ORIGINAL)
+
+
+@pytest.mark.parametrize("stem", ORIGINAL)
+def test_the_original_networks_have_the_original_number_of_parameters(stem):
+    cond, count = ORIGINAL[stem]
+    config = load(FOLDER / "original" / f"{stem}.py").get_config()
+    config.data.root = "dataset.pkl"
+    configs.check(config)
+    assert config.cond == cond and config.model.time == "floor" and config.model.head_dim == 0
+    facts = Facts(
+        tuple(config.data.size), 1, tuple("abcd") if "class" in cond else (), tuple("abcd"), None)
+    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    assert sum(leaf.size for leaf in shapes.values()) == count
+
+
 PAPER = {
     # Small images of the same network: what attention is chosen does not depend on their size.
     "camus": Facts((32, 32), 1, ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"), ("a", "b", "c", "d"), {}),

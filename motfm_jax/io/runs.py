@@ -25,7 +25,7 @@ from tensorboardX import SummaryWriter
 
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
-FILES = ("facts.json", "metrics.jsonl", "loss.png")
+FILES = ("facts.json", "metrics.jsonl", "loss.png", "converted.json")
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.
@@ -171,6 +171,12 @@ def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) 
     return exists
 
 
+def is_untrained(path: Path) -> bool:
+    """Whether a run's weights are converted ones that no update has touched: step 0 alone."""
+    return [entry.name for entry in (Path(path) / "checkpoints").glob("*")
+            if entry.name.isdecimal()] == ["0"]
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl; a last row cut short by a kill is left out."""
     file = Path(path) / "metrics.jsonl"
@@ -269,7 +275,7 @@ def _delete_run(path: Path) -> None:
 
 
 def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
-    old, new = dict(_leaves(_read_json(path / "config.json"))), dict(_leaves(config))
+    old, new = dict(leaves(_read_json(path / "config.json"))), dict(leaves(config))
     differing = [
         f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
@@ -281,10 +287,11 @@ def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[st
             f"{', '.join(may_change)} may change: give the run's own values, or another --workdir")
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a config: ("train.lr", 1e-4), ... ."""
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

@@ -1,0 +1,19 @@
+"""The PyTorch original's default, mask and class in 2-D: 102,412,833 parameters.
+
+    .venv/bin/python scripts/train.py --config=configs/original/mask_class.py \
+        --config.data.root=dataset.pkl --workdir=runs/original_mask_class
+
+Single attention heads, floored time, images scaled to [0, 1] by the training split, masks as one
+scaled channel. `--config.data.root` is a file in the original's layout. Training follows its
+defaults: Adam at 1e-4, a batch of 1 accumulated 8 times, no moving average.
+"""
+
+from motfm_jax import presets
+from motfm_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.cond = "mask+class"
+    presets.apply_original(config, 2)
+    return config

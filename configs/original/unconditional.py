@@ -1,0 +1,18 @@
+"""The PyTorch original's unconditional 2-D network: 25,877,601 parameters.
+
+    .venv/bin/python scripts/train.py --config=configs/original/unconditional.py \
+        --config.data.root=dataset.pkl --workdir=runs/original_unconditional
+
+Single attention heads, floored time, images scaled to [0, 1] by the training split, as the
+original has them. `--config.data.root` is a file in the original's layout. Training follows its
+defaults: Adam at 1e-4, a batch of 1 accumulated 8 times, no moving average.
+"""
+
+from motfm_jax import presets
+from motfm_jax.config import default
+
+
+def get_config():
+    config = default()
+    presets.apply_original(config, 2)
+    return config

@@ -1,0 +1,81 @@
+"""Takes checkpoints of the PyTorch original (MOTFM) over, and hands runs back to it.
+
+    .venv/bin/python scripts/convert.py from-torch --ckpt=last.ckpt --config=original.yaml \\
+        --data=dataset.pkl --out=runs/converted
+    .venv/bin/python scripts/convert.py to-torch --run=runs/converted --out=weights.ckpt
+
+Reading and writing .ckpt, .pth and .pt needs torch: pip install torch (its CPU wheel is enough).
+Nothing in a checkpoint is executed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from motfm_jax import cli, exchange
+
+
+def flags(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
+    command = commands.add_parser("from-torch", allow_abbrev=False)
+    command.set_defaults(run=from_torch)
+    add = command.add_argument
+    add("--ckpt", required=True, type=Path, help="Lightning .ckpt, .pth, .pt or .safetensors")
+    add("--config", type=Path, help="the original's YAML; default: what the checkpoint holds")
+    add("--out", required=True, type=Path, help="run directory to write")
+    add("--data", type=Path, help=".pkl it was trained on: size, intensity, classes, mask labels")
+    add("--size", type=int, nargs="+", default=[], help="H W or D H W, without --data")
+    add("--overwrite", action="store_true", help="delete the run at --out")
+    command = commands.add_parser("to-torch", allow_abbrev=False)
+    command.set_defaults(run=to_torch)
+    add = command.add_argument
+    add("--run", dest="path", required=True, type=Path, help="run directory")
+    add("--out", required=True, type=Path, help=".ckpt (Lightning), .pt, .pth or .safetensors")
+    add("--checkpoint", default="best", help="best, last, or a training step")
+    return parser.parse_args(arguments)
+
+
+def from_torch(asked: argparse.Namespace) -> None:
+    converted = exchange.from_torch(
+        asked.ckpt, asked.out, asked.config, asked.data, asked.size, asked.overwrite)
+    trained, (solver, steps) = converted.trained, converted.solver
+    facts, cond = trained.facts, trained.config.cond
+    for note in converted.notes:
+        print(f"note: {note}")
+    count = sum(array.size for array in trained.params.values())
+    print(f"{asked.out}: {count:,} parameters, condition {cond}, of a {converted.origin}")
+    if facts.unknown:
+        print(
+            f"  it does not know {', '.join(facts.unknown)}: sample with --raw"
+            f"{' and --noise' * ('size' in facts.unknown)}, or convert again with --data")
+    given = "--noise=x0.npy"
+    given += " --masks=masks.npy" * ("mask" in cond) + " --classes=classes.npy" * ("class" in cond)
+    print("compare with the original, from the same noise [N, *S, C]:")
+    print(
+        f"  .venv/bin/python scripts/sample.py --run={asked.out} --solver={solver} "
+        f"--steps={steps} {given} --raw --out=samples")
+    print("train on (the optimiser starts afresh):")
+    missing = " --config.data.size='(H,W)'" * ("size" in facts.unknown)
+    print(
+        f"  .venv/bin/python scripts/train.py --resume --workdir={asked.out} "
+        f"--config.data.root=DATA.pkl{missing}")
+
+
+def to_torch(asked: argparse.Namespace) -> None:
+    which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
+    trained, notes = exchange.to_torch(asked.path, asked.out, which)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"{asked.out}: step {trained.step}, {len(trained.params)} parameters")
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = flags(arguments)
+    asked.run(asked)
+
+
+if __name__ == "__main__":
+    cli.run(main)
