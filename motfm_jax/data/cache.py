@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.data.records import Record, Source
+from motfm_jax.data.records import Record, Source, check_record, not_finite
 
 VERSION = 1  # raise when what is stored for the same source changes
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
@@ -153,13 +153,13 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
         labels = _create(draft / "labels.npy", np.int32, (total,))
     meta = []
     for index, record in enumerate(itertools.chain([first], records)):
-        _check(index, record, first, source)
+        check_record(source, index, record, first)
         widest = _common_dtype(images.dtype, record.image.dtype)
         if widest != images.dtype:
             images = _widen(draft / "images.npy", images, widest, index)
         images[index] = record.image
         if not np.isfinite(images[index]).all():  # as stored: float64 may overflow to inf
-            raise ValueError(_finite_message(_where(source, index, record), record.image))
+            raise ValueError(not_finite(source, index, record))
         if masks is not None:
             masks[index] = record.mask
         if labels is not None:
@@ -189,47 +189,6 @@ def _read(source: Source) -> Iterator[Record]:
         for start in range(0, len(source), 4 * num_threads):
             stop = min(start + 4 * num_threads, len(source))
             yield from pool.map(source.__getitem__, range(start, stop))
-
-
-def _where(source: Source, index: int, record: Record) -> str:
-    """A record's name for messages, with its file and position where the source knows them."""
-    name = record.meta["name"]
-    place = source.where(index) if hasattr(source, "where") else name
-    return place if name in place else f"{place} ({name})"
-
-
-def _check(index: int, record: Record, first: Record, source: Source) -> None:
-    """Raises ValueError naming the record where it does not fit its image, split or labels."""
-    name, image, mask = _where(source, index, record), record.image, record.mask
-    if image.shape != first.image.shape:
-        raise ValueError(
-            f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
-            "all must have one size: set config.data.size")
-    if (mask is None) != (first.mask is None) or (record.label is None) != (first.label is None):
-        raise ValueError(
-            f"{name}: masks and classes must be there for all examples of a split or for none; "
-            f"{first.meta['name']} differs")
-    if mask is not None:
-        if mask.shape != image.shape[:-1]:
-            raise ValueError(
-                f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
-                "resample them to one grid first")
-        if mask.min() < 0 or mask.max() >= len(source.mask_labels):
-            values = np.unique(mask)
-            raise ValueError(
-                f"{name}: mask values {values.tolist()[:8]}, but the declared labels are 0 to "
-                f"{len(source.mask_labels) - 1} ({', '.join(source.mask_labels)}); remap them")
-    if record.label is not None and not 0 <= record.label < len(source.classes):
-        raise ValueError(
-            f"{name}: class {record.label}, but the declared classes are 0 to "
-            f"{len(source.classes) - 1} ({', '.join(source.classes)})")
-
-
-def _finite_message(where: str, image: np.ndarray) -> str:
-    bad = int(np.size(image) - np.isfinite(image).sum())
-    what = f"{bad} of {np.size(image)} values are NaN or infinite" if bad else (
-        "values beyond the range of float32")
-    return f"{where}: {what}; images must be finite: mend or remove it"
 
 
 def _stored_dtype(image: np.ndarray) -> np.dtype:

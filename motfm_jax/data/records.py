@@ -1,4 +1,4 @@
-"""One example as read from disk, and what the networks and samplers must know of a data set."""
+"""One example as read from disk, and what networks and samplers must know of a data set."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol
@@ -36,6 +36,49 @@ class Source(Protocol):
     def fingerprint(self) -> dict[str, Any]:
         """Everything an example depends on, JSON-able: settings, format version, file contents."""
         ...
+
+
+def check_record(source: Source, index: int, record: Record, first: Record) -> None:
+    """Raises ValueError, naming the record, where it does not fit the first or its own labels."""
+    name, image, mask = _where(source, index, record), record.image, record.mask
+    if image.shape != first.image.shape:
+        raise ValueError(
+            f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
+            "all must have one size: set config.data.size")
+    if (mask is None) != (first.mask is None) or (record.label is None) != (first.label is None):
+        raise ValueError(
+            f"{name}: masks and classes must be there for all examples of a split or for none; "
+            f"{first.meta['name']} differs")
+    if mask is not None:
+        if mask.shape != image.shape[:-1]:
+            raise ValueError(
+                f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
+                "resample them to one grid first")
+        if mask.min() < 0 or mask.max() >= len(source.mask_labels):
+            values = np.unique(mask)
+            raise ValueError(
+                f"{name}: mask values {values.tolist()[:8]}, but the declared labels are 0 to "
+                f"{len(source.mask_labels) - 1} ({', '.join(source.mask_labels)}); remap them")
+    if record.label is not None and not 0 <= record.label < len(source.classes):
+        raise ValueError(
+            f"{name}: class {record.label}, but the declared classes are 0 to "
+            f"{len(source.classes) - 1} ({', '.join(source.classes)})")
+
+
+def not_finite(source: Source, index: int, record: Record) -> str:
+    """What to say of a record whose values are not finite as float32."""
+    size = np.size(record.image)
+    bad = int(size - np.isfinite(record.image).sum())
+    what = f"{bad} of {size} values are NaN or infinite" if bad else (
+        "values beyond the range of float32")
+    return f"{_where(source, index, record)}: {what}; images must be finite: mend or remove it"
+
+
+def _where(source: Source, index: int, record: Record) -> str:
+    """A record's name for messages, with its file and position where the source knows them."""
+    name = record.meta["name"]
+    place = source.where(index) if hasattr(source, "where") else name
+    return place if name in place else f"{place} ({name})"
 
 
 @dataclasses.dataclass(frozen=True)

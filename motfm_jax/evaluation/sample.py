@@ -12,7 +12,7 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate, outputs
 from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.io import runs
+from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.sampling.ode import Solver
 
@@ -131,7 +131,7 @@ def sample_to_folder(
         sidecar = outputs.describe(
             checkpoint.run, settings, generated, conditions, kind=kind,
             classes=facts.classes, mask_labels=facts.mask_labels,
-            intensity=intensity and intensity.to_json(), environment=runs.environment())
+            intensity=intensity and intensity.to_json(), environment=environment())
         outputs.write(
             out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
             nifti=nifti, pickle=request.pickle, affine=facts.affine)

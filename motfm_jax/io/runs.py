@@ -4,24 +4,20 @@
          tensorboard/, checkpoints/STEP/, samples/}
 """
 
-import contextlib
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from motfm_jax.io.environment import environment
 
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
@@ -33,12 +29,6 @@ MAY_CHANGE = (
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
     "train.save_every", "train.keep_every", "data.root", "data.cache", "data.workers",
 )  # fmt: skip
-
-PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "grain", "numpy", "nibabel",
-    "ml_collections",
-)  # fmt: skip
-
 
 class Run:
     """An open run directory. `open_run` makes it; close it, or leave its `with` block.
@@ -191,36 +181,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(
                     f"{file}: line {number} is not JSON ({error}); mend or delete it") from None
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """What this start ran on: git revision, packages, devices, command."""
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {
-        "revision": _git_revision(),
-        "packages": versions,
-        "python": platform.python_version(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "processes": jax.process_count(),
-        "command": sys.argv,
-    }
-
-
-def _git_revision() -> str | None:
-    """The commit of the source, "+changes" where files differ from it; None outside git."""
-    git = ("git", "-C", str(Path(__file__).resolve().parent))
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
-    except OSError:
-        return None
-    if commit.returncode:
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
 def _is_run(path: Path) -> bool:
