@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{asked.run}: config.flow.source={trained.config.flow.source!r}; only a sampler that "
             "starts from noise can be exported")
+    if trained.intensity is None:
+        raise ValueError(
+            f"{asked.run}: was converted without its data, so it does not know the size and "
+            "intensity of its images; convert again with --data")
     config_json = json.dumps(trained.config.to_dict(), indent=2)
     if asked.dtype:
         trained.config.train.dtype = asked.dtype
