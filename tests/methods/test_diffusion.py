@@ -1,0 +1,376 @@
+"""Tables and steps against two references, data whose exact noise is known, and what is drawn."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motfm_jax.arrays import Batch, Condition, Network, fold_keys, normal_per_example
+from motfm_jax.methods import diffusion
+from motfm_jax.methods.diffusion import DDIM
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion"
+VISITED, ETAS, DDPM_LEVELS = (0, 4, 9), (0.0, 0.5, 1.0), (999, 500, 1, 0)
+SPACED = [(s, p) for s in ("linear", "cosine") for p in ("leading", "trailing")]
+
+loss = jax.jit(diffusion.loss, static_argnums=0, static_argnames="schedule")
+sample = jax.jit(diffusion.sample, static_argnums=(0, 4), static_argnames="trajectory")
+
+
+@functools.cache
+def load(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def network_of(noise, encode=lambda params, condition: condition.mask):
+    """The network that estimates noise(x, level [B, 1, 1, 1], what was encoded)."""
+    def apply(params, x, t, context, dropout_key):
+        return noise(x, (t * 999.0)[:, None, None, None], context)
+
+    return Network(encode, apply)
+
+
+@network_of
+def recorded_network(x, level, context):
+    """The stand-in for a network that the references were recorded with."""
+    return x * (0.9 + level / 10000) + x / (5 + x * x)
+
+
+def mixture(schedule, level):
+    """Shares of image and noise in a state, shaped as the level."""
+    share = diffusion.alpha_bar(schedule)
+    tables = jnp.asarray(np.sqrt([share, 1 - share]), jnp.float32)
+    return tables[:, level.round().astype(int)]
+
+
+@functools.cache
+def gaussian(schedule, mean, deviation):
+    """The best estimate for images of independent normal values."""
+    def estimate(x, level, context):
+        signal, noise = mixture(schedule, level)
+        return noise * (x - signal * mean) / (signal**2 * deviation**2 + noise**2)
+
+    return network_of(estimate)
+
+
+@functools.cache
+def knows_the_image(schedule, error=0.0):
+    """The exact noise in a state of the image given as the mask, off by `error`."""
+    def estimate(x, level, image):
+        signal, noise = mixture(schedule, level)
+        return (x - signal * image) / noise + error
+
+    return network_of(estimate)
+
+
+ZERO = network_of(lambda x, level, context: jnp.zeros_like(x))
+
+
+def make_batch(count=6, size=(4, 4)):
+    image = np.random.default_rng(0).uniform(-1, 1, (count, *size, 1)).astype(np.float32)
+    index = jnp.arange(count, dtype=jnp.int32)
+    return Batch(jnp.array(image), None, None, jnp.ones(count, bool), index)
+
+
+def make_keys(count=6, seed=3):
+    return fold_keys(jax.random.key(seed), jnp.arange(count))
+
+
+def make_noise(count=6, size=(4, 4), seed=7):
+    return normal_per_example(make_keys(count, seed), (*size, 1))
+
+
+@pytest.mark.parametrize("reference, prefix, schedule", [
+    ("monai", "", "linear"), ("diffusers", "linear_", "linear"), ("diffusers", "cosine_", "cosine"),
+])  # fmt: skip
+def test_levels_and_noised_images_are_the_references(reference, prefix, schedule):
+    arrays = load(reference)
+    share = diffusion.alpha_bar(schedule)
+    np.testing.assert_allclose(share, arrays[f"{prefix}alpha_bar"], rtol=2e-5)
+    for level, expected in zip((0, 1, 250, 998, 999), arrays[f"{prefix}noised"], strict=True):
+        levels = jnp.full(3, level)
+        found = diffusion.add_noise(arrays["x0"], arrays["x1"], levels, schedule)
+        np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+def one_step(ddim, number, x0, fresh):
+    """The level and the result of a step of `recorded_network`, fed with given fresh noise."""
+    step = diffusion.Steps(*(table[number] for table in diffusion.ddim_steps(ddim)))
+    t = jnp.full(len(x0), diffusion.TIMES[step.level])
+    predicted = recorded_network.apply({}, x0, t, None, None)
+    return step.level, diffusion.ddim_step(x0, predicted, step, ddim.clip, fresh)
+
+
+def assert_steps_agree(ddim, x0, expected, fresh):
+    # At the cosine's last level the references' float32 has no digits left of 1 - alpha_bar.
+    tolerance = 1e-4 if ddim.schedule == "cosine" and ddim.eta == 1 else 5e-6
+    for n, number in enumerate(VISITED):
+        level, found = one_step(ddim, number, x0, fresh[n])
+        np.testing.assert_allclose(found, expected[n], atol=tolerance, err_msg=f"level {level}")
+
+
+@pytest.mark.parametrize("number, eta", list(enumerate(ETAS)))
+def test_single_steps_are_the_references(number, eta):
+    arrays = load("monai")
+    assert_steps_agree(
+        DDIM(10, eta, clip=False), arrays["x0"], arrays["steps"][:, number],
+        arrays["fresh"][:, number])
+    arrays = load("diffusers")
+    for schedule, spacing in SPACED:
+        case = f"{schedule}_{spacing}"
+        assert_steps_agree(
+            DDIM(10, eta, schedule, spacing), arrays["x0"], arrays[f"{case}_steps"][:, number],
+            arrays[f"{case}_fresh"][:, number])
+
+
+@pytest.mark.parametrize("clip, name", [(False, "ddpm"), (True, "ddpm_clipped")])
+def test_ancestral_steps_between_neighbouring_levels_are_ddpm(clip, name):
+    arrays, x0 = load("monai"), load("monai")["x0"]
+    for wanted, expected, fresh in zip(
+        DDPM_LEVELS, arrays[name], arrays[f"{name}_fresh"], strict=True):
+        level, found = one_step(DDIM(1000, 1.0, clip=clip), 999 - wanted, x0, fresh)
+        assert level == wanted
+        # The references' float32 keeps three digits of 1 - alpha_bar near the image.
+        tolerance = 5e-4 if level < 2 else 1e-6
+        np.testing.assert_allclose(found, expected, atol=tolerance, err_msg=f"level {level}")
+
+
+def test_ten_steps_are_the_references():
+    arrays = load("monai")
+    found = sample(
+        recorded_network, {}, arrays["x0"], Condition(), DDIM(10, clip=False), trajectory=True)
+    np.testing.assert_allclose(found.trajectory, arrays["trajectory"], atol=2e-5)
+    np.testing.assert_array_equal(found.x, found.trajectory[-1])
+    arrays = load("diffusers")
+    for schedule, spacing in SPACED:
+        ddim, case = DDIM(10, 0.0, schedule, spacing), f"{schedule}_{spacing}"
+        np.testing.assert_array_equal(
+            diffusion.ddim_steps(ddim).level, arrays[f"{case}_levels"])
+        found, free = (
+            sample(recorded_network, {}, arrays["x0"], Condition(), case, trajectory=True)
+            for case in (ddim, ddim._replace(clip=False)))
+        expected = arrays[f"{case}_trajectory"]
+        np.testing.assert_allclose(found.trajectory, expected, atol=2e-5, err_msg=case)
+        assert np.abs(free.trajectory - expected).max() > 0.01, "clipping is part of the case"
+
+
+def test_the_network_embeds_every_level_as_itself():
+    embedded = jax.jit(lambda level: jnp.asarray(diffusion.TIMES)[level] * 999.0)(jnp.arange(1000))
+    np.testing.assert_array_equal(embedded, np.arange(1000))
+    seen = []
+
+    def apply(params, x, t, context, dropout_key):
+        jax.debug.callback(lambda t: seen.append(np.float32(999) * t), t)
+        return x
+
+    network = Network(lambda params, condition: None, apply)
+    diffusion.sample(network, {}, jnp.zeros((2, 1, 1, 1)), Condition(), DDIM(4))
+    jax.effects_barrier()
+    assert [found.tolist() for found in seen] == [[n, n] for n in (750, 500, 250, 0)]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_exact_noise_has_no_loss_and_a_known_error_its_square(schedule):
+    batch = make_batch()
+    for error in (0.0, 0.3):
+        losses = loss(
+            knows_the_image(schedule, error), {}, batch, Condition(mask=batch.image), make_keys(),
+            None, schedule=schedule)
+        assert losses.shape == (6,)
+        np.testing.assert_allclose(losses, error**2, atol=1e-4)
+
+
+def test_the_best_estimate_for_normal_images_loses_what_the_state_leaves_open():
+    count, mean, deviation = 3000, 0.2, 0.3
+    image = mean + deviation * make_noise(count, (2, 2), seed=11)
+    batch = make_batch(count, (2, 2))._replace(image=image)
+    losses = loss(
+        gaussian("linear", mean, deviation), {}, batch, Condition(), make_keys(count), None)
+    share = diffusion.alpha_bar("linear")
+    expected = np.mean(share * deviation**2 / (share * deviation**2 + 1 - share))
+    assert 0.05 < expected < 0.5
+    assert float(losses.mean()) == pytest.approx(expected, abs=0.015)
+
+
+def test_a_zero_estimate_loses_the_mean_square_of_the_noise():
+    batch, keys = make_batch(), make_keys()
+    noise = normal_per_example(jax.vmap(jax.random.split)(keys)[:, 0], batch.image.shape[1:])
+    expected = np.mean(np.square(noise), axis=(1, 2, 3))
+    np.testing.assert_allclose(loss(ZERO, {}, batch, Condition(), keys, None), expected, rtol=1e-5)
+
+
+def test_an_examples_loss_does_not_depend_on_the_batch_it_is_in():
+    batch, keys = make_batch(), make_keys()
+    together = loss(recorded_network, {}, batch, Condition(), keys, None)
+    assert len(set(np.asarray(together).tolist())) == 6, "every example draws its own noise"
+    part = Batch(*(None if leaf is None else leaf[2:3] for leaf in batch))
+    alone = loss(recorded_network, {}, part, Condition(), keys[2:3], None)
+    np.testing.assert_allclose(alone, together[2:3], rtol=1e-6)
+
+
+def test_training_levels_are_uniform():
+    """The network's estimate is made such that the loss is the level it was told."""
+    def apply(params, x, t, noise, dropout_key):
+        return noise + jnp.sqrt(t * 999.0)[:, None, None, None]
+
+    count = 4000
+    network = Network(lambda params, condition: condition.mask, apply)
+    keys, batch = make_keys(count), make_batch(count, (1, 1))
+    noise = normal_per_example(jax.vmap(jax.random.split)(keys)[:, 0], (1, 1, 1))
+    found = np.asarray(loss(network, {}, batch, Condition(mask=noise), keys, None))
+    levels = np.round(found)
+    np.testing.assert_allclose(found, levels, atol=5e-3)
+    assert levels.min() >= 0 and levels.max() <= 999
+    assert levels.min() < 5 and levels.max() > 994
+    np.testing.assert_allclose(np.quantile(levels, [0.25, 0.5, 0.75]), [250, 500, 750], atol=30)
+
+
+@pytest.mark.parametrize("schedule, spacing", SPACED)
+@pytest.mark.parametrize("steps, eta", [(1, 0.0), (7, 0.5), (50, 1.0)])
+def test_sampling_with_the_exact_noise_lands_on_the_image(schedule, spacing, steps, eta):
+    image = make_batch().image
+    solution = sample(
+        knows_the_image(schedule), {}, make_noise(), Condition(mask=image),
+        DDIM(steps, eta, schedule, spacing), make_keys())
+    # The cosine's last level holds 1 / 20,000 of the image.
+    np.testing.assert_allclose(solution.x, image, atol=5e-3 if schedule == "cosine" else 1e-4)
+    np.testing.assert_array_equal(solution.steps, steps)
+    np.testing.assert_array_equal(solution.calls, steps)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_many_steps_map_noise_to_normal_images_value_by_value(schedule):
+    x0, mean, deviation = make_noise(2, (8, 8)), 0.2, 0.3
+    found = sample(
+        gaussian(schedule, mean, deviation), {}, x0, Condition(),
+        DDIM(1000, 0.0, schedule, clip=False))
+    np.testing.assert_allclose(found.x, mean + deviation * x0, atol=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_ancestral_sampling_reaches_the_distribution_and_forgets_the_start(schedule):
+    x0, mean, deviation = make_noise(4, (64, 64)), 0.2, 0.3
+    found = sample(
+        gaussian(schedule, mean, deviation), {}, x0, Condition(),
+        DDIM(1000, 1.0, schedule, clip=False), make_keys(4)).x
+    assert float(found.mean()) == pytest.approx(mean, abs=0.01)
+    assert float(found.std()) == pytest.approx(deviation, rel=0.03)
+    assert abs(np.corrcoef(np.ravel(x0), np.ravel(found))[0, 1]) < 0.05
+
+
+def test_fresh_noise_is_an_images_own():
+    ddim, x0, keys = DDIM(5, 0.7), make_noise(), make_keys()
+    together = sample(recorded_network, {}, x0, Condition(), ddim, keys).x
+    alone = sample(recorded_network, {}, x0[2:3], Condition(), ddim, keys[2:3]).x
+    np.testing.assert_allclose(alone, together[2:3], atol=1e-6)
+    same_start = jnp.broadcast_to(x0[:1], x0.shape)
+    images = sample(recorded_network, {}, same_start, Condition(), ddim, keys).x
+    assert float(np.abs(images[1:] - images[:1]).max(axis=(1, 2, 3)).min()) > 0.05
+    with pytest.raises(ValueError, match=r"eta=0\.7: fresh noise needs keys"):
+        diffusion.sample(recorded_network, {}, x0, Condition(), ddim)
+
+
+def test_fresh_noise_differs_from_step_to_step():
+    """With the estimate 0 and no clipping, what a step adds can be told from the states."""
+    ddim, x0 = DDIM(6, 1.0, clip=False), make_noise(1, (32, 32))
+    states = sample(ZERO, {}, x0, Condition(), ddim, make_keys(1), trajectory=True).trajectory
+    steps = diffusion.ddim_steps(ddim)
+    fresh = []
+    for n in range(5):  # the last step adds none
+        kept = steps.image_weight[n] / steps.signal[n] + steps.state_weight[n]
+        fresh.append(np.ravel((states[n + 1] - kept * states[n]) / steps.sigma[n]))
+    together = np.corrcoef([np.ravel(x0), *fresh])
+    np.testing.assert_allclose(together, np.eye(6), atol=0.12)
+    np.testing.assert_allclose([draw.std() for draw in fresh], 1, atol=0.1)
+
+
+def test_no_noise_is_drawn_without_eta():
+    x0 = make_noise()
+    with_keys, without = (
+        sample(recorded_network, {}, x0, Condition(), DDIM(5), keys).x
+        for keys in (make_keys(), None))
+    np.testing.assert_array_equal(with_keys, without)
+
+
+def test_clipping_keeps_images_in_range():
+    x0 = 3 * make_noise()
+    for eta in (0.0, 1.0):
+        clipped, free = (
+            sample(ZERO, {}, x0, Condition(), DDIM(10, eta, clip=clip), make_keys()).x
+            for clip in (True, False))
+        assert float(jnp.abs(clipped).max()) == 1 and float(jnp.abs(free).max()) > 1.5
+
+
+def test_a_single_leading_step_hands_back_the_noise_and_a_trailing_one_does_not():
+    x0 = make_noise()
+    leading, trailing = (
+        sample(recorded_network, {}, x0, Condition(), DDIM(1, spacing=spacing, clip=False)).x
+        for spacing in ("leading", "trailing"))
+    np.testing.assert_allclose(leading, x0, atol=0.05)
+    assert float(jnp.abs(trailing - x0).max()) > 1
+
+
+def test_the_condition_is_encoded_once_and_the_network_called_once_a_step():
+    counts = {"encode": 0, "apply": 0}
+
+    def count(name):
+        jax.debug.callback(lambda: counts.__setitem__(name, counts[name] + 1))
+
+    def encode(params, condition):
+        count("encode")
+        return condition.label
+
+    def noise(x, level, label):
+        count("apply")
+        return 0.5 * x * label.sum(-1)[:, None, None, None]
+
+    solution = jax.jit(lambda x0: diffusion.sample(
+        network_of(noise, encode), {}, x0, Condition(label=jnp.eye(2)), DDIM(7), None))(
+            jnp.ones((2, 4, 4, 1)))  # fmt: skip
+    jax.effects_barrier()
+    assert counts == {"encode": 1, "apply": 7}
+    assert solution.calls.tolist() == solution.steps.tolist() == [7, 7]
+    assert solution.trajectory is None
+
+
+def test_dropout_is_on_in_the_loss_and_off_in_sampling():
+    seen = []
+
+    def apply(params, x, t, context, dropout_key):
+        seen.append(dropout_key)
+        return x
+
+    network, batch = Network(lambda params, condition: None, apply), make_batch()
+    key = jax.random.key(9)
+    diffusion.loss(network, {}, batch, Condition(), make_keys(), key)
+    assert seen == [key]
+    diffusion.sample(network, {}, batch.image, Condition(), DDIM(2))
+    assert seen[1:] and all(key is None for key in seen[1:])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 300, 600, 999, 1000])
+@pytest.mark.parametrize("spacing, end", [("leading", -1), ("trailing", 0)])
+def test_every_step_visits_another_level_and_one_end_of_the_schedule(steps, spacing, end):
+    levels = diffusion.ddim_steps(DDIM(steps, spacing=spacing)).level.astype(int)
+    assert len(levels) == steps and (np.diff(levels) < 0).all()
+    assert levels[end] == (0 if spacing == "leading" else 999)
+    assert levels.min() >= 0 and levels.max() <= 999
+    assert np.ptp(np.diff(levels, append=-1)) <= 1 or spacing == "leading"
+
+
+@pytest.mark.parametrize("changed, message", [
+    (dict(steps=0), "steps=0: DDIM visits 1 to 1000 levels"),
+    (dict(steps=1001), "steps=1001: DDIM visits"),
+    (dict(eta=-0.1), r"eta=-0\.1: give 0"),
+    (dict(eta=1.5), r"eta=1\.5: give 0"),
+    (dict(schedule="sigmoid"), "'sigmoid': use 'linear' or 'cosine'"),
+    (dict(spacing="linspace"), "'linspace': use 'leading' or 'trailing'"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        diffusion.check_ddim(DDIM(**changed))
+    diffusion.check_ddim(DDIM())
