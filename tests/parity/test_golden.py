@@ -17,6 +17,9 @@ from differences import (
     trajectory_difference,
     velocity_of,
 )
+from flax import nnx
+
+from motfm_jax.nn import layers
 
 CASES = ["unconditional", "class", "mask", "mask_class", "unconditional_3d", "mask_class_3d"]
 # What the original never applies; queries and keys of one token; what a softmax cancels.
@@ -95,6 +98,20 @@ def test_a_tenth_on_one_number_of_any_parameter_takes_the_velocity_out_of_tolera
         if found <= TOLERANCES["velocity"]:
             unnoticed[parameter] = found
     assert not unnoticed
+
+
+@pytest.mark.parametrize("where, name, wrong", [
+    (layers, "NORM_EPSILON", 1e-5),
+    (layers.jnp, "floor", lambda level: level),
+    (nnx, "gelu", lambda gate, approximate: jax.nn.gelu(gate, approximate=True)),
+])  # fmt: skip
+def test_a_wrong_epsilon_time_or_gelu_takes_the_velocity_out_of_tolerance(
+    monkeypatch, where, name, wrong
+):
+    monkeypatch.setattr(where, name, wrong)
+    case = load("class")
+    velocity = np.asarray(velocity_of(case)(case.params))
+    assert relative(velocity, case.arrays["velocity"]) > TOLERANCES["velocity"]
 
 
 @pytest.mark.parametrize("name", CASES)

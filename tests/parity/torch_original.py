@@ -81,13 +81,19 @@ class Original(torch.nn.Module):
 def randomise(network: torch.nn.Module, rng: np.random.Generator) -> None:
     """Gives every parameter random values, those that training starts at zero included.
 
-    The scale keeps features of order one from layer to layer. Values are rounded to float16, so
-    that a file of half the size holds them exactly.
+    The scale keeps features of order one from layer to layer; but first convolutions are smaller,
+    so that the epsilon of the normalisation after them counts, and queries and keys larger, so
+    that attention prefers some positions. Values are rounded to float16, so that a file of half the
+    size holds them exactly.
     """
     for name, parameter in network.named_parameters():
         draw = rng.standard_normal(tuple(parameter.shape), dtype=np.float32)
         if parameter.ndim > 1:
             draw /= np.float32(np.sqrt(parameter[0].numel()))
+            if "conv_in." in name or "proj_in." in name:
+                draw *= np.float32(0.3)
+            if "to_q." in name or "to_k." in name:
+                draw *= np.float32(2)
         else:
             draw = np.float32(0.2) * draw + np.float32(name.endswith("weight"))
         with torch.no_grad():
