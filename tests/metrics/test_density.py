@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from motfm_jax.metrics.density import GRID, intensity_density, share_between, wasserstein
+
+
+def _images(mean: float, spread: float = 12, count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).normal(mean, spread, (count, 20, 20, 1)).clip(0, 255)
+
+
+def test_the_density_of_normal_intensities_is_their_bell():
+    density = intensity_density(_images(120), seed=0)
+    bell = np.exp(-(((GRID - 120) / 12) ** 2) / 2) / (12 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(density, bell, atol=0.12 * bell.max())
+    np.testing.assert_allclose(density.sum(), 1, rtol=1e-3)
+
+
+def test_a_brighter_set_is_as_far_away_as_it_is_brighter():
+    plain, brighter = (intensity_density(_images(mean), seed=0) for mean in (90, 120))
+    np.testing.assert_allclose(wasserstein(plain, brighter), 30, rtol=1e-3)
+    assert wasserstein(plain, plain) == 0
+    assert share_between(plain, 150, 250) < 0.01 < share_between(brighter, 130, 250) < 0.5
+
+
+def test_order_of_images_does_not_matter_and_many_values_are_thinned_out_by_the_seed():
+    images = _images(100)
+    whole = intensity_density(images, seed=0)
+    np.testing.assert_allclose(intensity_density(images[::-1], seed=1), whole)
+    few, again, other = (intensity_density(images, seed, num_values=300) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(few, again)
+    assert (few != other).any()
+    assert wasserstein(few, whole) < 3
+    nearly_all = intensity_density(images, seed=0, num_values=images.size - 1)
+    np.testing.assert_allclose(nearly_all, whole, atol=5e-3 * whole.max())  # none drawn twice
+
+
+def test_mass_is_shared_between_the_levels_asked_for():
+    flat = np.ones(256)
+    assert share_between(flat, 0, 255) == 1
+    assert share_between(flat, 128, 255) == 0.5
+    with pytest.raises(ValueError, match="no grid level"):
+        share_between(flat, 300, 400)
+
+
+@pytest.mark.parametrize("images, message", [
+    (np.zeros((0, 4, 4, 1)), "hold no values"),
+    (np.full((1, 4, 4, 1), np.nan), "not finite"),
+    (np.array([-1.0, 1.0]), "run from -1 to 1: needed 0 to 255"),
+    (np.full((2, 4, 4, 1), 7), "every intensity is 7"),
+])  # fmt: skip
+def test_intensities_without_a_density_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        intensity_density(images, seed=0)
+
+
+def test_densities_must_lie_on_the_grid():
+    with pytest.raises(ValueError, match="needed a finite number >= 0 a level"):
+        wasserstein(np.ones(256), np.ones(255))
+    with pytest.raises(ValueError, match="needed a finite number >= 0 a level"):
+        share_between(-np.ones(256), 0, 255)
