@@ -1,0 +1,177 @@
+"""Nearest training image of each generated one, to find copies: in features and in pixels."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motfm_jax.arrays import Array
+from motfm_jax.metrics import checks
+
+BLOCK_ROWS = 1024  # references compared with all queries at once, by features
+BLOCK_PIXELS = 2**24  # references compared with one query at once, by pixels
+
+
+class Nearest(NamedTuple):
+    """For each query the nearest of a reference set.
+
+    Attributes:
+      distance: [N] float64.
+      index: [N] into the reference set.
+      shift: [N, len(S)] pixels by which the reference was moved, or None for features.
+    """
+
+    distance: np.ndarray
+    index: np.ndarray
+    shift: np.ndarray | None = None
+
+
+class Closer(NamedTuple):
+    """Share of queries closer than a threshold, and the threshold."""
+
+    share: float
+    threshold: float
+
+
+def nearest_features(queries: np.ndarray, references: np.ndarray) -> Nearest:
+    """Euclidean nearest neighbours of features [N, F] among [M, F], block by block.
+
+    Raises:
+      ValueError: shapes, values that are not finite, an empty set.
+    """
+    queries = checks.feature_rows("queries", queries, fewest=1)
+    references = checks.feature_rows("references", references, fewest=1)
+    checks.same_width(queries, references)
+    best = np.full(len(queries), np.inf)
+    index = np.zeros(len(queries), np.int64)
+    for start in range(0, len(references), BLOCK_ROWS):
+        block = references[start : start + BLOCK_ROWS]
+        # without the query's own square, which is the same for every reference
+        squared = (block**2).sum(axis=1) - 2 * queries @ block.T
+        closer = squared.min(axis=1) < best
+        best[closer] = squared.min(axis=1)[closer]
+        index[closer] = squared.argmin(axis=1)[closer] + start
+    # exact for copies, which differences of squares are not
+    return Nearest(np.linalg.norm(queries - references[index], axis=1), index)
+
+
+def nearest_pixels(
+    queries: np.ndarray, references: np.ndarray, max_shift: int | None = None
+) -> Nearest:
+    """Nearest images after the best integer translation of the reference.
+
+    The translation is cyclic (what leaves on one side enters on the other) and found for every
+    pair by cross-correlation through the FFT, which finds the smallest squared difference. The
+    distance is the root mean square difference of intensities after it.
+
+    Args:
+      queries: [N, *S, C].
+      references: [M, *S, C], same intensity range.
+      max_shift: pixels along each axis, both ways; None allows any.
+
+    Raises:
+      ValueError: shapes, values that are not finite, an empty set, a negative shift.
+    """
+    queries, references = np.asarray(queries), np.asarray(references)
+    _check_images(queries, references, max_shift)
+    size = queries.shape[1:-1]
+    allowed = _allowed_shifts(size, max_shift)
+    num_rows = max(1, BLOCK_PIXELS // np.prod(queries.shape[1:]))
+    best, index = np.full(len(queries), np.inf), np.zeros(len(queries), np.int64)
+    place = np.zeros(len(queries), np.int64)
+    for start in range(0, len(references), num_rows):
+        block = references[start : start + num_rows].astype(np.float32)
+        spectra = _spectra(block)
+        squares = (block.astype(np.float64) ** 2).reshape(len(block), -1).sum(axis=1)
+        for number, query in enumerate(queries):
+            correlation, places = _best_shifts(
+                _spectra(query[None].astype(np.float32)), spectra, allowed, size)
+            squared = squares - 2 * np.asarray(correlation, np.float64)
+            winner = squared.argmin()
+            if squared[winner] < best[number]:
+                best[number], index[number] = squared[winner], start + winner
+                place[number] = places[winner]
+    return _measured(queries, references, index, np.stack(np.unravel_index(place, size), axis=1))
+
+
+def share_closer(
+    generated: np.ndarray, held_out: np.ndarray, quantile: float = 0.05
+) -> Closer:
+    """Share of generated images closer to training images than nearly all held-out real ones.
+
+    A set that copies nothing and lies as the held-out one does has a share near `quantile`.
+
+    Args:
+      generated: [N] distances of generated images to their nearest training image.
+      held_out: [M] of real images not trained on, measured in the same way.
+      quantile: of the held-out distances, the threshold.
+
+    Raises:
+      ValueError: shapes, values that are not finite, quantile out of (0, 1), fewer held-out
+        images than the quantile needs to be one (1 / quantile).
+    """
+    generated, held_out = np.asarray(generated), np.asarray(held_out)
+    if generated.ndim != 1 or held_out.ndim != 1 or not len(generated):
+        raise ValueError(
+            f"generated {generated.shape} and held-out {held_out.shape} distances: needed one an "
+            "image, [N] and [M]")
+    if not 0 < quantile < 1 or len(held_out) * quantile < 1:
+        raise ValueError(
+            f"quantile {quantile} of {len(held_out)} held-out distances: needed one between 0 "
+            "and 1, and 1 / quantile distances or more")
+    checks.finite("generated distances", generated)
+    checks.finite("held-out distances", held_out)
+    threshold = float(np.quantile(held_out, quantile))
+    return Closer(float((generated < threshold).mean()), threshold)
+
+
+@jax.jit
+def _spectra(images: Array) -> Array:
+    return jnp.fft.rfftn(images, axes=range(1, images.ndim - 1))
+
+
+@partial(jax.jit, static_argnames="size")
+def _best_shifts(
+    query: Array, references: Array, allowed: Array, size: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Largest correlation with each reference over its allowed shifts, and the flat shift: [R]."""
+    product = (query * references.conj()).sum(axis=-1)
+    correlation = jnp.fft.irfftn(product, size, axes=range(1, 1 + len(size)))
+    correlation = jnp.where(allowed[None], correlation, -jnp.inf).reshape(len(references), -1)
+    return correlation.max(axis=1), correlation.argmax(axis=1)
+
+
+def _measured(
+    queries: np.ndarray, references: np.ndarray, index: np.ndarray, shift: np.ndarray
+) -> Nearest:
+    """The winners' distances once more in float64: exact for copies."""
+    size, axes = np.array(queries.shape[1:-1]), tuple(range(queries.ndim - 2))
+    moved = (np.roll(references[m], tuple(s), axes) for m, s in zip(index, shift))
+    distance = [
+        np.sqrt(np.mean((query.astype(np.float64) - other) ** 2))
+        for query, other in zip(queries, moved)
+    ]
+    return Nearest(np.array(distance), index, np.where(shift > size // 2, shift - size, shift))
+
+
+def _allowed_shifts(size: tuple[int, ...], max_shift: int | None) -> np.ndarray:
+    """[*S] bool, entry k along an axis of n standing for a shift by k or k - n."""
+    if max_shift is None:
+        return np.ones(size, bool)
+    near = [np.minimum(np.arange(n), n - np.arange(n)) <= max_shift for n in size]
+    return np.stack(np.meshgrid(*near, indexing="ij")).all(axis=0)
+
+
+def _check_images(queries: np.ndarray, references: np.ndarray, max_shift: int | None) -> None:
+    if queries.shape[1:] != references.shape[1:] or queries.ndim not in (4, 5):
+        raise ValueError(
+            f"queries {queries.shape} and references {references.shape}: needed [N, *S, C] and "
+            "[M, *S, C] of one size, 2-D or 3-D")
+    if not (queries.size and references.size):
+        raise ValueError(f"queries {queries.shape} and references {references.shape}: one is empty")
+    if max_shift is not None and max_shift < 0:
+        raise ValueError(f"max_shift {max_shift}: needed 0 or more pixels, or None")
+    checks.finite("queries", queries)
+    checks.finite("references", references)
