@@ -173,7 +173,7 @@ def _gaussian(bandwidth: float) -> Kernel:
     def kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         lengths = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)
         squared = lengths - 2 * first @ second.T  # products of matrices: fast, exact to rounding
-        return np.exp(-squared.clip(min=0) / (2 * bandwidth**2))
+        return np.exp(-squared / (2 * bandwidth**2))
 
     return kernel
 

@@ -40,9 +40,10 @@ def test_equal_covariances_leave_the_squared_distance_of_the_means(golden):
     np.testing.assert_allclose(result.distance, (np.arange(12) ** 2).sum(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("count", [60, 10])
-def test_a_set_is_at_no_distance_from_itself_in_any_order(golden, count):
-    features = golden("features")["real"][:count]
+@pytest.mark.parametrize("seed", range(6))  # rounding goes either way
+@pytest.mark.parametrize("count", [40, 10])
+def test_a_set_is_at_no_distance_from_itself_in_any_order(count, seed):
+    features = np.random.default_rng(seed).normal(size=(count, 12))
     result = frechet_distance(moments(features), moments(features[::-1]))
     assert 0 <= result.distance < 1e-6
 

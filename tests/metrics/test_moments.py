@@ -39,6 +39,7 @@ def test_half_precision_features_are_summed_in_double():
 
 @pytest.mark.parametrize("features, message", [
     (np.zeros(3), "needed [N, F]"),
+    (np.zeros((3, 0)), "needed [N, F]"),
     (np.zeros((0, 3)), "at least 1 rows"),
     (np.array([[1.0, np.nan]]), "1 values are not finite"),
 ])  # fmt: skip
