@@ -30,7 +30,10 @@ DDPM_LEVELS = (999, 500, 1, 0)
 
 
 def estimated_noise(x, level):
-    """A network's stand-in: not linear, and never quite the noise; tests/methods has the same."""
+    """A network's stand-in: not linear, and never quite the noise.
+
+    tests/methods/test_diffusion_golden.py has the same.
+    """
     return x * (0.9 + level / 10000) + x / (5 + x * x)
 
 
