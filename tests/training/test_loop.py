@@ -112,12 +112,18 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path, whole):
     assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def default_ctrl_c():
+    """Python's own handler: a shell's background jobs are started with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, default_ctrl_c):
     def batches(start):
         os.kill(os.getpid(), signal.SIGINT)
-        while signal.getsignal(signal.SIGINT) is not before:
+        while signal.getsignal(signal.SIGINT) is not default_ctrl_c:
             time.sleep(0.01)  # two signals at once would count as one
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)  # cut short by the second signal
@@ -125,7 +131,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_run(tmp_path / "run", 10, batches)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is default_ctrl_c
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 50])
