@@ -4,7 +4,6 @@ Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as
 jointly with the UNet, its encoder starting as a copy of the UNet's.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,10 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array, Condition, Network, Params
+from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, conv
 from motfm_jax.nn.unet import Encoder, UNet, UNetSettings, skip_features
-
-_ANY_COUNT = 2**31 - 1  # of numbers drawn while it is not known how many are needed
 
 
 class Context(NamedTuple):
@@ -102,23 +100,12 @@ def velocity_network(
       The Network, and `init(key) -> params`, {"unet/encoder/conv_in/kernel": float32, ...}.
     """
 
-    def make(key: Array, count: int) -> VelocityNet:
-        return VelocityNet(settings, mask_channels, mask_width, Draws(key, count))
-
-    key = jax.random.key(0)
-    abstract = nnx.eval_shape(lambda key: make(key, _ANY_COUNT), key)
-    graphdef, state = nnx.split(abstract, nnx.Param)
-    paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(state))
-
-    def module(params: Params) -> VelocityNet:
-        return nnx.merge(graphdef, nnx.from_flat_state(
-            (path, nnx.Param(params[name])) for name, path in paths.items()))
+    module, draw = functional(
+        lambda draws: VelocityNet(settings, mask_channels, mask_width, draws))
 
     @jax.jit
     def init(key: Array) -> Params:
-        _, state = nnx.split(make(key, count), nnx.Param)
-        params = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+        params = draw(key)
         # The mask UNet's encoder starts as a copy of the UNet's.
         return params | {
             name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])

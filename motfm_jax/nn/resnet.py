@@ -14,11 +14,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array, Params
+from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, GroupNorm, linear
 
 # Convolutions of a block, as (kernel, widening); the stride is on the first 3 x 3.
@@ -27,7 +27,6 @@ _BOTTLENECK = ((1, 1), (3, 1), (1, 4))
 # Depth: convolutions of a block, blocks of each stage.
 LAYOUTS = {18: (_BASIC, (2, 2, 2, 2)), 50: (_BOTTLENECK, (3, 4, 6, 3))}
 
-_ANY_COUNT = 2**31 - 1  # of numbers drawn while it is not known how many are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,23 +177,7 @@ def resnet(settings: ResNetSettings) -> tuple[Classifier, Callable[[Array], Para
       The Classifier, and `init(key) -> params`, {"trunk/stem/kernel": float32, ...}.
     """
 
-    def make(key: Array, count: int) -> ResNet:
-        return ResNet(settings, Draws(key, count))
-
-    abstract = nnx.eval_shape(lambda key: make(key, _ANY_COUNT), jax.random.key(0))
-    graphdef, state = nnx.split(abstract, nnx.Param)
-    paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(state))
-
-    def module(params: Params) -> ResNet:
-        return nnx.merge(graphdef, nnx.from_flat_state(
-            (path, nnx.Param(params[name])) for name, path in paths.items()))
-
-    @jax.jit
-    def init(key: Array) -> Params:
-        _, state = nnx.split(make(key, count), nnx.Param)
-        return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
-
+    module, init = functional(lambda draws: ResNet(settings, draws))
     classifier = Classifier(
         apply=lambda params, x: module(params)(x),
         features=lambda params, x: module(params).features(x),
