@@ -30,11 +30,14 @@ CASES = {
         (6, 4, 8)),
 }  # fmt: skip
 
+# With others some gradient cancels so far that PyTorch itself is 7e-4 off its float64 result.
+SEED = 1
+
 
 def main() -> None:
     folder = Path(__file__).parent
-    for seed, (case, (structure, size)) in enumerate(CASES.items()):
-        arrays = record(structure, size, seed)
+    for case, (structure, size) in CASES.items():
+        arrays = record(structure, size, SEED)
         # Parameters and inputs are exact in float16.
         for name in {"state", "x", "x0", "x1", "mask", "label"} & arrays.keys():
             arrays[name] = arrays[name].astype(np.float16)

@@ -27,8 +27,8 @@ from motfm_jax.nn.unet import UNetSettings
 from motfm_jax.sampling.ode import Solver
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# Largest accepted differences, some ten times those found on a CPU; what each is relative to is
-# said where it is computed. A GELU by tanh changes a golden velocity by 8e-5.
+# Largest accepted differences, several times those found on a CPU; what each is relative to is
+# said where it is computed. For comparison: a GELU by tanh changes a golden velocity by 8e-5.
 TOLERANCES = {"velocity": 2e-5, "trajectory": 2e-5, "loss": 1e-5, "gradient": 1e-3}
 
 # These programs run once, for less time than they take to compile. The arithmetic is the same.
