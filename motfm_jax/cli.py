@@ -38,7 +38,10 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     values = flags.FLAGS
     saved = _saved_config(arguments)
     if saved is not None:
-        config_flags.DEFINE_config_dict("config", saved)
+        try:  # it looks at the command line already here
+            config_flags.DEFINE_config_dict("config", saved)
+        except Exception as error:
+            raise ValueError(_said(error)) from error
     elif "config" not in values:
         config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:ARGUMENTS]")
     if {"--help", "-h", "-help"} & set(arguments):
@@ -59,7 +62,7 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     if values.config is None:
         raise ValueError(
             "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
-            "of a run that is there can do without")
+            "of a --workdir that holds a run can do without")
     configs.check(values.config)
     return values, values.config
 

@@ -17,10 +17,8 @@ from motfm_jax.data.records import Facts
 from motfm_jax.io import torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.foreign_config import read_yaml
-from motfm_jax.io.runs import open_run
+from motfm_jax.io.runs import CONVERTED, open_run
 from motfm_jax.training.state import TrainState
-
-RECORD = "converted.json"
 
 
 class Converted(NamedTuple):
@@ -102,7 +100,6 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[build.Tra
         raise ValueError(f"{out}: exists already; remove it or choose another name")
     trained = build.load_run(run, which)
     config, notes = original.to_yaml(trained.config, trained.facts)
-    out.parent.mkdir(parents=True, exist_ok=True)
     torch_weights.write_torch_weights(
         out, torch_weights.to_torch(trained.params), config, trained.step)
     return trained, notes
@@ -146,9 +143,11 @@ def _facts_without_data(said: original.Translation, config: ConfigDict) -> Facts
 def _image_size(data: Path, dims: int) -> tuple[int, ...]:
     """Of the first training image of a .pkl."""
     image = PickleSet(data, "train", (1,) * dims).entries[0]["image"]
-    if image.ndim < dims:
+    # (1, H, W) is an image with a channel, not a volume one voxel deep.
+    space = image.shape[-dims:] if image.ndim in (dims, dims + 1) else ()
+    if not space or space[0] == 1:
         raise ValueError(f"{data}: images {image.shape}, the network is {dims}-D")
-    return image.shape[-dims:]
+    return space
 
 
 def _write(
@@ -161,7 +160,7 @@ def _write(
     resolved, known = config.to_dict(), facts.to_json()
     with open_run(out, resolved, overwrite=overwrite) as run:
         run.write_json("facts.json", known)
-        run.write_json(RECORD, record)
+        run.write_json(CONVERTED, record)
         checkpoints = Checkpoints(run.checkpoints, resolved, known)
         checkpoints.save(0, state)
         checkpoints.wait()

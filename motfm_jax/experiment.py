@@ -75,15 +75,18 @@ def train(
         parallel.barrier("run directory")
     # Converted weights have no optimiser yet: how they are trained is free, what they are is not.
     converted = resume and is_untrained(workdir)
-    may_change = MAY_CHANGE if not converted else [
-        name for name, _ in leaves(resolved)
-        if name.startswith(("train.", "flow.", "data.")) and name != "data.mask_encoding"]
+    may_change = MAY_CHANGE
+    if converted:
+        weights = converted_weights(workdir, model, data.facts)
+        may_change = [
+            name for name, _ in leaves(resolved)
+            if not name.startswith(("model.", "cond")) and name != "data.mask_encoding"]
     with open_run(
         workdir, resolved, resume=resume, overwrite=overwrite, writes=first,
         may_change=may_change) as run:  # fmt: skip
         if first:
             parallel.barrier("run directory")
-        if resume:
+        if resume and not converted:
             check_facts(run.path / "facts.json", data.facts)
         run.write_json("facts.json", data.facts.to_json())
         checkpoints = Checkpoints(
@@ -92,9 +95,8 @@ def train(
         make_state = jax.jit(
             lambda key: init_state(model.init(key), optimizer, train_config.ema))
         if converted:
-            params = restore_weights(run.path).params
-            check_parameters(params, jax.eval_shape(model.init, init_key), str(run.path))
-            state = jax.jit(lambda params: init_state(params, optimizer, train_config.ema))(params)
+            state = jax.jit(
+                lambda params: init_state(params, optimizer, train_config.ema))(weights)
         elif checkpoints.steps:
             state = checkpoints.restore(jax.eval_shape(make_state, init_key))
         else:
@@ -142,22 +144,35 @@ def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
 
 
 def check_facts(path: Path, facts: Facts) -> None:
-    """Raises ValueError where the data of a run to resume is not what it was.
-
-    What a converted run did not know of its data may be anything; the network's parameters are
-    compared elsewhere.
-    """
+    """Raises ValueError where the data of a run to resume is not what it was."""
     if not path.exists():
         return
     old, new = json.loads(path.read_text()), json.loads(json.dumps(facts.to_json()))
-    free = ("unknown", *old.get("unknown", ()))
-    changed = [
-        f"{name} was {old[name]}, is {new[name]}"
-        for name in old if name not in free and old[name] != new[name]]
+    changed = [f"{name} was {old[name]}, is {new[name]}" for name in old if old[name] != new[name]]
     if changed:
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir")
+
+
+def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, np.ndarray]:
+    """The weights of a converted run, for training on this data; touches nothing.
+
+    Raises:
+      ValueError: the data has other channels, classes or mask labels than the network.
+    """
+    weights = restore_weights(run)
+    known = Facts.from_json(weights.facts)
+    for name, there, here in (
+        ("image channels", known.channels, facts.channels),
+        ("classes", len(known.classes), len(facts.classes))):  # fmt: skip
+        if there and there != here:
+            raise ValueError(
+                f"{run}: the network has {there} {name}, the data {here}; give the data that it "
+                "was trained on, --config.data.root=PATH")
+    check_parameters(
+        weights.params, jax.eval_shape(model.init, jax.random.key(0)), str(weights.path))
+    return weights.params
 
 
 def draw_losses(path: Path) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from motfm_jax import presets
 from motfm_jax.config import check, default
 from motfm_jax.data.records import Facts
-from motfm_jax.io.foreign_config import Fields, is_number
+from motfm_jax.io.foreign_config import MOST, Fields, is_number
 
 # Fields that say how the original runs, not what it computes.
 WITHOUT_EFFECT = {
@@ -73,7 +73,7 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
     _training(fields, config, notes)
     method = fields.only(
         "solver_args.method", ("midpoint", *SOLVERS), f"one of {', '.join(SOLVERS)} needed")
-    step_size = fields.number("solver_args.step_size", 0.1)
+    step_size = fields.number("solver_args.step_size", 0.1, least=1e-4)
     for section, names in WITHOUT_EFFECT.items():
         fields.ignore(section, names)
     fields.ignore("infer_args", [name.partition(".")[2] for name in fields.left])
@@ -86,7 +86,7 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     config.data.size = (0,) * dims
-    steps = round(1 / step_size) if 0 < step_size <= 1 else 10
+    steps = max(1, round(1 / step_size))
     return Translation(
         config, channels, num_classes, mask_channels, (SOLVERS[method], steps), notes)
 
@@ -97,7 +97,8 @@ def _model(fields: Fields, config: ConfigDict) -> tuple[int, int, int]:
     name = "model_args.num_channels"
     model.channels = tuple(fields.take(
         name, None,
-        lambda value: isinstance(value, list | tuple) and all(type(v) is int for v in value),
+        lambda value: isinstance(value, list | tuple) and len(value) > 0
+        and all(type(width) is int and 0 < width <= MOST for width in value),
         "the channels of each level needed"))
     levels = len(model.channels)
     blocks = fields.each_level("model_args.num_res_blocks", levels, 2, int)
@@ -134,7 +135,9 @@ def _model(fields: Fields, config: ConfigDict) -> tuple[int, int, int]:
     config.cond = "+".join(["mask"] * with_mask + ["class"] * with_class) or "none"
     width = fields.take(
         "model_args.conditioning_embedding_num_channels", [16],
-        lambda value: value is None or (isinstance(value, list | tuple) and len(value) == 1),
+        lambda value: value is None or (
+            isinstance(value, list | tuple) and len(value) == 1
+            and type(value[0]) is int and 0 < value[0] <= MOST),
         "a list of one width needed: longer ones would shrink the mask")
     model.mask_embedding = (width or [16])[0]
     model.time = fields.only(f"{OWN}.time", ("floor", "continuous"), "floor or continuous needed")

@@ -9,6 +9,7 @@ Nothing in a checkpoint is executed.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def from_torch(asked: argparse.Namespace) -> None:
     converted = exchange.from_torch(
         asked.ckpt, asked.out, asked.config, asked.data, asked.size, asked.overwrite)
     trained, (solver, steps) = converted.trained, converted.solver
-    facts, cond = trained.facts, trained.config.cond
+    facts, cond, run = trained.facts, trained.config.cond, shlex.quote(str(asked.out))
     for note in converted.notes:
         print(f"note: {note}")
     count = sum(array.size for array in trained.params.values())
@@ -55,13 +56,13 @@ def from_torch(asked: argparse.Namespace) -> None:
     given += " --masks=masks.npy" * ("mask" in cond) + " --classes=classes.npy" * ("class" in cond)
     print("compare with the original, from the same noise [N, *S, C]:")
     print(
-        f"  .venv/bin/python scripts/sample.py --run={asked.out} --solver={solver} "
+        f"  .venv/bin/python scripts/sample.py --run={run} --solver={solver} "
         f"--steps={steps} {given} --raw --out=samples")
     print("train on (the optimiser starts afresh):")
-    missing = " --config.data.size='(H,W)'" * ("size" in facts.unknown)
-    print(
-        f"  .venv/bin/python scripts/train.py --resume --workdir={asked.out} "
-        f"--config.data.root=DATA.pkl{missing}")
+    missing = " --config.data.root=DATA.pkl" * bool(facts.unknown)
+    axes = "(H,W)" if len(facts.size) == 2 else "(D,H,W)"
+    missing += f" '--config.data.size={axes}'" * ("size" in facts.unknown)
+    print(f"  .venv/bin/python scripts/train.py --resume --workdir={run}{missing}")
 
 
 def to_torch(asked: argparse.Namespace) -> None:

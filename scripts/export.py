@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "starts from noise can be exported")
     if trained.intensity is None:
         raise ValueError(
-            f"{asked.run}: was converted without its data, so it does not know the size and "
-            "intensity of its images; convert again with --data")
+            f"{asked.run}: was converted without its data, so it does not know "
+            f"{', '.join(trained.facts.unknown)}; convert again with --data")
     config_json = json.dumps(trained.config.to_dict(), indent=2)
     if asked.dtype:
         trained.config.train.dtype = asked.dtype

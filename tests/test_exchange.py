@@ -17,6 +17,7 @@ from motfm_jax.data.records import Facts
 from motfm_jax.exchange import from_torch, to_torch
 from motfm_jax.experiment import train
 from motfm_jax.io.checkpoints import restore_weights
+from motfm_jax.io.runs import is_untrained
 from motfm_jax.io.torch_weights import to_torch as original_state
 from motfm_jax.io.torch_weights import write_torch_weights
 
@@ -107,6 +108,29 @@ def test_training_goes_on_from_the_weights_with_a_fresh_optimiser(
         train(config, run, resume=True)
 
 
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_data_than_the_network_takes_is_refused_and_changes_nothing(folder, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other.pkl"
+    converted(folder, run)
+    to_pickle(lambda split: PhantomEcho(split, SIZE, 10, "view", 0), other, print)
+    config, before = _saved_config(["--resume", f"--workdir={run}"]), tree(run)
+    config.data.root, config.data.size = str(other), SIZE
+    with pytest.raises(ValueError, match="the network has 4 classes, the data 2"):
+        train(config, run, resume=True)
+    assert tree(run) == before
+
+
+def test_step_0_of_an_ordinary_run_is_not_taken_for_converted_weights(folder, tmp_path):
+    run = tmp_path / "run"
+    converted(folder, run)
+    assert is_untrained(run)
+    (run / "converted.json").unlink()
+    assert not is_untrained(run)
+
+
 def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
     out = tmp_path / "run"
     broken = original_state(params)
@@ -115,6 +139,11 @@ def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
     write_torch_weights(tmp_path / "broken.safetensors", broken)
     with pytest.raises(ValueError, match=r"unet.conv_in.conv.bias missing.*unet.surplus.weight"):
         from_torch(tmp_path / "broken.safetensors", out, folder / "original.yaml")
+    nan = original_state(params)
+    nan["unet.conv_in.conv.bias"][0] = np.nan
+    write_torch_weights(tmp_path / "nan.safetensors", nan)
+    with pytest.raises(ValueError, match=r"NaN or infinite values in unet.conv_in.conv.bias"):
+        from_torch(tmp_path / "nan.safetensors", out, folder / "original.yaml")
     with pytest.raises(ValueError, match=r"holds no config.*--config"):
         from_torch(folder / "weights.safetensors", out)
     with pytest.raises(ValueError, match="--size 16 16 16: the network is 2-D"):

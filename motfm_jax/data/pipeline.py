@@ -75,7 +75,9 @@ def train_batches(
         raise ValueError(
             f"num_workers={num_workers}: Grain's processes need parsed absl flags; start with "
             "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers")
-    dataset = grain.MapDataset.source(Examples(arrays, intensity)).seed(seed).shuffle().repeat()
+    dataset = grain.MapDataset.source(Examples(arrays, intensity)).seed(seed).shuffle()
+    # Not without end: Grain then counts sys.maxsize examples, which batches of 1 overflow.
+    dataset = dataset.repeat(2**62 // len(arrays))
     if augment is not None:
         dataset = dataset.random_map(functools.partial(_augment, augment))
     dataset = dataset[process_index::process_count].batch(num_rows)[start_step:]

@@ -182,9 +182,9 @@ def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where:
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(
-            f"{where}: a checkpoint of another architecture ({len(problems)} of {len(shapes[1])} "
-            f"parameters differ): {'; '.join(problems[:10])}{more}; use the config it was "
-            "trained with")
+            f"{where}: a checkpoint of another architecture ({len(problems)} differences "
+            f"from the {len(shapes[1])} parameters needed): {'; '.join(problems[:10])}{more}; use "
+            "the config it was trained with")
 
 
 def _valid_loss(metrics: Mapping[str, Any]) -> float:

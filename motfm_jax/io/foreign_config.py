@@ -1,10 +1,13 @@
 """The YAML config of another project: every field is asked for by name, or refused."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+MOST = 2**20  # channels, classes, epochs, ...: more is no network of this world
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -17,7 +20,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; give the original's YAML config")
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_args"), dict):
         raise ValueError(f"{path}: has no model_args; give the config that the checkpoint was "
@@ -53,13 +56,13 @@ class Fields:
 
     def number(self, name: str, missing: float = 0, least: float = 0) -> float:
         return self.take(
-            name, missing, lambda value: is_number(value) and value >= least,
-            f"a number from {least} needed")
+            name, missing, lambda value: is_number(value) and least <= value < math.inf,
+            f"a number from {least} needed (YAML reads 1e-4 as text: write 1.0e-4)")
 
     def whole(self, name: str, missing: int | None = None, least: int = 1) -> int:
         return self.take(
-            name, missing, lambda value: type(value) is int and value >= least,
-            f"a whole number from {least} needed")
+            name, missing, lambda value: type(value) is int and least <= value <= MOST,
+            f"a whole number from {least} to {MOST} needed")
 
     def switch(self, name: str, missing: bool = False) -> bool:
         return self.take(

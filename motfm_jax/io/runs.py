@@ -21,7 +21,8 @@ from motfm_jax.io.environment import environment
 
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
-FILES = ("facts.json", "metrics.jsonl", "loss.png", "converted.json")
+CONVERTED = "converted.json"  # where a run's weights come from, if not from training
+FILES = ("facts.json", "metrics.jsonl", "loss.png", CONVERTED)
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.
@@ -162,9 +163,10 @@ def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) 
 
 
 def is_untrained(path: Path) -> bool:
-    """Whether a run's weights are converted ones that no update has touched: step 0 alone."""
-    return [entry.name for entry in (Path(path) / "checkpoints").glob("*")
-            if entry.name.isdecimal()] == ["0"]
+    """Whether a run's weights are converted ones that no update has touched."""
+    steps = [
+        entry.name for entry in (Path(path) / "checkpoints").glob("*") if entry.name.isdecimal()]
+    return steps == ["0"] and (Path(path) / CONVERTED).exists()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

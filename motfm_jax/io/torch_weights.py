@@ -138,14 +138,19 @@ def from_torch(
       where: the file, for messages.
 
     Raises:
-      ValueError: naming, as the original does, the first ten that are missing, extra, or of
-        another shape.
+      ValueError: naming, as the original does, the first ten that are missing, extra, of another
+        shape, or not finite.
     """
     names = {name: _original_name(name) for name in wanted}
     check_parameters(state, {
         names[name]: jax.ShapeDtypeStruct(_original_shape(name, leaf.shape), np.float32)
         for name, leaf in wanted.items()
     }, where)  # fmt: skip
+    broken = [name for name, leaf in state.items() if not np.isfinite(leaf).all()]
+    if broken:
+        raise ValueError(
+            f"{where}: NaN or infinite values in {', '.join(broken[:10])} ({len(broken)} of "
+            f"{len(state)} parameters); take an earlier checkpoint")
     params = {}
     for name in wanted:
         leaf = np.asarray(state[names[name]], np.float32)

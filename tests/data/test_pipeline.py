@@ -168,3 +168,11 @@ def test_workers_need_parsed_flags(monkeypatch):
     monkeypatch.setattr("motfm_jax.data.pipeline.flags.FLAGS", flags.FlagValues())
     with pytest.raises(ValueError, match=r"num_workers=1: .*absl\.app\.run"):
         train_batches(arrays_of(3), IDENTITY, batch_size=3, seed=0, num_workers=1)
+
+
+def test_batches_of_one_resume_anywhere():
+    rows = [numbers(batch)[0] for batch in first(
+        train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0), 6)]
+    assert sorted(rows[:3]) == sorted(rows[3:]) == [0, 1, 2]
+    later = first(train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0, start_step=4), 2)
+    assert [numbers(batch)[0] for batch in later] == rows[4:]

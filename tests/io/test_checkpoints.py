@@ -176,7 +176,7 @@ def test_differences_are_listed_ten_at_most():
         check_parameters(found, wanted, "run")
     message = str(error.value)
     assert "new/00 missing" in message and "old/02 extra" in message and "and 5 more" in message
-    assert "15 of 8" in message and "\n" not in message
+    assert "15 differences from the 8" in message and "\n" not in message
     check_parameters(wanted, wanted, "run")
 
 

@@ -78,12 +78,15 @@ def test_the_printed_commands_run(folder, tmp_path, capsys, monkeypatch):
     main("sample")(sample)
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["calls"] == 2
     train = shlex.split(re.search(r"scripts/train.py (.*)", said)[1])
-    assert {"--resume", f"--workdir={run}", "--config.data.size=(H,W)"} <= set(train)
+    assert train == [
+        "--resume", f"--workdir={run}", "--config.data.root=DATA.pkl", "--config.data.size=(H,W)"]
 
 
 def test_with_data_the_scripts_take_the_run_like_any_other(folder, tmp_path, capsys):
     run = convert(folder, tmp_path / "run", f"--data={folder / 'dataset.pkl'}")
-    assert "does not know" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does not know" not in said
+    assert said.rstrip().endswith(f"scripts/train.py --resume --workdir={run}")
     main("sample")([f"--run={run}", f"--out={tmp_path / 'out'}", "--num=2", "--steps=1"])
     with np.load(tmp_path / "out" / "samples.npz") as made:
         assert made["images"].shape == (2, 16, 16, 1) and made["masks"].shape == (2, 16, 16)
@@ -133,4 +136,9 @@ def test_training_goes_on_by_the_printed_command(folder, tmp_path):
         [sys.executable, SCRIPTS / "train.py", *arguments], capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)})  # fmt: skip
     assert made.returncode == 0, made.stderr
+    misspelt = subprocess.run(
+        [sys.executable, SCRIPTS / "train.py", *arguments, "--config.train.stepps=1"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)})
+    (line,) = misspelt.stderr.splitlines()
+    assert misspelt.returncode == 2 and "stepps" in line and "Did you mean" in line
     assert "converted weights, with a fresh optimiser" in made.stdout
