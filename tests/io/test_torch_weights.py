@@ -108,7 +108,8 @@ def test_what_is_missing_extra_or_misshapen_is_named_at_once():
     assert message.startswith("some.ckpt: ") and "\n" not in message
     for problem in (
         "unet.out.0.bias missing", "unet.class_embedding.weight extra",
-        "unet.conv_in.conv.weight is (1, 4, 3, 3), needs (4, 1, 3, 3)", f"(3 differences from the {len(shapes)} ",
+        "unet.conv_in.conv.weight is (1, 4, 3, 3), needs (4, 1, 3, 3)",
+        f"(3 differences from the {len(shapes)} ",
     ):  # fmt: skip
         assert problem in message
 
