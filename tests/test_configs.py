@@ -98,7 +98,8 @@ def test_every_config_of_the_original_is_there():
     assert {path.stem for path in (FOLDER / "original").glob("*.py")} == set(ORIGINAL)
 
 
-@pytest.mark.parametrize("stem", ORIGINAL)
+@pytest.mark.parametrize("stem", [
+    pytest.param(stem, marks=[pytest.mark.slow] * ("class" in stem)) for stem in ORIGINAL])
 def test_the_original_networks_have_the_original_number_of_parameters(stem):
     cond, count = ORIGINAL[stem]
     config = load(FOLDER / "original" / f"{stem}.py").get_config()

@@ -75,6 +75,7 @@ def test_with_its_data_a_run_knows_everything(folder, params, tmp_path):
     assert record["from"].endswith("weights.safetensors") and len(record["blake2b"]) == 32
 
 
+@pytest.mark.slow
 def test_without_data_it_says_what_it_does_not_know(folder, tmp_path):
     nothing = converted(folder, tmp_path / "nothing").trained
     assert nothing.facts.size == (0, 0) and nothing.intensity is None
@@ -123,6 +124,7 @@ def test_other_data_than_the_network_takes_is_refused_and_changes_nothing(folder
     assert tree(run) == before
 
 
+@pytest.mark.slow
 def test_step_0_of_an_ordinary_run_is_not_taken_for_converted_weights(folder, tmp_path):
     run = tmp_path / "run"
     converted(folder, run)
@@ -159,6 +161,7 @@ def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_replaced_unless_asked(folder, tmp_path):
     run = tmp_path / "run"
     converted(folder, run)

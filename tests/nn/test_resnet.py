@@ -128,6 +128,7 @@ def test_an_images_logits_depend_on_that_image_alone(depth):
     assert float(jnp.abs(after[1] - before[1]).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_parameter_has_an_influence():
     _, init, logits = tiny(18)
     params, x = random_params(init), draw(2, 16, 16, 1)
@@ -161,6 +162,7 @@ def test_convolutions_start_with_the_variance_of_their_outputs():
     assert float(jnp.abs(other["trunk/stem/kernel"] - params["trunk/stem/kernel"]).max()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_batch_of_sixteen_is_learned():
     """The class is the direction of stripes whose phase and contrast vary."""
     classifier, init, _ = tiny(18, width=8, num_classes=2)

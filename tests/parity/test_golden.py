@@ -22,6 +22,8 @@ from flax import nnx
 from motfm_jax.nn import layers
 
 CASES = ["unconditional", "class", "mask", "mask_class", "unconditional_3d", "mask_class_3d"]
+# The default of the original in every run of the tests, the others where there is time.
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name != "mask_class")) for name in CASES]
 # What the original never applies; queries and keys of one token; what a softmax cancels.
 WITHOUT_INFLUENCE = r"proj_attn|attn2/to_[qk]|transformer_blocks/./norm2|attention(s/.)?/to_k/bias"
 # Where a group is a single channel, normalisation removes what is constant in space.
@@ -54,19 +56,19 @@ def parameters_with_influence(case):
     return [name for name, value in largest.items() if value > 1e-4 * max(largest.values())]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_velocity_is_the_originals(name):
     assert velocity_difference(name, load(name).params) <= TOLERANCES["velocity"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_every_state_of_ten_euler_steps_is_the_originals(name):
     case = load(name)
     assert len(case.arrays["trajectory"]) == 11
     assert trajectory_difference(case) <= TOLERANCES["trajectory"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_training_loss_and_the_gradient_of_every_parameter_are_the_originals(name):
     case = load(name)
     loss, gradients = loss_and_gradients(case)
@@ -76,7 +78,7 @@ def test_the_training_loss_and_the_gradient_of_every_parameter_are_the_originals
     assert loss_difference(case, loss) <= TOLERANCES["loss"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_original_gives_every_parameter_a_gradient_but_those_without_influence(name):
     case = load(name)
     pattern = "|".join(filter(None, [WITHOUT_INFLUENCE, SINGLE_CHANNEL_GROUPS.get(name)]))
@@ -114,7 +116,7 @@ def test_a_wrong_epsilon_time_or_gelu_takes_the_velocity_out_of_tolerance(
     assert relative(velocity, case.arrays["velocity"]) > TOLERANCES["velocity"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_one_percent_on_any_gradient_is_out_of_tolerance_and_named(name):
     case = load(name)
     for parameter in parameters_with_influence(case):
@@ -124,7 +126,7 @@ def test_one_percent_on_any_gradient_is_out_of_tolerance_and_named(name):
             parameter]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_no_time_compared_is_one_where_rounding_decides_the_floored_level(name):
     arrays = load(name).arrays
     steps = len(arrays["trajectory"]) - 1

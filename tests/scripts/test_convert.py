@@ -82,6 +82,7 @@ def test_the_printed_commands_run(folder, tmp_path, capsys, monkeypatch):
         "--resume", f"--workdir={run}", "--config.data.root=DATA.pkl", "--config.data.size=(H,W)"]
 
 
+@pytest.mark.slow
 def test_with_data_the_scripts_take_the_run_like_any_other(folder, tmp_path, capsys):
     run = convert(folder, tmp_path / "run", f"--data={folder / 'dataset.pkl'}")
     said = capsys.readouterr().out
@@ -92,6 +93,7 @@ def test_with_data_the_scripts_take_the_run_like_any_other(folder, tmp_path, cap
         assert made["images"].shape == (2, 16, 16, 1) and made["masks"].shape == (2, 16, 16)
 
 
+@pytest.mark.slow
 def test_there_and_back_by_the_script(folder, tmp_path, capsys):
     run = convert(folder, tmp_path / "run", "--size", 16, 16)
     back = tmp_path / "back.safetensors"
@@ -100,6 +102,7 @@ def test_there_and_back_by_the_script(folder, tmp_path, capsys):
     assert f"{back}: step 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_not_known_cannot_be_exported(folder, tmp_path):
     run = convert(folder, tmp_path / "run", "--size", 16, 16)
     with pytest.raises(ValueError, match=r"converted without its data.*--data"):
