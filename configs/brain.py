@@ -3,7 +3,8 @@
     .venv/bin/python scripts/train.py --config=configs/brain.py:cond=none,size=small \
         --config.data.root=Task01_BrainTumour --config.data.channel=T1w --workdir=runs/brain
 
-Arguments after the colon: cond=none|mask (such a folder has no classes); size=debug (16 voxels a
+Arguments after the colon: method=flow|ddpm (the baseline); cond=none|mask (such a folder has no
+classes); size=debug (16 voxels a
 side), small (32) or paper (96 and the 3-D network of MOTFM: a GPU). The channel is named as in
 `modality` of dataset.json, and can be left out where there is one.
 """
@@ -13,9 +14,9 @@ from motfm_jax.config import default, parse_arguments
 
 
 def get_config(arguments: str = ""):
-    chosen = parse_arguments(arguments, cond="none", size="paper")
+    chosen = parse_arguments(arguments, method="flow", cond="none", size="paper")
     config = default()
-    config.cond = chosen["cond"]
+    config.method, config.cond = chosen["method"], chosen["cond"]
     config.data.source = "decathlon"
     config.data.crop_foreground = True
     config.data.intensity.mode = "percentile"

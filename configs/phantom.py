@@ -4,7 +4,7 @@
         --workdir=runs/phantom
 
 Arguments after the colon: anatomy=echo (2-D, the default) or brain (3-D);
-cond=none|class|mask|mask+class; size=debug|small|paper.
+method=flow|ddpm (the baseline); cond=none|class|mask|mask+class; size=debug|small|paper.
 """
 
 from motfm_jax import presets
@@ -12,12 +12,13 @@ from motfm_jax.config import default, parse_arguments
 
 
 def get_config(arguments: str = ""):
-    chosen = parse_arguments(arguments, cond="mask+class", size="small", anatomy="echo")
+    chosen = parse_arguments(
+        arguments, method="flow", cond="mask+class", size="small", anatomy="echo")
     dims = {"echo": 2, "brain": 3}.get(chosen["anatomy"])
     if dims is None:
         raise ValueError(f"config argument anatomy={chosen['anatomy']}: use echo or brain")
     config = default()
-    config.cond = chosen["cond"]
+    config.method, config.cond = chosen["method"], chosen["cond"]
     config.data.source = f"phantom_{chosen['anatomy']}"
     presets.apply(config, dims, chosen["size"])
     return config

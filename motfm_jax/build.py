@@ -21,12 +21,14 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts, Source
+from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.io.checkpoints import check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.methods import flow
+from motfm_jax.methods import diffusion, flow
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
 from motfm_jax.nn.unet import UNetSettings
+from motfm_jax.sampling.ode import Solver
 from motfm_jax.training.step import LossFn
 
 
@@ -233,11 +235,59 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
     """Loss of each example of a batch, as training and validation use it."""
 
     def per_example(params: Params, batch: Batch, keys: Array, dropout_key: Array | None) -> Array:
+        condition = built.condition(batch.mask, batch.label)
+        if config.method == "ddpm":
+            return diffusion.loss(
+                built.network, params, batch, condition, keys, dropout_key,
+                config.diffusion.schedule)  # fmt: skip
         return flow.loss(
-            built.network, params, batch, built.condition(batch.mask, batch.label), keys,
-            dropout_key, config.flow.time_distribution, config.flow.source)  # fmt: skip
+            built.network, params, batch, condition, keys, dropout_key,
+            config.flow.time_distribution, config.flow.source)  # fmt: skip
 
     return per_example
+
+
+def solver(
+    config: ConfigDict,
+    name: str = "",
+    steps: int | None = None,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    eta: float | None = None,
+    spacing: str | None = None,
+) -> Solver | diffusion.DDIM:
+    """How to sample a run of this config; what is not said takes its default.
+
+    Args:
+      config: of the run.
+      name: a flow's solver, or "ddim" for a diffusion; "" for Euler or DDIM.
+      steps: 10 (flow) or 50 (DDIM) where None.
+      rtol, atol: of the solver "adaptive".
+      eta, spacing: of DDIM; the config's where None.
+
+    Raises:
+      ValueError: a setting that cannot be, or that the run's method does not take.
+    """
+    if config.method == "flow":
+        if name == "ddim" or eta is not None or spacing is not None:
+            said = "--solver=ddim" if name == "ddim" else "--eta, --spacing"
+            raise ValueError(
+                f"{said}: the run learned a flow (config.method='flow'), which euler, heun and the "
+                "other solvers sample; leave it out")
+        return make_solver(name or "euler", steps, rtol, atol)
+    if name not in ("", "ddim") or rtol is not None or atol is not None:
+        raise ValueError(
+            f"--solver={name or 'ddim'}{' with --rtol, --atol' * (name in ('', 'ddim'))}: the run "
+            "is a diffusion (config.method='ddpm'), which ddim samples at any number of --steps; "
+            "leave it out")
+    wanted = config.diffusion
+    ddim = diffusion.DDIM(
+        steps=diffusion.DDIM().steps if steps is None else steps,
+        eta=wanted.eta if eta is None else eta, schedule=wanted.schedule,
+        spacing=wanted.spacing if spacing is None else spacing)  # fmt: skip
+    diffusion.check_ddim(ddim)
+    return ddim
 
 
 def load_run(run: Path, which: str | int = "best", attention: str = "") -> Trained:

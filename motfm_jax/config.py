@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+METHODS = ("flow", "ddpm")
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
 
@@ -16,6 +17,7 @@ def default() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,
+            method="flow",  # flow | ddpm (the baseline: the network estimates the noise)
             # none | class | mask | mask+class
             cond="none",
             data=dict(
@@ -65,6 +67,11 @@ def default() -> ConfigDict:
                 time_distribution="uniform",  # uniform | logit_normal
                 source="noise",  # noise | image (a degraded image from the data)
             ),
+            diffusion=dict(  # with method ddpm
+                schedule="linear",  # of the 1,000 levels: linear (Ho et al.) | cosine
+                spacing="leading",  # levels DDIM visits: leading | trailing; see methods/diffusion
+                eta=0.0,  # fresh noise in sampling, 0 (DDIM) to 1 (ancestral)
+            ),
             train=dict(
                 steps=0,  # optimiser updates; 0 = epochs decide
                 epochs=200,
@@ -89,6 +96,7 @@ def default() -> ConfigDict:
 
 
 CHOICES = {
+    "method": METHODS,
     "cond": CONDITIONS,
     "data.source": ("phantom_echo", "phantom_brain", "camus", "decathlon", "pickle"),
     "data.fit": ("pad", "stretch"),
@@ -101,6 +109,8 @@ CHOICES = {
     "model.attention_implementation": ("auto", "cudnn", "xla"),
     "flow.time_distribution": ("uniform", "logit_normal"),
     "flow.source": ("noise", "image"),
+    "diffusion.schedule": ("linear", "cosine"),
+    "diffusion.spacing": ("leading", "trailing"),
     "train.optimizer": ("adam", "adamw", "sgd"),
     "train.schedule": ("constant", "cosine"),
     "train.dtype": ("auto", "bfloat16", "float32"),
@@ -147,6 +157,8 @@ def check(config: ConfigDict) -> None:
     if config.flow.source == "image":
         raise ValueError(
             "config.flow.source='image': no data source yields degraded images; use noise")
+    if config.method == "ddpm":
+        _check_diffusion(config)
     train = config.train
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")
@@ -207,6 +219,18 @@ def _check_model(config: ConfigDict) -> None:
         raise ValueError(f"config.model.dropout={model.dropout}: a rate in [0, 1)")
 
 
+def _check_diffusion(config: ConfigDict) -> None:
+    if not 0 <= config.diffusion.eta <= 1:
+        raise ValueError(
+            f"config.diffusion.eta={config.diffusion.eta}: 0 (no fresh noise) to 1 (ancestral)")
+    intensity = config.data.intensity
+    if intensity.mode not in ("minmax", "percentile") or tuple(intensity.range) != (-1, 1):
+        raise ValueError(
+            f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
+            "config.method='ddpm': its schedules suppose images in [-1, 1]; use minmax or "
+            "percentile and range (-1, 1)")
+
+
 def _check_data(config: ConfigDict) -> None:
     data = config.data
     dims = {"phantom_echo": 2, "camus": 2, "phantom_brain": 3, "decathlon": 3}.get(data.source)
@@ -243,7 +267,8 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
     """Arguments after a config file's colon: "cond=mask,size=debug" over the defaults.
 
     Raises:
-      ValueError: an argument that the file does not take, or a cond or size that does not exist.
+      ValueError: an argument that the file does not take, or a method, cond or size that does
+        not exist.
     """
     values = dict(defaults)
     for part in filter(None, text.split(",")):
@@ -253,7 +278,7 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
                 f"config argument {part!r}: this file takes "
                 f"{', '.join(f'{key}=...' for key in values)}")
         values[name] = value
-    for name, choices in (("cond", CONDITIONS), ("size", SIZES)):
+    for name, choices in (("method", METHODS), ("cond", CONDITIONS), ("size", SIZES)):
         if name in values and values[name] not in choices:
             raise ValueError(
                 f"config argument {name}={values[name]}: use one of {', '.join(choices)}")

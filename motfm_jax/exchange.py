@@ -99,6 +99,10 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[build.Tra
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another name")
     trained = build.load_run(run, which)
+    if trained.config.method != "flow":
+        raise ValueError(
+            f"{run}: config.method={trained.config.method!r}; the original is a flow and would "
+            "take the estimated noise for a velocity")
     config, notes = original.to_yaml(trained.config, trained.facts)
     torch_weights.write_torch_weights(
         out, torch_weights.to_torch(trained.params), config, trained.step)

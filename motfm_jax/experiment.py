@@ -27,14 +27,12 @@ from motfm_jax.io.runs import (
     open_run,
     read_metrics,
 )  # fmt: skip
-from motfm_jax.sampling.ode import Solver
 from motfm_jax.training import loop, parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
 
 GRID_IMAGES = 8
-GRID_SOLVER = Solver("euler", 10)
 
 
 def num_steps(config: ConfigDict, num_examples: int) -> int:
@@ -80,7 +78,7 @@ def train(
         weights = converted_weights(workdir, model, data.facts)
         may_change = [
             name for name, _ in leaves(resolved)
-            if not name.startswith(("model.", "cond")) and name != "data.mask_encoding"]
+            if not name.startswith(("model.", "method", "cond")) and name != "data.mask_encoding"]
     with open_run(
         workdir, resolved, resume=resume, overwrite=overwrite, writes=first,
         may_change=may_change) as run:  # fmt: skip
@@ -108,7 +106,7 @@ def train(
             if converted:
                 lines.append("starts from converted weights, with a fresh optimiser")
             print("\n".join(lines), flush=True)
-        grid = sample_grid(model, data, run, config.seed, config.cond)
+        grid = sample_grid(model, data, run, config)
         try:
             return loop.train(
                 parallel.replicate(state),
@@ -202,7 +200,7 @@ def startup_lines(
         f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}; "
         f"compute in {np.dtype(model.dtype).name}, parameters in float32",
         f"network: {sum(leaf.size for leaf in params.values()):,} parameters, "
-        f"condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
+        f"{config.method}, condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
         *model.sites,
         f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
         f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",
@@ -222,21 +220,24 @@ def _data_progress(done: int, total: int) -> None:
 
 
 def sample_grid(
-    model: build.Model, data: build.Data, run: Run, seed: int, cond: str
+    model: build.Model, data: build.Data, run: Run, config: ConfigDict
 ) -> Callable[[int, Any], None]:
     """A hook that samples for the first validation examples and writes samples/STEP.png."""
     devices = jax.local_device_count()
     num = max(GRID_IMAGES // devices, 1) * devices
     shown = data.valid.take(np.arange(num) % len(data.valid))
-    masks = shown.masks if "mask" in cond else None
-    noise = generate.start_noise(seed, np.arange(num), (*data.facts.size, data.facts.channels))
+    masks = shown.masks if "mask" in config.cond else None
+    solver = build.solver(config)
+    rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
+    keys = generate.fresh_keys(config.seed, rows, solver)
+    noise = generate.start_noise(config.seed, rows, shape)
     sampler = generate.make_sampler(
-        model.network, model.condition, data.intensity.invert, GRID_SOLVER)
+        model.network, model.condition, data.intensity.invert, solver)
 
     def hook(step: int, weights: Any) -> None:
         if jax.process_index():
             return
-        solved = sampler(weights, generate.Rows(noise, shown.masks, shown.labels))
+        solved = sampler(weights, generate.Rows(noise, shown.masks, shown.labels, keys))
         path = run.samples / f"{step:07d}.png"
         images.write_samples(path, solved.images, masks=masks)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))

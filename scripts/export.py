@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motfm_jax import build, cli
-from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.io.export import check_destination, write_export
-from motfm_jax.methods import flow
+from motfm_jax.methods import diffusion, flow
 from motfm_jax.nn.dispatch import Capabilities
 from motfm_jax.sampling.ode import num_calls
 
@@ -23,8 +22,9 @@ def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write")
-    add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5")
-    add("--steps", type=int, default=10, help="solver steps, default 10")
+    add("--solver", default="", help="euler (default) heun midpoint rk4 tsit5 dopri5; "
+        "of a diffusion: ddim")
+    add("--steps", type=int, help="solver steps, default 10, ddim 50")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add("--dtype", choices=("float32", "bfloat16"),
         help="of convolutions and products; default: the run's, float32 where that is auto")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             "--solver=adaptive: an exported program makes a fixed number of network calls; use "
             "euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps")
-    solver, out = make_solver(asked.solver, asked.steps), Path(asked.out)
+    out = Path(asked.out)
     check_destination(out, asked.overwrite)
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
     trained = build.load_run(Path(asked.run), which, attention="xla")
@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{asked.run}: was converted without its data, so it does not know "
             f"{', '.join(trained.facts.unknown)}; convert again with --data")
+    # The program takes noise and no key, so that it cannot draw fresh noise.
+    diffuses = trained.config.method == "ddpm"
+    solver = build.solver(
+        trained.config, asked.solver, asked.steps, eta=0.0 if diffuses else None)
     config_json = json.dumps(trained.config.to_dict(), indent=2)
     if asked.dtype:
         trained.config.train.dtype = asked.dtype
@@ -58,10 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def sample(params, x0, mask, label):
         condition = model.condition(mask, label)
-        return trained.intensity.invert(flow.sample(model.network, params, x0, condition, solver).x)
+        method = diffusion if diffuses else flow
+        return trained.intensity.invert(
+            method.sample(model.network, params, x0, condition, solver).x)
 
     settings = dict(
-        solver=solver.name, steps=solver.steps, calls=num_calls(solver, solver.steps),
+        solver=solver.name, steps=solver.steps,
+        calls=solver.steps if diffuses else num_calls(solver, solver.steps),
         dtype=model.dtype.__name__, checkpoint=trained.checkpoint_hash, training_step=trained.step,
     )  # fmt: skip
     write_export(

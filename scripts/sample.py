@@ -12,7 +12,6 @@ from tqdm import tqdm
 from motfm_jax import build, cli
 from motfm_jax.evaluation import given
 from motfm_jax.evaluation.conditions import choose
-from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.io.compile_cache import enable_compile_cache
 
@@ -25,10 +24,13 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write to")
     add("--num", type=int, help="images; default: --noise, --classes counts, --masks files, or 16")
-    add("--solver", default="euler", help="euler heun midpoint rk4 tsit5 dopri5 adaptive")
-    add("--steps", type=int, help="solver steps, default 10; not with adaptive")
+    add("--solver", default="", help="euler (default) heun midpoint rk4 tsit5 dopri5 adaptive; "
+        "of a diffusion: ddim")
+    add("--steps", type=int, help="solver steps, default 10, ddim 50; not with adaptive")
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
+    add("--eta", type=float, help="ddim: fresh noise, 0 to 1 (ancestral); default: the run's")
+    add("--spacing", choices=("leading", "trailing"), help="ddim: levels; default: the run's")
     add("--seed", type=int, help="image i starts from noise of (seed, i); default 0")
     add("--noise", help="npy [N, *S, C] of floats: image i starts from row i, not from a seed")
     add("--batch", type=int, default=0, help="images a solve, over all devices; default: 16 each")
@@ -52,12 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.noise and asked.seed is not None:
         raise ValueError(f"--seed={asked.seed} with --noise: nothing is drawn; leave one out")
     enable_compile_cache()
-    request = Request(
-        make_solver(asked.solver, asked.steps, asked.rtol, asked.atol), asked.seed or 0,
-        asked.batch, asked.trajectory, asked.nifti, asked.pickle, asked.raw)
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
     trained = build.load_run(Path(asked.run), which)
     config, facts, model = trained.config, trained.facts, trained.model
+    solver = build.solver(
+        config, asked.solver, asked.steps, rtol=asked.rtol, atol=asked.atol, eta=asked.eta,
+        spacing=asked.spacing)
+    request = Request(
+        solver, asked.seed or 0, asked.batch, asked.trajectory, asked.nifti, asked.pickle,
+        asked.raw)
     if config.flow.source != "noise":
         raise ValueError(
             f"{asked.run}: config.flow.source={config.flow.source!r}; only runs that start from "

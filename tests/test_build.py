@@ -14,7 +14,9 @@ from motfm_jax.arrays import Batch
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.nn.dispatch import Capabilities
+from motfm_jax.sampling.ode import Solver
 from motfm_jax.training.state import TrainState
 
 A100, H100 = Capabilities("gpu", 8.0), Capabilities("gpu", 9.0)
@@ -302,3 +304,42 @@ def test_augmentation_is_none_unless_asked_for():
         made = build.augmentation(make_config(**{f"data__augment__{field}": 0.1}), FACTS)
         assert made is not None
     assert build.augmentation(make_config(data__augment__flip=True), FACTS) is not None
+
+
+def test_a_run_is_sampled_as_its_method_and_config_say_unless_told_otherwise():
+    config = configs.default()
+    assert build.solver(config) == Solver("euler", 10)
+    assert build.solver(config, "heun", 3) == Solver("heun", 3)
+    config.method = "ddpm"
+    config.diffusion.update(dict(schedule="cosine", spacing="trailing", eta=0.5))
+    assert build.solver(config) == DDIM(50, 0.5, "cosine", "trailing")
+    assert build.solver(config, "ddim", 7, eta=0.0, spacing="leading") == DDIM(7, 0.0, "cosine")
+
+
+@pytest.mark.parametrize("method, arguments, message", [
+    ("flow", dict(name="ddim"), "--solver=ddim: the run learned a flow"),
+    ("flow", dict(eta=0.0), "--eta, --spacing: the run learned a flow"),
+    ("ddpm", dict(name="heun"), "--solver=heun: the run is a diffusion"),
+    ("ddpm", dict(rtol=0.1), "--rtol, --atol: the run is a diffusion"),
+    ("ddpm", dict(steps=0), "steps=0: DDIM visits 1 to 1000"),
+    ("ddpm", dict(eta=1.5), "eta=1.5"),
+])  # fmt: skip
+def test_a_solver_of_another_method_is_refused(method, arguments, message):
+    config = configs.default()
+    config.method = method
+    with pytest.raises(ValueError, match=message):
+        build.solver(config, **arguments)
+
+
+def test_a_diffusion_learns_the_noise_and_not_the_velocity():
+    """A network that answers 0: the flow's loss is E (x1 - x0)^2, the diffusion's E x0^2 = 1."""
+    config, image = configs.default(), np.full((64, 16, 16, 1), 3.0, np.float32)
+    network = build.Network(
+        lambda params, condition: None, lambda params, x, t, context, key: jnp.zeros_like(x))
+    model = build.Model(network, None, lambda mask, label: None, jnp.float32, ())
+    batch = Batch(image, None, None, np.ones(64, bool), np.arange(64))
+    keys = jax.random.split(jax.random.key(0), 64)
+    for method, expected in (("flow", 10.0), ("ddpm", 1.0)):
+        config.method = method
+        losses = build.loss(config, model)({}, batch, keys, None)
+        np.testing.assert_allclose(losses.mean(), expected, rtol=0.05)

@@ -101,6 +101,10 @@ WRONG = [
     ({"train.ema": 1.0}, "config.train.ema=1.0"),
     ({"train.ema": -0.1}, "config.train.ema=-0.1"),
     ({"train.ema": NAN}, "config.train.ema=nan"),
+    ({"diffusion.eta": 1.5, "method": "ddpm"}, "config.diffusion.eta=1.5"),
+    ({"diffusion.eta": NAN, "method": "ddpm"}, "config.diffusion.eta=nan"),
+    ({"data.intensity.mode": "zscore", "method": "ddpm"}, "intensity.mode='zscore'.*'ddpm'"),
+    ({"data.intensity.range": (0.0, 1.0), "method": "ddpm"}, r"range=\(0.0, 1.0\).*'ddpm'"),
 ]
 EDGES = [
     {"data.size": (16, 16)},
@@ -115,6 +119,7 @@ EDGES = [
     {"train.steps": 1, "train.epochs": 0},
     {"train.batch_size": 1, "train.accumulation": 1},
     {"train.ema": 0.0},
+    {"method": "ddpm", "diffusion.eta": 1.0, "data.intensity.mode": "percentile"},
 ]
 
 
@@ -142,14 +147,15 @@ def test_arguments_replace_the_defaults_of_a_config_file():
 
 @pytest.mark.parametrize("text, message", [
     ("cond=msk", r"config argument cond=msk: use one of none, class, mask, mask\+class"),
+    ("method=ddmp", "config argument method=ddmp: use one of flow, ddpm"),
     ("size=big", "config argument size=big: use one of debug, small, paper"),
-    ("anatomy=echo", r"config argument 'anatomy=echo': this file takes cond=..., size=..."),
+    ("anatomy=echo", r"config argument 'anatomy=echo': this file takes method=..., cond=..., "),
     ("debug", "config argument 'debug': this file takes"),
     ("size=", "config argument size=: use one of"),
 ])  # fmt: skip
 def test_arguments_that_a_config_file_does_not_take(text, message):
     with pytest.raises(ValueError, match=message):
-        config.parse_arguments(text, cond="none", size="paper")
+        config.parse_arguments(text, method="flow", cond="none", size="paper")
 
 
 def test_a_saved_config_comes_back_and_older_ones_take_defaults():

@@ -9,30 +9,32 @@ import numpy as np
 import pytest
 
 from motfm_jax import build, presets
-from motfm_jax.config import CONDITIONS, check, default
+from motfm_jax.config import CONDITIONS, METHODS, check, default
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.experiment import check_facts, num_steps, train
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.runs import read_metrics
-from motfm_jax.sampling.ode import Solver
 from motfm_jax.training import loop
 
 SIZES = {2: (16, 16), 3: (8, 8, 8)}
 SOURCES = {2: "phantom_echo", 3: "phantom_brain"}
 ALL = [
-    pytest.param(dims, cond, marks=[] if (dims, cond) == (2, "mask+class") else [pytest.mark.slow])
+    pytest.param(
+        dims, cond, method,
+        marks=[] if (dims, cond, method) == (2, "mask+class", "flow") else [pytest.mark.slow])
     for dims in SIZES
     for cond in CONDITIONS
+    for method in METHODS
 ]
 
 
-def tiny(dims: int, cond: str, **train_fields):
+def tiny(dims: int, cond: str, method: str = "flow", **train_fields):
     """A run of seconds: two levels of 8 channels, a batch of 4."""
     config = default()
     presets.apply(config, dims, "debug")
-    config.cond = cond
+    config.method, config.cond = method, cond
     config.data.update(dict(source=SOURCES[dims], size=SIZES[dims], phantom_patients=10))
     config.model.update(dict(channels=(8, 8), head_dim=8, norm_groups=4, mask_embedding=4))
     config.train.update(
@@ -49,7 +51,7 @@ def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -
         mask_labels=trained.facts.mask_labels, size=trained.facts.size,
         split=lambda: build.arrays(trained.config, "valid"), split_name="valid")  # fmt: skip
     sample_to_folder(
-        out, Request(Solver("euler", 2), seed=seed, batch=batch), conditions,
+        out, Request(build.solver(trained.config, steps=2), seed=seed, batch=batch), conditions,
         network=trained.model.network, params=trained.params, condition=trained.model.condition,
         kind=trained.config.cond, facts=trained.facts, intensity=trained.intensity,
         checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step))  # fmt: skip
@@ -59,12 +61,12 @@ def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -
         return made["images"]
 
 
-@pytest.mark.parametrize("dims, cond", ALL)
-def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond):
+@pytest.mark.parametrize("dims, cond, method", ALL)
+def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, method):
     run = tmp_path / "run"
-    first = train(tiny(dims, cond, steps=2), run)
+    first = train(tiny(dims, cond, method, steps=2), run)
     assert first.step == 2 and not first.interrupted
-    resumed = train(tiny(dims, cond, steps=4), run, resume=True)
+    resumed = train(tiny(dims, cond, method, steps=4), run, resume=True)
     assert resumed.step == 4
     rows = read_metrics(run)
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]

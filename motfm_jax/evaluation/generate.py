@@ -13,7 +13,8 @@ import numpy as np
 from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.images import whole_file
-from motfm_jax.methods import flow
+from motfm_jax.methods import diffusion, flow
+from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.sampling.ode import MAX_ADAPTIVE_STEPS, Solver, check_solver
 from motfm_jax.training import parallel
 
@@ -27,11 +28,13 @@ class Rows(NamedTuple):
       x0: [B, *S, C] float32, what the images start from.
       mask: [B, *S] labels, [B, *S, C] floats as the network takes them, or None.
       label: [B] class indices, or None.
+      keys: [B, ..] uint32, one key's data an image, where sampling draws fresh noise; else None.
     """
 
     x0: np.ndarray
     mask: np.ndarray | None
     label: np.ndarray | None
+    keys: np.ndarray | None = None
 
 
 class Solved(NamedTuple):
@@ -95,17 +98,17 @@ def make_sampler(
     network: Network,
     condition: Callable[[Array | None, Array | None], Condition],
     invert: Callable[[Array], Array],
-    solver: Solver,
+    solver: Solver | DDIM,
     trajectory: bool = False,
 ) -> Sampler:
     """Compiles noise -> images over this process's devices.
 
     Args:
-      network: the velocity field.
+      network: the velocity field, or with DDIM the estimate of the noise.
       condition: (mask or None, label [B] or None) -> Condition; see `Rows`.
       invert: from the network's values to those wanted, such as the intensity scaling's inverse;
         runs inside the compiled solve.
-      solver: see `ode.Solver`.
+      solver: of a flow (`ode.Solver`) or of a diffusion (`diffusion.DDIM`).
       trajectory: also return every state on the way.
 
     Returns:
@@ -113,8 +116,12 @@ def make_sampler(
     """
 
     def solve(params: Params, rows: Rows) -> Solved:
-        solution = flow.sample(
-            network, params, rows.x0, condition(rows.mask, rows.label), solver, trajectory)
+        start = (network, params, rows.x0, condition(rows.mask, rows.label), solver)
+        if isinstance(solver, DDIM):
+            keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
+            solution = diffusion.sample(*start, keys, trajectory)
+        else:
+            solution = flow.sample(*start, trajectory)
         states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
         return Solved(
             invert(solution.x), solution.steps, solution.calls,
@@ -138,6 +145,13 @@ def start_noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return np.stack([np.asarray(_noise_of_one(key, np.int32(index), shape)) for index in indices])
 
 
+def fresh_keys(seed: int, indices: np.ndarray, solver: Solver | DDIM) -> np.ndarray | None:
+    """Key data of images `indices` of a seed: [B, ..] uint32; None where a solver draws nothing."""
+    if not (isinstance(solver, DDIM) and solver.eta > 0):
+        return None
+    return np.asarray(jax.random.key_data(fold_keys(jax.random.key(seed), np.asarray(indices))))
+
+
 def default_batch(num: int, dims: int) -> int:
     """Images a solve: 16 (volumes: 2) a device, fewer where that makes less than two solves."""
     devices = jax.local_device_count()
@@ -151,7 +165,7 @@ def generate(
     conditions: Conditions,
     *,
     shape: tuple[int, ...],
-    solver: Solver,
+    solver: Solver | DDIM,
     seed: int = 0,
     noise: np.ndarray | None = None,
     batch: int = 0,
@@ -166,7 +180,7 @@ def generate(
       params: flat dict of weights.
       conditions: of the N images.
       shape: (*S, C).
-      solver: see `ode.Solver`.
+      solver: see `make_sampler`.
       seed: image i starts from noise folded from (seed, i),
       noise: or, where given, from row i of this [N, *S, C] float32.
       batch: images a solve, a multiple of the devices; 0 for `default_batch`. The last batch is
@@ -188,7 +202,7 @@ def generate(
     def solve(start: int) -> tuple[Solved, float]:
         rows = np.minimum(np.arange(start, start + batch), num - 1)
         begin = time.perf_counter()
-        solved = sampler(params, _rows(conditions, rows, shape, seed, noise))
+        solved = sampler(params, _rows(conditions, rows, shape, solver, seed, noise))
         seconds = time.perf_counter() - begin
         _check(solved, start, solver)
         return solved, seconds
@@ -221,13 +235,14 @@ def generate(
 
 def generate_trajectory(
     sampler: Sampler, params: Params, conditions: Conditions, *,
-    shape: tuple[int, ...], seed: int, noise: np.ndarray | None = None, num: int,
+    shape: tuple[int, ...], solver: Solver | DDIM, seed: int, noise: np.ndarray | None = None,
+    num: int,
 ) -> np.ndarray:  # fmt: skip
     """The states of images 0 .. num - 1 from noise to image, in the units of the sampler.
 
     Args:
       sampler: of `make_sampler` with trajectory=True.
-      params, conditions, shape, seed, noise: as for `generate`.
+      params, conditions, shape, solver, seed, noise: as for `generate`.
       num: images; cut to the number of conditions.
 
     Returns:
@@ -235,7 +250,8 @@ def generate_trajectory(
     """
     num, devices = min(num, len(conditions)), jax.local_device_count()
     rows = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
-    solved = sampler(parallel.replicate(params), _rows(conditions, rows, shape, seed, noise))
+    solved = sampler(
+        parallel.replicate(params), _rows(conditions, rows, shape, solver, seed, noise))
     return np.moveaxis(solved.trajectory[:num], 1, 0)
 
 
@@ -248,16 +264,17 @@ def check_batch(batch: int) -> None:
 
 
 def _rows(
-    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], seed: int,
-    noise: np.ndarray | None,
+    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], solver: Solver | DDIM,
+    seed: int, noise: np.ndarray | None,
 ) -> Rows:  # fmt: skip
     masks, labels = conditions.masks, conditions.labels
     return Rows(
         start_noise(seed, rows, shape) if noise is None else noise[rows],
-        None if masks is None else masks[rows], None if labels is None else labels[rows])
+        None if masks is None else masks[rows], None if labels is None else labels[rows],
+        fresh_keys(seed, rows, solver))
 
 
-def _check(solved: Solved, start: int, solver: Solver) -> None:
+def _check(solved: Solved, start: int, solver: Solver | DDIM) -> None:
     finite = np.isfinite(solved.images).reshape(len(solved.images), -1).all(axis=1)
     if not finite.all():
         cure = (

@@ -14,6 +14,7 @@ from motfm_jax.evaluation import generate, outputs
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.sampling.ode import Solver
 
 TRAJECTORY_IMAGES = 8
@@ -23,7 +24,7 @@ class Request(NamedTuple):
     """How to generate and what to write.
 
     Attributes:
-      solver: see `ode.Solver`.
+      solver: of a flow (`ode.Solver`) or of a diffusion (`diffusion.DDIM`).
       seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i), unless given noise.
       batch: images a solve; 0 for `generate.default_batch`.
       trajectory: also write the way of the first TRAJECTORY_IMAGES images.
@@ -32,7 +33,7 @@ class Request(NamedTuple):
       raw: leave the images as the network gives them, the intensity scaling not undone.
     """
 
-    solver: Solver
+    solver: Solver | DDIM
     seed: int = 0
     batch: int = 0
     trajectory: bool = False
@@ -71,7 +72,7 @@ def sample_to_folder(
       out: see `outputs.claim`.
       request: how, and what to write.
       conditions: of the N images.
-      network, params: the velocity field.
+      network, params: the velocity field, or with DDIM the estimate of the noise.
       condition: see `generate.make_sampler`.
       kind: what the network is conditioned on: none | class | mask | mask+class.
       facts, intensity: of the training data; an intensity that is not known (None) needs
@@ -96,6 +97,10 @@ def sample_to_folder(
                 f"noise {noise.shape} for {len(conditions)} images {shape}: one row each needed")
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
+    if noise is not None and isinstance(solver, DDIM) and solver.eta > 0:
+        raise ValueError(
+            f"--noise with eta={solver.eta}: that draws fresh noise on the way, from a seed; leave "
+            "--noise out, or set --eta=0")
     if request.trajectory and solver.name == "adaptive":
         raise ValueError(
             "--trajectory with --solver=adaptive: each image takes its own times; use another "
@@ -126,8 +131,8 @@ def sample_to_folder(
         trajectory = None
         if request.trajectory:
             trajectory = generate.generate_trajectory(
-                sampler(trajectory=True), params, conditions, shape=shape, seed=request.seed,
-                noise=noise, num=TRAJECTORY_IMAGES)
+                sampler(trajectory=True), params, conditions, shape=shape, solver=solver,
+                seed=request.seed, noise=noise, num=TRAJECTORY_IMAGES)
         sidecar = outputs.describe(
             checkpoint.run, settings, generated, conditions, kind=kind,
             classes=facts.classes, mask_labels=facts.mask_labels,
@@ -138,7 +143,9 @@ def sample_to_folder(
     return outputs.read_sidecar(out)
 
 
-def _said(solver: Solver) -> Mapping[str, Any]:
+def _said(solver: Solver | DDIM) -> Mapping[str, Any]:
     """The solver's name with the settings that apply to it."""
+    if isinstance(solver, DDIM):
+        return {"name": solver.name, **solver._asdict()}
     fields = ("name", "rtol", "atol") if solver.name == "adaptive" else ("name", "steps")
     return {name: getattr(solver, name) for name in fields}

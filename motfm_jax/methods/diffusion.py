@@ -113,6 +113,7 @@ class DDIM(NamedTuple):
     schedule: str = "linear"
     spacing: str = "leading"
     clip: bool = True
+    name = "ddim"  # beside those of `ode.Solver`
 
 
 def check_ddim(ddim: DDIM) -> None:

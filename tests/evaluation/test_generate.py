@@ -13,6 +13,8 @@ import pytest
 from motfm_jax.arrays import Condition, Network
 from motfm_jax.evaluation import generate
 from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.methods import diffusion
+from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.sampling.ode import Solver
 
 SHAPE = (4, 6, 1)
@@ -120,7 +122,8 @@ def test_given_noise_is_what_the_images_start_from_row_by_row(batch):
     assert (turned.images != given.images).any(axis=(1, 2, 3))[[0, 1, 2, 4, 5, 6]].all()
     sampler = make_sampler(trajectory=True)
     way = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(7), shape=SHAPE, seed=3, noise=noise, num=3)
+        sampler, PARAMS, make_conditions(7), shape=SHAPE, solver=EULER, seed=3, noise=noise,
+        num=3)
     np.testing.assert_allclose(way[0], 10 * noise[:3] + 100, rtol=1e-6)
 
 
@@ -193,7 +196,7 @@ def test_seconds_leave_out_the_first_solve_and_a_single_batch_is_timed_again(mon
 def test_the_trajectory_runs_from_the_noise_to_the_image():
     sampler = make_sampler(trajectory=True)
     states = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(5), shape=SHAPE, seed=2, num=3)
+        sampler, PARAMS, make_conditions(5), shape=SHAPE, solver=EULER, seed=2, num=3)
     assert states.shape == (5, 3, *SHAPE)
     noise = generate.start_noise(2, np.arange(3), SHAPE)
     np.testing.assert_allclose(states[0], 10 * noise + 100, rtol=1e-6)
@@ -239,3 +242,32 @@ def test_what_is_not_said_of_a_solver_has_a_default():
 def test_a_batch_must_suit_the_devices():
     with pytest.raises(ValueError, match="--batch=-1: a multiple of the"):
         make_images(2, -1)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_fresh_noise_of_a_diffusion_belongs_to_the_image_not_to_the_batch(batch):
+    ancestral = DDIM(4, eta=1.0)
+    whole = make_images(7, 7, ancestral, seed=3)
+    assert whole.calls.tolist() == whole.steps.tolist() == [4] * 7
+    images = make_images(7, batch, ancestral, seed=3).images
+    np.testing.assert_allclose(images, whole.images, atol=10 * 1e-5)
+    without = make_images(7, 7, DDIM(4), seed=3).images
+    assert np.abs(without - whole.images).max(axis=(1, 2, 3)).min() > 0.1
+
+
+def test_a_diffusion_is_sampled_by_ddim_with_the_condition_of_each_image():
+    ddim = DDIM(3, spacing="trailing", schedule="cosine")
+    conditions, noise = make_conditions(4), generate.start_noise(5, np.arange(4), SHAPE)
+    expected = diffusion.sample(
+        toy_network(), PARAMS, noise, to_condition(conditions.masks, conditions.labels), ddim).x
+    made = make_images(4, 2, ddim, seed=5)
+    np.testing.assert_allclose(made.images, 10 * expected + 100, atol=10 * 1e-5)
+
+
+def test_only_fresh_noise_needs_keys():
+    rows = np.arange(3)
+    assert generate.fresh_keys(0, rows, EULER) is None
+    assert generate.fresh_keys(0, rows, DDIM(4)) is None
+    keys = generate.fresh_keys(0, rows, DDIM(4, eta=0.5))
+    np.testing.assert_array_equal(keys[1:], generate.fresh_keys(0, rows[1:], DDIM(4, eta=0.5)))
+    assert len(np.unique(keys, axis=0)) == 3

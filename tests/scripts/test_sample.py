@@ -148,6 +148,8 @@ def test_the_same_command_finds_its_images_and_another_is_refused(
 @pytest.mark.parametrize("flags, message", [
     (["--solver=eular"], "solver 'eular': use one of euler"),
     (["--solver=adaptive", "--steps=5"], "--steps=5 with --solver=adaptive"),
+    (["--solver=ddim"], "--solver=ddim: the run learned a flow"),
+    (["--eta=0.5"], "--eta, --spacing: the run learned a flow"),
     (["--num=0"], "--num=0"),
     (["--num=many"], "invalid int value: 'many'"),
     (["--step=3"], "unrecognized arguments: --step=3"),
