@@ -1,9 +1,14 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from motfm_jax import build
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
@@ -38,3 +43,35 @@ def test_a_label_or_folder_that_is_not_there(main, tmp_path):
         main([*arguments[:2], "--darker=lumen", arguments[3]])
     with pytest.raises(ValueError, match=r"no samples.json and samples.npz; sample there first"):
         main(["contrast", f"--samples={tmp_path / 'none'}", *arguments[2:]])
+
+
+def audited(folder, monkeypatch, *flags, checkpoint="abc"):
+    """The arguments of an audit of three copies, with a run that needs no training."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1)).astype(np.uint8)
+    splits = {"train": slice(0, 40), "valid": slice(40, 80)}
+    arrays = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(80)])
+    intensity = Intensity.fit(images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
+    run = SimpleNamespace(checkpoint_hash=checkpoint, intensity=intensity, config=None)
+    monkeypatch.setattr(build, "load_run", lambda path, which: run)
+    monkeypatch.setattr(build, "arrays", lambda config, split: arrays.take(splits[split]))
+    np.savez(folder / "samples.npz", images=images[[5, 6, 7]].astype(np.float32))
+    (folder / "samples.json").write_text(json.dumps(
+        {"checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}))
+    return ["audit", f"--samples={folder}", "--run=run", *flags]
+
+
+def test_an_audit_tells_the_share_and_writes_the_pairs(main, tmp_path, capsys, monkeypatch):
+    main(audited(tmp_path, monkeypatch))
+    assert capsys.readouterr().out.startswith("100.0% of 3 images lie closer to a training image")
+    report = json.loads((tmp_path / "audit.json").read_text())
+    assert [entry["train"] for entry in report["nearest"]] == ["echo5", "echo6", "echo7"]
+    assert (tmp_path / "audit.png").exists()
+
+
+def test_an_audit_against_other_weights_or_the_training_images_is_refused(
+    main, tmp_path, monkeypatch
+):  # fmt: skip
+    with pytest.raises(ValueError, match="other weights than step 9 of run"):
+        main(audited(tmp_path, monkeypatch, checkpoint="other"))
+    with pytest.raises(ValueError, match="--split=train: held-out images needed"):
+        main(audited(tmp_path, monkeypatch, "--split=train"))

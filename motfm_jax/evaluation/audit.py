@@ -1,0 +1,115 @@
+"""Memorisation: are generated images closer to the training images than unseen real ones are?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.io import images as pictures
+from motfm_jax.metrics.nearest import Nearest, nearest_pixels, share_closer
+
+QUANTILE = 0.05
+PAIRS = 8  # of the picture
+
+
+def audit(
+    out: Path,
+    generated: np.ndarray,
+    train: Arrays,
+    held_out: Arrays,
+    intensity: Intensity,
+    *,
+    raw: bool = False,
+    max_shift: int | None = None,
+) -> dict[str, Any]:
+    """Writes audit.json and audit.png, the closest pairs, to a folder.
+
+    For each generated and each held-out image the nearest training image is found after the best
+    cyclic translation, by the root mean square difference of intensities; see `nearest_pixels`.
+
+    Args:
+      out: an existing folder.
+      generated: [N, *S, C] in the data's units, or with raw in the network's.
+      train, held_out: real images of the run's training and of another split, unscaled.
+      intensity: of the run.
+      raw: the intensity scaling of `generated` is not undone.
+      max_shift: pixels along each axis; None for an eighth of the shortest side.
+
+    Returns:
+      What audit.json holds: the distances' quantiles, the share of generated images closer than
+      the held-out images' 5% quantile, and for each image its nearest.
+
+    Raises:
+      ValueError: images of different sizes, not finite, or fewer than 20 held-out images.
+    """
+    fewest = round(1 / QUANTILE)
+    if len(held_out) < fewest:
+        raise ValueError(
+            f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {fewest} or "
+            "more; give a larger --split")
+    if generated.shape[1:] != train.images.shape[1:]:
+        raise ValueError(
+            f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ in "
+            "size; audit samples with the data of their own run")
+    if max_shift is None:
+        max_shift = min(generated.shape[1:-1]) // 8
+    references = _in_units(train, intensity, raw)
+    real = _in_units(held_out, intensity, raw)
+    ours = nearest_pixels(generated, references, max_shift)
+    floor = nearest_pixels(real, references, max_shift)
+    closer = share_closer(ours.distance, floor.distance, QUANTILE)
+    names = [meta["name"] for meta in train.meta]
+    report = {
+        "measure": "root mean square difference of intensities after the best cyclic translation",
+        "units": "the network's" if raw else "the training data's",
+        "max_shift": max_shift,
+        "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
+        "share_closer": closer.share,
+        "expected_share": QUANTILE,
+        "threshold": closer.threshold,
+        "generated": _quantiles(ours.distance),
+        "held_out": _quantiles(floor.distance),
+        "nearest": [
+            {"image": image, "train": names[index], "distance": float(distance),
+             "shift": [int(step) for step in shift]}
+            for image, (distance, index, shift) in enumerate(zip(*ours))
+        ],
+    }  # fmt: skip
+    _draw(out / "audit.png", generated, references, ours, names, report)
+    with pictures.whole_file(out / "audit.json") as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _in_units(arrays: Arrays, intensity: Intensity, raw: bool) -> np.ndarray:
+    """Real images as a perfect network's samples would be: scaled, and the scaling undone."""
+    scaled = [
+        intensity.apply(np.asarray(image), meta["name"])
+        for image, meta in zip(arrays.images, arrays.meta)
+    ]
+    return np.stack(scaled if raw else [intensity.invert(image) for image in scaled])
+
+
+def _quantiles(distances: np.ndarray) -> dict[str, float]:
+    levels = {"min": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1}
+    return {name: float(np.quantile(distances, level)) for name, level in levels.items()}
+
+
+def _draw(
+    path: Path, generated: np.ndarray, references: np.ndarray, ours: Nearest, names: list[str],
+    report: dict[str, Any],
+) -> None:  # fmt: skip
+    """The closest pairs, the generated image on the left, the moved training image beside it."""
+    axes, tiles, titles = tuple(range(generated.ndim - 2)), [], []
+    for image in np.argsort(ours.distance, kind="stable")[:PAIRS]:
+        index = ours.index[image]
+        tiles += [generated[image], np.roll(references[index], tuple(ours.shift[image]), axes)]
+        titles += [f"generated {image}", f"{names[index]}: {ours.distance[image]:.4g}"]
+    pictures.write_samples(
+        path, np.stack(tiles), titles=titles, columns=4,
+        caption=f"closest pairs: each generated image and its nearest training image; "
+        f"{report['share_closer']:.1%} of {len(generated)} are closer than 95% of real held-out "
+        "images")  # fmt: skip

@@ -1,0 +1,63 @@
+"""Memorisation: copies are found and named, unseen images are not accused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.audit import audit
+
+NUM_TRAIN, NUM_HELD_OUT = 40, 60
+
+
+def make_arrays(seed, num, split):
+    images = np.random.default_rng(seed).integers(0, 256, (num, 16, 16, 1)).astype(np.uint8)
+    return Arrays(images, None, None, [{"name": f"{split}{index}"} for index in range(num)])
+
+
+TRAIN, HELD_OUT = make_arrays(0, NUM_TRAIN, "train"), make_arrays(1, NUM_HELD_OUT, "valid")
+INTENSITY = Intensity.fit(TRAIN.images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
+
+
+def unseen(num):
+    return make_arrays(2, num, "").images.astype(np.float32)
+
+
+def test_moved_copies_are_all_found_and_named(tmp_path):
+    copies = np.roll(TRAIN.images[[7, 3]].astype(np.float32), (1, -2), (1, 2))
+    report = audit(tmp_path, np.concatenate([copies, unseen(6)]), TRAIN, HELD_OUT, INTENSITY)
+    assert report["share_closer"] >= 2 / 8
+    for entry, name in zip(report["nearest"], ("train7", "train3")):
+        assert entry["train"] == name and entry["shift"] == [1, -2]
+        assert entry["distance"] < 1e-3
+    assert min(entry["distance"] for entry in report["nearest"][2:]) > 50
+    assert json.loads((tmp_path / "audit.json").read_text()) == report
+    assert Image.open(tmp_path / "audit.png").width > 100
+
+
+def test_unseen_images_of_the_same_kind_are_near_the_expected_share(tmp_path):
+    report = audit(tmp_path, unseen(200), TRAIN, HELD_OUT, INTENSITY, max_shift=1)
+    assert report["share_closer"] < 0.15
+    assert abs(report["generated"]["median"] - report["held_out"]["median"]) < 2
+
+
+def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
+    raw = np.stack([INTENSITY.apply(image) for image in TRAIN.images[:3]])
+    report = audit(tmp_path, raw, TRAIN, HELD_OUT, INTENSITY, raw=True)
+    assert [entry["train"] for entry in report["nearest"]] == ["train0", "train1", "train2"]
+    assert report["share_closer"] == 1 and report["generated"]["max"] < 1e-6
+    assert report["held_out"]["median"] < 2
+
+
+@pytest.mark.parametrize("generated, held_out, message", [
+    (unseen(2), HELD_OUT.take(slice(0, 19)), "19 held-out images: .*needs 20 or more"),
+    (unseen(2)[:, :8], HELD_OUT, r"images \(8, 16, 1\) and training images \(16, 16, 1\)"),
+    (unseen(2) * np.nan, HELD_OUT, "not finite|NaN"),
+])  # fmt: skip
+def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, message):
+    with pytest.raises(ValueError, match=message):
+        audit(tmp_path, generated, TRAIN, held_out, INTENSITY)
+    assert not list(tmp_path.iterdir())
