@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from motfm_jax import build
+from motfm_jax import config as configs
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate
@@ -81,7 +82,7 @@ def train(
             if not name.startswith(("model.", "method", "cond")) and name != "data.mask_encoding"]
     with open_run(
         workdir, resolved, resume=resume, overwrite=overwrite, writes=first,
-        may_change=may_change) as run:  # fmt: skip
+        may_change=may_change, defaults=configs.default().to_dict()) as run:  # fmt: skip
         if first:
             parallel.barrier("run directory")
         if resume and not converted:

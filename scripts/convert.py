@@ -4,8 +4,8 @@
         --data=dataset.pkl --out=runs/converted
     .venv/bin/python scripts/convert.py to-torch --run=runs/converted --out=weights.ckpt
 
-Reading and writing .ckpt, .pth and .pt needs torch: pip install torch (its CPU wheel is enough).
-Nothing in a checkpoint is executed.
+Reading and writing .ckpt, .pth and .pt needs torch (its CPU wheel is enough):
+.venv/bin/pip install -e '.[torch]'. Nothing in a checkpoint is executed.
 """
 
 import argparse

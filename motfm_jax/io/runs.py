@@ -1,6 +1,6 @@
 """A run's directory: who may write there, and the records of the run.
 
-    run/{config.json, environment.json, facts.json, metrics.jsonl, loss.png, lock,
+    run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, lock,
          tensorboard/, checkpoints/STEP/, samples/}
 """
 
@@ -19,9 +19,10 @@ from tensorboardX import SummaryWriter
 
 from motfm_jax.io.environment import environment
 
+CONVERTED = "converted.json"  # where a run's weights come from, if not from training
+
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
-CONVERTED = "converted.json"  # where a run's weights come from, if not from training
 FILES = ("facts.json", "metrics.jsonl", "loss.png", CONVERTED)
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
     "train.save_every", "train.keep_every", "data.root", "data.cache", "data.workers",
 )  # fmt: skip
+
 
 class Run:
     """An open run directory. `open_run` makes it; close it, or leave its `with` block.
@@ -108,6 +110,7 @@ def open_run(
     overwrite: bool = False,
     writes: bool = True,
     may_change: Collection[str] = MAY_CHANGE,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Run:
     """Takes a directory for a run.
 
@@ -120,6 +123,8 @@ def open_run(
       writes: False in all processes but the first, which alone locks and writes. Let the first
         open it before the others do.
       may_change: fields of the config that may differ from the run resumed.
+      defaults: values of the fields that the config of a run resumed may lack, because they were
+        added after it began.
 
     Raises:
       ValueError: a run is there and neither resume nor overwrite was asked for; the directory
@@ -135,7 +140,7 @@ def open_run(
         if exists and overwrite:
             _delete_run(path)
         if exists and resume:
-            _check_same(path, config, may_change)
+            _check_same(path, config, may_change, defaults or {})
         starts = _read_json(path / "environment.json") if exists and resume else []
         run = Run(path, lock)
         run.write_json("environment.json", [*starts, environment()])
@@ -236,8 +241,13 @@ def _delete_run(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _check_same(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
-    old, new = dict(leaves(_read_json(path / "config.json"))), dict(leaves(config))
+def _check_same(
+    path: Path, config: Mapping[str, Any], may_change: Collection[str],
+    defaults: Mapping[str, Any],
+) -> None:  # fmt: skip
+    old = dict(leaves(json.loads(json.dumps(defaults))))
+    old |= dict(leaves(_read_json(path / "config.json")))
+    new = dict(leaves(config))
     differing = [
         f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())

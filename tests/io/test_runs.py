@@ -91,6 +91,18 @@ def test_fields_that_come_or_go_are_named(tmp_path):
         open_run(path, changed("train.ema", 0.9), resume=True)
 
 
+def test_a_run_older_than_a_field_resumes_with_its_default(tmp_path):
+    path = make_run(tmp_path / "run")
+    newer = {"train": {"ema": 0.9}, "data": {"spacing": (1, 2)}}
+    config = changed("train.ema", 0.9)
+    config["data"] = {**config["data"], "spacing": (1, 2)}
+    with open_run(path, config, resume=True, defaults=newer):
+        assert json.loads((path / "config.json").read_text())["train"]["ema"] == 0.9
+    other = make_run(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"train\.ema was 0\.9, is 0\.5"):
+        open_run(other, changed("train.ema", 0.5), resume=True, defaults=newer)
+
+
 def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(tmp_path):
     path = make_run(tmp_path / "run")
     (path / "notes.txt").write_text("mine")
