@@ -46,6 +46,16 @@ def _decoded_data_in_a_temporary_folder(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _memory_maps_stay_few():
+    """Forgets compiled programs in time: each keeps hundreds of memory maps, Linux allows a process
+    65,530, and XLA crashes at the next."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture(scope="session")
 def motfm_data() -> Path:
     """The folder of real data that MOTFM_DATA names; skips where it names none."""
