@@ -21,7 +21,7 @@ class Batch(NamedTuple):
       valid: [B] bool; False for the rows that pad a last batch.
       index: [B] int32, the row's position in the global batch (training) or in the split
         (evaluation); random draws are folded from it.
-      source: [B, *S, C] float32, the degraded image a flow may start from, or None.
+      source: [B, *S, C] float32, the image a flow starts from instead of noise, or None.
     """
 
     image: Array

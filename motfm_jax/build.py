@@ -1,5 +1,6 @@
 """Config to experiment: data, network, loss, and a trained run read back. No arithmetic here."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts, Source
+from motfm_jax.data.speckle import Speckle
 from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.io.checkpoints import check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
@@ -33,12 +35,17 @@ from motfm_jax.training.step import LossFn
 
 
 class Data(NamedTuple):
-    """Training and validation examples, their scaling, and what a checkpoint remembers of them."""
+    """Training and validation examples, their scaling, and what a checkpoint remembers of them.
+
+    Attributes:
+      sources: what a flow starts from instead of noise, as `data.pipeline` takes it.
+    """
 
     train: Arrays
     valid: Arrays
     intensity: Intensity
     facts: Facts
+    sources: dict[str, Any]
 
 
 class Model(NamedTuple):
@@ -99,7 +106,8 @@ def source(config: ConfigDict, split: str) -> Source:
     if data.source == "decathlon":
         return Decathlon(
             data.root, split, data.size, data.channel, data.fit, data.crop_foreground,
-            data.spacing_mm, data.label_map, data.split_seed)  # fmt: skip
+            data.spacing_mm, data.label_map, data.split_seed,
+            config.flow.source_channel if config.flow.source == "channel" else "")  # fmt: skip
     return PickleSet(data.root, split, data.size, data.fit)
 
 
@@ -124,17 +132,34 @@ def data(config: ConfigDict, progress: CacheProgress | None = None) -> Data:
     """Training and validation examples; statistics from the training examples alone."""
     train, valid = (arrays(config, split, progress) for split in ("train", "valid"))
     wanted = config.data.intensity
-    intensity = Intensity.fit(
-        train.images, wanted.mode, wanted.scope, wanted.range, wanted.percentiles,
-        names=[meta["name"] for meta in train.meta])  # fmt: skip
+    fit = functools.partial(
+        Intensity.fit, mode=wanted.mode, scope=wanted.scope, range=wanted.range,
+        percentiles=wanted.percentiles, names=[meta["name"] for meta in train.meta])  # fmt: skip
+    intensity = fit(train.images)
+    source_intensity = fit(train.sources).to_json() if train.sources is not None else None
     first = train.meta[0]
     spacing = first.get("spacing_mm")
     facts = Facts(
         size=tuple(train.images.shape[1:-1]), channels=train.images.shape[-1],
         classes=train.classes, mask_labels=train.mask_labels, intensity=intensity.to_json(),
         spacing_mm=tuple(spacing) if spacing else None, affine=first.get("affine"),
+        source_intensity=source_intensity,
     )  # fmt: skip
-    return Data(train, valid, intensity, facts)
+    return Data(train, valid, intensity, facts, sources(config, facts))
+
+
+def sources(config: ConfigDict, facts: Facts, power: float | None = None) -> dict[str, Any]:
+    """What a flow starts from instead of noise: arguments of the functions of `data.pipeline`.
+
+    Args:
+      power: of speckle; None draws it from the config's range.
+    """
+    if config.flow.source == "speckle":
+        powers = tuple(config.flow.speckle_power) if power is None else (power, power)
+        return dict(speckle=Speckle(powers, tuple(config.data.intensity.range)))
+    if config.flow.source == "channel":
+        return dict(source_intensity=Intensity.from_json(facts.source_intensity))
+    return {}
 
 
 def augmentation(config: ConfigDict, facts: Facts) -> Augment | None:
@@ -242,7 +267,7 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
                 config.diffusion.schedule)  # fmt: skip
         return flow.loss(
             built.network, params, batch, condition, keys, dropout_key,
-            config.flow.time_distribution, config.flow.source)  # fmt: skip
+            config.flow.time_distribution)  # fmt: skip
 
     return per_example
 

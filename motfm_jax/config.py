@@ -65,7 +65,11 @@ def default() -> ConfigDict:
             ),
             flow=dict(
                 time_distribution="uniform",  # uniform | logit_normal
-                source="noise",  # noise | image (a degraded image from the data)
+                # noise | speckle (denoising: the image with speckle) | channel (decathlon: image to
+                # image, from source_channel to data.channel)
+                source="noise",
+                speckle_power=(0.02, 0.2),  # least and greatest mean square over the image's
+                source_channel="",  # name in dataset.json's "modality"
             ),
             diffusion=dict(  # with method ddpm
                 schedule="linear",  # of the 1,000 levels: linear (Ho et al.) | cosine
@@ -108,7 +112,7 @@ CHOICES = {
     "model.time": ("continuous", "floor"),
     "model.attention_implementation": ("auto", "cudnn", "xla"),
     "flow.time_distribution": ("uniform", "logit_normal"),
-    "flow.source": ("noise", "image"),
+    "flow.source": ("noise", "speckle", "channel"),
     "diffusion.schedule": ("linear", "cosine"),
     "diffusion.spacing": ("leading", "trailing"),
     "train.optimizer": ("adam", "adamw", "sgd"),
@@ -154,9 +158,8 @@ def check(config: ConfigDict) -> None:
     _check_data(config)
     if config.seed >= 2**32:
         raise ValueError(f"config.seed={config.seed}: must be below 2^32")
-    if config.flow.source == "image":
-        raise ValueError(
-            "config.flow.source='image': no data source yields degraded images; use noise")
+    if config.flow.source != "noise":
+        _check_source(config)
     if config.method == "ddpm":
         _check_diffusion(config)
     train = config.train
@@ -229,6 +232,39 @@ def _check_diffusion(config: ConfigDict) -> None:
             f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
             "config.method='ddpm': its schedules suppose images in [-1, 1]; use minmax or "
             "percentile and range (-1, 1)")
+
+
+def _check_source(config: ConfigDict) -> None:
+    flow, data = config.flow, config.data
+    if config.method != "flow":
+        raise ValueError(
+            f"config.flow.source={flow.source!r} with config.method={config.method!r}: a diffusion "
+            "starts from noise; use method flow")
+    if flow.source == "speckle":
+        _check_numbers("flow.speckle_power", flow.speckle_power, count=2, above=0)
+        if flow.speckle_power[0] > flow.speckle_power[1]:
+            raise ValueError(
+                f"config.flow.speckle_power={tuple(flow.speckle_power)}: the least, then the "
+                "greatest")
+        if data.intensity.mode not in ("minmax", "percentile"):
+            raise ValueError(
+                f"config.data.intensity.mode={data.intensity.mode!r} with config.flow.source="
+                "'speckle': speckle grows with the distance from black, which only minmax and "
+                "percentile send to a known value; use one of them")
+        return
+    if data.source != "decathlon":
+        raise ValueError(
+            f"config.flow.source='channel' with config.data.source={data.source!r}: only a "
+            "Decathlon folder has several channels; use decathlon")
+    if not flow.source_channel or flow.source_channel.lower() == data.channel.lower():
+        raise ValueError(
+            f"config.flow.source_channel={flow.source_channel!r}, config.data.channel="
+            f"{data.channel!r}: give two different names of dataset.json's modality, the first of "
+            "the images to start from, the second of those to make")
+    if data.augment.gamma:
+        raise ValueError(
+            f"config.data.augment.gamma={data.augment.gamma} with config.flow.source='channel': it "
+            "would change the contrast that is to be learned; set it to 0")
 
 
 def _check_data(config: ConfigDict) -> None:

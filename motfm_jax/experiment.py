@@ -114,7 +114,7 @@ def train(
                 pipeline.train_batches(
                     data.train, data.intensity, batch_size=train_config.batch_size,
                     seed=config.seed, start_step=start,
-                    augment=build.augmentation(config, data.facts),
+                    augment=build.augmentation(config, data.facts), **data.sources,
                     num_workers=config.data.workers, process_index=jax.process_index(),
                     process_count=jax.process_count()),
                 key=run_key,
@@ -139,7 +139,8 @@ def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
     rows = config.train.batch_size // config.train.accumulation
     return lambda: pipeline.eval_batches(
         data.valid, data.intensity, batch_size=max(rows // devices, 1) * devices,
-        process_index=jax.process_index(), process_count=jax.process_count())  # fmt: skip
+        seed=config.seed, **data.sources, process_index=jax.process_index(),
+        process_count=jax.process_count())  # fmt: skip
 
 
 def check_facts(path: Path, facts: Facts) -> None:
@@ -231,16 +232,24 @@ def sample_grid(
     solver = build.solver(config)
     rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
     keys = generate.fresh_keys(config.seed, rows, solver)
-    noise = generate.start_noise(config.seed, rows, shape)
-    sampler = generate.make_sampler(
-        model.network, model.condition, data.intensity.invert, solver)
+    if data.sources:
+        starts, clean = pipeline.read_pairs(
+            data.valid, data.intensity, rows % len(data.valid), seed=config.seed, **data.sources)
+    else:
+        starts = generate.start_noise(config.seed, rows, shape)
+    invert = (lambda image: image) if data.sources else data.intensity.invert
+    sampler = generate.make_sampler(model.network, model.condition, invert, solver)
 
     def hook(step: int, weights: Any) -> None:
         if jax.process_index():
             return
-        solved = sampler(weights, generate.Rows(noise, shown.masks, shown.labels, keys))
+        solved = sampler(weights, generate.Rows(starts, shown.masks, shown.labels, keys))
         path = run.samples / f"{step:07d}.png"
-        images.write_samples(path, solved.images, masks=masks)
+        if data.sources:
+            images.write_comparison(
+                path, {"source": starts, "generated": solved.images, "real": clean})
+        else:
+            images.write_samples(path, solved.images, masks=masks)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
 
     return hook

@@ -7,11 +7,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from motfm_jax import build, cli
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import given
-from motfm_jax.evaluation.conditions import choose
+from motfm_jax.evaluation.conditions import DEFAULT_NUM, choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.io.compile_cache import enable_compile_cache
 
@@ -33,6 +36,8 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--spacing", choices=("leading", "trailing"), help="ddim: levels; default: the run's")
     add("--seed", type=int, help="image i starts from noise of (seed, i); default 0")
     add("--noise", help="npy [N, *S, C] of floats: image i starts from row i, not from a seed")
+    add("--source", help="of a run with config.flow.source speckle or channel: npy [N, *S, C] of "
+        "images to start from, in the units of the training data; default: those of --split")
     add("--batch", type=int, default=0, help="images a solve, over all devices; default: 16 each")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add("--split", default="valid", help="split that masks and classes come from")
@@ -49,6 +54,36 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def read_sources(asked: argparse.Namespace, trained: build.Trained) -> np.ndarray:
+    """What the images of a run that does not start from noise start from, scaled."""
+    config, facts = trained.config, trained.facts
+    if asked.noise:
+        raise ValueError(
+            f"--noise: the flow of {asked.run} starts from images (config.flow.source="
+            f"{config.flow.source!r}); give them as --source")
+    if asked.source:
+        lacks_masks = "mask" in config.cond and not asked.masks
+        if lacks_masks or ("class" in config.cond and not asked.classes):
+            raise ValueError(
+                f"--source without its conditions: this run was trained with cond={config.cond}; "
+                "give --masks, --classes of the same images")
+        images = given.read_noise(
+            asked.source, facts.size, facts.channels, len(config.model.channels) - 1)
+        scaling = trained.intensity
+        if facts.source_intensity:
+            scaling = Intensity.from_json(facts.source_intensity)
+        names = [f"{asked.source}, row {row}" for row in range(len(images))]
+        return np.stack([scaling.apply(image, name) for image, name in zip(images, names)])
+    if asked.masks or asked.classes:
+        raise ValueError(
+            "--masks, --classes without --source: the images to start from come with conditions "
+            "of their own; leave them out, or give --source")
+    arrays = build.arrays(config, asked.split)
+    rows = np.arange(asked.num or DEFAULT_NUM) % len(arrays)
+    return read_pairs(
+        arrays, trained.intensity, rows, seed=asked.seed or 0, **build.sources(config, facts))[0]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = flags(arguments)
     if asked.noise and asked.seed is not None:
@@ -63,15 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     request = Request(
         solver, asked.seed or 0, asked.batch, asked.trajectory, asked.nifti, asked.pickle,
         asked.raw)
-    if config.flow.source != "noise":
-        raise ValueError(
-            f"{asked.run}: config.flow.source={config.flow.source!r}; only runs that start from "
-            "noise can be sampled")
     if asked.data_root:
         config.data.root = asked.data_root
-    noise = given.read_noise(
-        asked.noise, facts.size, facts.channels, len(config.model.channels) - 1,
-    ) if asked.noise else None  # fmt: skip
+    if config.flow.source == "noise":
+        if asked.source:
+            raise ValueError(f"--source: the flow of {asked.run} starts from noise; leave it out")
+        noise = given.read_noise(
+            asked.noise, facts.size, facts.channels, len(config.model.channels) - 1,
+        ) if asked.noise else None  # fmt: skip
+    else:
+        noise = read_sources(asked, trained)
     facts = given.known(asked.run, facts, noise, asked.raw)
     split = (lambda: build.arrays(config, asked.split)) if facts.intensity else None
     conditions = choose(

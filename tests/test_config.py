@@ -247,3 +247,26 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_where(parse, arguments, me
     with pytest.raises(ValueError, match=message) as error:
         parse(*arguments)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+SPECKLE = {"flow.source": "speckle"}
+CHANNEL = {
+    "flow.source": "channel", "flow.source_channel": "T1w", "data.channel": "FLAIR",
+    "data.source": "decathlon", "data.root": "x", "data.size": (16, 16, 16)}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, message", [
+    (SPECKLE | {"method": "ddpm"}, "a diffusion starts from noise"),
+    (SPECKLE | {"flow.speckle_power": (0.2, 0.1)}, "the least, then the greatest"),
+    (SPECKLE | {"flow.speckle_power": (0.0, 0.1)}, "flow.speckle_power=.*each above 0"),
+    (SPECKLE | {"data.intensity.mode": "zscore"}, "speckle grows with the distance from black"),
+    ({"flow.source": "channel"}, "only a Decathlon folder has several channels"),
+    (CHANNEL | {"flow.source_channel": ""}, "give two different names"),
+    (CHANNEL | {"flow.source_channel": "flair"}, "give two different names"),
+    (CHANNEL | {"data.augment.gamma": 0.1}, "would change the contrast that is to be learned"),
+])  # fmt: skip
+def test_what_a_flow_starts_from_must_exist(changes, message):
+    config.check(make_config(SPECKLE))
+    config.check(make_config(CHANNEL))
+    with pytest.raises(ValueError, match=message):
+        config.check(make_config(changes))

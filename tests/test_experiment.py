@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import jax
+import nibabel
 import numpy as np
 import pytest
 
 from motfm_jax import build, presets
 from motfm_jax.config import CONDITIONS, METHODS, check, default
+from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
@@ -106,6 +108,47 @@ def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     )
     np.testing.assert_allclose(alone, together, atol=1e-4 * 255, rtol=0)
     assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
+
+
+@pytest.mark.parametrize("source", [
+    pytest.param("speckle", marks=[pytest.mark.slow]), pytest.param("channel")])
+def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, source):
+    dims = 2 if source == "speckle" else 3
+
+    def config(steps):
+        made = tiny(dims, "mask" if dims == 2 else "none", steps=steps, sample_every=2)
+        made.flow.source = source
+        if source == "channel":
+            made.data.update(dict(
+                source="decathlon", root=str(tmp_path / "data"), channel="FLAIR", spacing_mm=()))
+            made.flow.source_channel = "T1w"
+        check(made)
+        return made
+
+    if source == "channel":
+        write_two_channels(tmp_path / "data")
+    run = tmp_path / "run"
+    train(config(2), run)
+    assert train(config(4), run, resume=True).step == 4
+    assert (run / "samples" / "0000004.png").exists()
+    trained = build.load_run(run)
+    arrays = build.arrays(trained.config, "valid")
+    starts, real = pipeline.read_pairs(
+        arrays, trained.intensity, np.arange(1), **build.sources(trained.config, trained.facts))
+    assert starts.shape == real.shape == (1, *SIZES[dims], 1)
+    assert np.abs(starts - real).mean() > 0.01
+
+
+def write_two_channels(root: Path) -> None:
+    """A Decathlon folder in which FLAIR is the negative of T1w."""
+    (root / "imagesTr").mkdir(parents=True)
+    names, rng = [f"imagesTr/V_{number}.nii.gz" for number in range(12)], np.random.default_rng(0)
+    for name in names:
+        t1w = rng.uniform(0, 100, (8, 8, 8)).astype(np.float32)
+        both = np.stack([100 - t1w, t1w], axis=-1)
+        nibabel.save(nibabel.Nifti1Image(both, np.eye(4)), root / name)
+    (root / "dataset.json").write_text(json.dumps({
+        "modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": name} for name in names]}))
 
 
 def test_epochs_count_the_last_short_batch():

@@ -41,6 +41,7 @@ class Arrays:
       mask_labels: mask label names by value, background first.
       folder: the cache entry behind the arrays; None when they are in memory only.
       first: where in the entry example 0 stands.
+      sources: [N, *S, C], memory-mapped, what the images are to be made from; or None.
     """
 
     images: np.ndarray
@@ -51,6 +52,7 @@ class Arrays:
     mask_labels: tuple[str, ...] = ()
     folder: Path | None = None
     first: int = 0
+    sources: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,6 +68,7 @@ class Arrays:
             images=self.images[pick],
             masks=None if self.masks is None else self.masks[pick],
             labels=None if self.labels is None else self.labels[pick],
+            sources=None if self.sources is None else self.sources[pick],
             meta=[self.meta[row] for row in rows],
             folder=self.folder if neighbours else None,
             first=self.first + int(rows[0]) if neighbours else 0,
@@ -146,11 +149,13 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
     records = _read(source)
     first = next(records)
     images = _create(draft / "images.npy", _stored_dtype(first.image), (total, *first.image.shape))
-    masks = labels = None
+    masks = labels = sources = None
     if first.mask is not None:
         masks = _create(draft / "masks.npy", np.uint8, (total, *first.mask.shape))
     if first.label is not None:
         labels = _create(draft / "labels.npy", np.int32, (total,))
+    if first.source is not None:
+        sources = _create(draft / "sources.npy", np.float32, images.shape)
     meta = []
     for index, record in enumerate(itertools.chain([first], records)):
         check_record(source, index, record, first)
@@ -164,10 +169,14 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
             masks[index] = record.mask
         if labels is not None:
             labels[index] = record.label
+        if sources is not None:
+            sources[index] = record.source
+            if not np.isfinite(sources[index]).all():
+                raise ValueError(not_finite(source, index, record._replace(image=record.source)))
         meta.append(record.meta)
         if progress is not None:
             progress(index + 1, total)
-    for array in (images, masks, labels):
+    for array in (images, masks, labels, sources):
         if array is not None:
             array.flush()
     files = sorted(path for path in draft.iterdir())
@@ -230,6 +239,7 @@ def _open(folder: Path) -> Arrays | None:
     return Arrays(
         images=arrays["images.npy"],
         masks=arrays.get("masks.npy"),
+        sources=arrays.get("sources.npy"),
         labels=None if labels is None else np.array(labels),
         meta=entry["meta"],
         classes=tuple(entry["classes"]),

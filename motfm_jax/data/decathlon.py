@@ -37,6 +37,7 @@ class Decathlon:
         least one of them for validation), or "unlabelled", the entries under "test".
       size: (D, H, W) of the records, along the file's axes.
       channel: a name in dataset.json's "modality", in any case; "" where there is only one.
+      source_channel: the channel that it is to be made from, resampled with it; "" for none.
       fit: "pad" keeps the aspect ratio in millimetres, "stretch" fills the size; see geometry.fit.
       crop_foreground: first cut to the box of voxels above the background (the corners' value).
       spacing_mm: resample to this, then cut or pad about the centre to the size (fit is not used);
@@ -45,8 +46,8 @@ class Decathlon:
         their names joined by "+". Labels without a pair stay.
       split_seed: of the split.
 
-    Records: image [*S, 1] float32 in the file's range, mask [*S] uint8 or None; meta has name,
-    patient, channel, spacing_mm and affine.
+    Records: image [*S, 1] float32 in the file's range, source the same or None, mask [*S] uint8 or
+    None; meta has name, patient, channel, spacing_mm and affine.
 
     Raises:
       ValueError: what is missing or wrong; images are only opened when a record is asked for.
@@ -65,13 +66,17 @@ class Decathlon:
         spacing_mm: Sequence[float] = (),
         label_map: Sequence[tuple[int, int]] = (),
         split_seed: int = 0,
+        source_channel: str = "",
     ):
         if split not in SPLITS:
             raise ValueError(f"Decathlon split {split!r}: use one of {', '.join(SPLITS)}")
         self.root = Path(root)
         description = read_description(self.root)
         self.channels = read_channels(self.root, description)
-        self.channel = find_channel(self.root, self.channels, channel)
+        self.chosen = [find_channel(self.root, self.channels, channel)]
+        if source_channel:
+            self.chosen.append(find_channel(
+                self.root, self.channels, source_channel, "config.flow.source_channel"))
         labels = read_labels(self.root, description)
         self.label_map = {int(old): int(new) for old, new in label_map}
         unknown = sorted(set(self.label_map) - set(labels))
@@ -80,10 +85,12 @@ class Decathlon:
                 f"config.data.label_map: label {unknown[0]} is not in {self.root / 'dataset.json'} "
                 f"({', '.join(map(str, labels))}); correct the pairs")
         self.settings = {
-            "split": split, "size": list(size), "channel": self.channels[self.channel], "fit": fit,
-            "crop_foreground": crop_foreground, "spacing_mm": list(spacing_mm),
+            "split": split, "size": list(size), "channel": self.channels[self.chosen[0]],
+            "fit": fit, "crop_foreground": crop_foreground, "spacing_mm": list(spacing_mm),
             "label_map": sorted(self.label_map.items()), "split_seed": split_seed,
         }  # fmt: skip
+        if source_channel:
+            self.settings["source_channel"] = self.channels[self.chosen[1]]
         self.entries = split_entries(self.root, description, split, split_seed)
         self.labels = labels if self.entries[0].mask_path else {}
         self.mask_labels = name_labels(self.labels, self.label_map)
@@ -100,7 +107,7 @@ class Decathlon:
         mask = None
         if entry.mask_path:
             mask = self._targets[read_mask(entry, image.shape[:3], tuple(self.labels))]
-        image = image[..., self.channel, None]
+        image = image[..., self.chosen]
         try:
             if settings["crop_foreground"]:
                 image, mask, affine = geometry.crop_foreground(image, mask, affine)
@@ -115,7 +122,8 @@ class Decathlon:
             "name": entry.patient, "patient": entry.patient, "channel": settings["channel"],
             "spacing_mm": list(resized.spacing_mm), "affine": resized.affine.tolist(),
         }  # fmt: skip
-        return Record(resized.image, resized.mask, None, meta)
+        source = resized.image[..., 1:] if len(self.chosen) > 1 else None
+        return Record(resized.image[..., :1], resized.mask, None, meta, source)
 
     def where(self, index: int) -> str:
         """The file of a record, for messages."""
@@ -184,7 +192,10 @@ def read_channels(root: Path, description: dict[str, Any]) -> list[str]:
     return [str(names[str(index)]) for index in range(len(names))]
 
 
-def find_channel(root: Path, channels: Sequence[str], wanted: str) -> int:
+def find_channel(
+    root: Path, channels: Sequence[str], wanted: str,
+    flag: str = "config.data.channel, in prepare_data.py --channel",
+) -> int:  # fmt: skip
     """Index of the channel of this name, in any case but whole: T1w is not t1gd."""
     matches = [i for i, name in enumerate(channels) if name.lower() == wanted.strip().lower()]
     if not wanted and len(channels) == 1:
@@ -194,7 +205,7 @@ def find_channel(root: Path, channels: Sequence[str], wanted: str) -> int:
         came = f"{number} channels are called {wanted!r}" if wanted else "no channel chosen"
         raise ValueError(
             f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
-            "name one of them: config.data.channel, in prepare_data.py --channel")
+            f"name one of them: {flag}")
     return matches[0]
 
 

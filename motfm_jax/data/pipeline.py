@@ -10,6 +10,7 @@ from absl import flags
 from motfm_jax.arrays import Batch
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.speckle import Speckle
 
 # (scaled image [*S, C], mask [*S] or None, numpy generator) -> the same, augmented
 Augmentation = Callable[
@@ -19,11 +20,15 @@ READ_THREADS = 4
 
 
 class Examples:
-    """Random access to scaled examples, for Grain: dicts of "image", and "mask", "label" if any."""
+    """Random access to scaled examples, for Grain: dicts of "image", and if any "mask", "label" and
+    "source", the image of another channel, with a scaling of its own."""
 
-    def __init__(self, arrays: Arrays, intensity: Intensity):
+    def __init__(
+        self, arrays: Arrays, intensity: Intensity, source_intensity: Intensity | None = None
+    ):
         self.arrays = arrays
         self.intensity = intensity
+        self.source_intensity = source_intensity
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -36,6 +41,8 @@ class Examples:
             example["mask"] = np.asarray(arrays.masks[index])
         if arrays.labels is not None:
             example["label"] = arrays.labels[index]
+        if self.source_intensity is not None:
+            example["source"] = self.source_intensity.apply(np.asarray(arrays.sources[index]), name)
         return example
 
 
@@ -47,6 +54,8 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     augment: Augmentation | None = None,
+    source_intensity: Intensity | None = None,
+    speckle: Speckle | None = None,
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -61,6 +70,9 @@ def train_batches(
       batch_size: over all processes; a process gets batch_size / process_count rows, of which
         row r stands at r * process_count + process_index in the global batch (`Batch.index`).
       start_step: batches to skip: the step a resumed run continues at.
+      augment: changes image, source and mask alike in space.
+      source_intensity: of `arrays.sources`, which then become `Batch.source`.
+      speckle: puts speckle on the augmented image for `Batch.source`.
       num_workers: Grain worker processes, 0 for threads. They are spawned: the caller's script
         needs its `if __name__ == "__main__"` guard, and absl flags must have been parsed.
 
@@ -75,11 +87,14 @@ def train_batches(
         raise ValueError(
             f"num_workers={num_workers}: Grain's processes need parsed absl flags; start with "
             "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers")
-    dataset = grain.MapDataset.source(Examples(arrays, intensity)).seed(seed).shuffle()
+    examples = Examples(arrays, intensity, source_intensity)
+    dataset = grain.MapDataset.source(examples).seed(seed).shuffle()
     # Not without end: Grain then counts sys.maxsize examples, which batches of 1 overflow.
     dataset = dataset.repeat(2**62 // len(arrays))
     if augment is not None:
         dataset = dataset.random_map(functools.partial(_augment, augment))
+    if speckle is not None:
+        dataset = dataset.random_map(functools.partial(_speckled, speckle))
     dataset = dataset[process_index::process_count].batch(num_rows)[start_step:]
     threads = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=4 * READ_THREADS)
     dataset = dataset.to_iter_dataset(threads)
@@ -94,27 +109,46 @@ def eval_batches(
     intensity: Intensity,
     *,
     batch_size: int,
+    source_intensity: Intensity | None = None,
+    speckle: Speckle | None = None,
+    seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """Every example once, in order, in full batches: the last example is repeated to fill the last
     one, with valid False. `Batch.index` is the position in the split; processes take rows in turn,
-    as in training, and get equally many batches.
+    as in training, and get equally many batches. Speckle is drawn from (seed, position in the
+    split) alone.
 
     Raises:
       ValueError: a batch size that does not divide over the processes.
     """
     num_rows = _rows_per_process(batch_size, process_count)
-    examples = Examples(arrays, intensity)
+    examples = Examples(arrays, intensity, source_intensity)
 
     def batch(start: int) -> Batch:
         positions = start + np.arange(num_rows, dtype=np.int32) * process_count + process_index
         index = np.minimum(positions, len(arrays) - 1).astype(np.int32)
-        rows = [examples[position] for position in index]
+        rows = [_for_evaluation(examples, position, speckle, seed) for position in index]
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return _to_batch(stacked, positions < len(arrays), index)
 
     return map(batch, range(0, len(arrays), batch_size))
+
+
+def read_pairs(
+    arrays: Arrays,
+    intensity: Intensity,
+    positions: np.ndarray,
+    *,
+    source_intensity: Intensity | None = None,
+    speckle: Speckle | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and images of some examples as `eval_batches` yields them: two [B, *S, C], scaled."""
+    examples = Examples(arrays, intensity, source_intensity)
+    rows = [_for_evaluation(examples, int(position), speckle, seed) for position in positions]
+    return tuple(np.stack([row[name] for row in rows]) for name in ("source", "image"))
 
 
 def _rows_per_process(batch_size: int, process_count: int) -> int:
@@ -126,9 +160,26 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
 
 
 def _to_batch(rows: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray) -> Batch:
-    return Batch(rows["image"], rows.get("mask"), rows.get("label"), valid, index)
+    return Batch(
+        rows["image"], rows.get("mask"), rows.get("label"), valid, index, rows.get("source"))
+
+
+def _for_evaluation(
+    examples: Examples, position: int, speckle: Speckle | None, seed: int
+) -> dict[str, np.ndarray]:
+    example = examples[position]
+    if speckle is None:
+        return example
+    return _speckled(speckle, example, np.random.default_rng([seed, position]))
 
 
 def _augment(augment: Augmentation, example: dict, rng: np.random.Generator) -> dict:
-    image, mask = augment(example["image"], example.get("mask"), rng)
-    return {**example, "image": image, **({} if mask is None else {"mask": mask})}
+    names = [name for name in ("image", "source") if name in example]
+    stacked = np.concatenate([example[name] for name in names], axis=-1)
+    stacked, mask = augment(stacked, example.get("mask"), rng)
+    changed = dict(zip(names, np.split(stacked, len(names), axis=-1)))
+    return {**example, **changed, **({} if mask is None else {"mask": mask})}
+
+
+def _speckled(speckle: Speckle, example: dict, rng: np.random.Generator) -> dict:
+    return {**example, "source": speckle(example["image"], rng)}

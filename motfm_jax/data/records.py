@@ -15,12 +15,14 @@ class Record(NamedTuple):
       label: class index, or None.
       meta: JSON-able facts: at least "name" and "patient"; where known "spacing_mm" (one number
         an axis of S, after resizing), "affine" (4 x 4 nested lists, after resizing), "quality".
+      source: [*S, C], the image that `image` is to be made from, raw; None where there is no pair.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     label: int | None
     meta: dict[str, Any]
+    source: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -45,10 +47,14 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
         raise ValueError(
             f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
             "all must have one size: set config.data.size")
-    if (mask is None) != (first.mask is None) or (record.label is None) != (first.label is None):
+    if any((record[part] is None) != (first[part] is None) for part in (1, 2, 4)):
         raise ValueError(
-            f"{name}: masks and classes must be there for all examples of a split or for none; "
-            f"{first.meta['name']} differs")
+            f"{name}: masks, classes and source images must be there for all examples of a split "
+            f"or for none; {first.meta['name']} differs")
+    if record.source is not None and record.source.shape != image.shape:
+        raise ValueError(
+            f"{name}: image {image.shape} and its source {record.source.shape} differ in shape; "
+            "resample them to one grid first")
     if mask is not None:
         if mask.shape != image.shape[:-1]:
             raise ValueError(
@@ -92,6 +98,7 @@ class Facts:
       mask_labels: mask label names by value, background first.
       intensity: the fitted scaling, `Intensity.to_json()`; None where a converted checkpoint does
         not say it.
+      source_intensity: the same of the images a flow starts from, where they are another channel.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
       unknown: the fields that a converted checkpoint does not say and that stand here empty, as
@@ -106,6 +113,7 @@ class Facts:
     spacing_mm: tuple[float, ...] | None = None
     affine: list[list[float]] | None = None
     unknown: tuple[str, ...] = ()
+    source_intensity: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

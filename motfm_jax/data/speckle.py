@@ -12,7 +12,26 @@ image's signal-to-noise ratio in dB, until values are clipped. The paper's 11.87
 Source: Yazdani et al. 2025, "Generalizability to Other Medical Imaging Tasks".
 """
 
+import dataclasses
+
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Speckle:
+    """Random speckle on one example; calling it is pure given the generator.
+
+    Attributes:
+      powers: the least and the greatest; each image's is drawn between them, see `draw_power`.
+      bounds: the values of black and white, see `degrade`.
+    """
+
+    powers: tuple[float, float]
+    bounds: tuple[float, float] = (-1.0, 1.0)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A clean image [*S, C] float32, scaled, to the same with speckle."""
+        return degrade(image, draw_power(self.powers, rng), rng, self.bounds)
 
 
 def degrade(

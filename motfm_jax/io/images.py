@@ -5,7 +5,7 @@ window [low, high], which the picture states: brightness may be compared from ti
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,21 @@ def write_samples(
     write_grid(
         path, rows, row_titles=row_titles if masks is not None else (), tile_titles=tile_titles,
         caption=caption)
+
+
+def write_comparison(
+    path: Path, images: Mapping[str, np.ndarray], *, window: Window | None = None
+) -> None:
+    """Writes several versions of the same images as a PNG: a row a version, a column an image.
+
+    Args:
+      path: of the PNG.
+      images: title of the row -> [N, *S, C].
+      window: `shared_window` of the last version where None.
+    """
+    window = window or shared_window(list(images.values())[-1])
+    rows = [[grey_tile(image, window) for image in version] for version in images.values()]
+    write_grid(path, rows, row_titles=list(images), caption=window_caption(window))
 
 
 def write_trajectory(

@@ -50,28 +50,24 @@ def loss(
     keys: Array,
     dropout_key: Array | None,
     time_distribution: str = "uniform",
-    source: str = "noise",
 ) -> Array:
     """Mean squared error of the velocity, per example.
 
     Args:
       network, params: the velocity field.
-      batch: images x1 and, with source "image", the degraded images x0.
+      batch: images x1 and, where it has them, the sources x0 that are degraded or of another
+        modality; else x0 is noise.
       condition: what the field is conditioned on.
       keys: [B], one per example; noise and time are drawn from it alone.
       dropout_key: None switches dropout off.
       time_distribution: see `draw_times`.
-      source: "noise" or "image".
 
     Returns:
       [B] float32.
     """
     noise_keys, time_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    if source == "image":
-        if batch.source is None:
-            raise ValueError("flow source 'image': the data has no degraded images")
-        x0 = batch.source
-    else:
+    x0 = batch.source
+    if x0 is None:
         x0 = normal_per_example(noise_keys, batch.image.shape[1:])
     t = draw_times(time_keys, time_distribution)
     x_t, velocity = linear_path(x0, batch.image, t)
@@ -91,7 +87,7 @@ def sample(
 
     Args:
       network, params: the velocity field.
-      x0: noise (or degraded images) [B, *S, C] float32.
+      x0: noise, or sources as in `loss`, [B, *S, C] float32.
       condition: of the same batch.
       solver: see `ode.Solver`.
       trajectory: also return the states after each step.

@@ -90,6 +90,21 @@ def test_records_keep_the_files_axes_affine_and_labels(tree):
     assert source.mask_labels == tuple(LABELS.values()) and source.classes == ()
 
 
+def test_a_source_channel_comes_with_the_image_on_the_same_grid(tree):
+    alone = Decathlon(tree, "train", SHAPE, "T1w")
+    pair = Decathlon(tree, "train", SHAPE, "T1w", source_channel="flair")
+    record = pair[0]
+    np.testing.assert_array_equal(record.image, alone[0].image)
+    assert alone[0].source is None
+    flair = Decathlon(tree, "train", SHAPE, "FLAIR")[0].image
+    np.testing.assert_array_equal(record.source, flair)
+    assert (flair != record.image).any()
+    assert "source_channel" not in alone.fingerprint()
+    assert pair.fingerprint() != alone.fingerprint()
+    with pytest.raises(ValueError, match=r"'T1', .*name one of them: config\.flow\.source_channel"):
+        Decathlon(tree, "train", SHAPE, "T1w", source_channel="T1")
+
+
 def test_pad_makes_spacing_equal_and_crop_moves_the_affine(tree):
     whole = Decathlon(tree, "train", (8, 8, 8), channel="T1w")[0]
     assert whole.meta["spacing_mm"] == [2.5] * 3  # 10 voxels of 2 mm into 8

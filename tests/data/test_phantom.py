@@ -90,7 +90,7 @@ def test_cavity_is_darker_than_myocardium():
     source = PhantomEcho("train", (48, 48), 36)
     margins = []
     for index in range(len(source)):
-        image, mask, _, _ = source[index]
+        image, mask, *_ = source[index]
         margins.append(image[mask == 2].mean() - image[mask == 1].mean())
     assert np.mean(np.array(margins) > 0) >= 0.99
     assert 35 < np.mean(margins) < 80  # of 255; real scans: about 40
@@ -154,7 +154,7 @@ def test_brain_depends_on_its_seed_and_on_nothing_else(seed):
 
 def test_brain_record_has_the_promised_arrays_and_facts():
     source = PhantomBrain("train", (20, 24, 18), 7)
-    image, mask, label, meta = source[0]
+    image, mask, label, meta, _ = source[0]
     assert image.shape == (20, 24, 18, 1) and image.dtype == np.uint8
     assert mask.shape == (20, 24, 18) and mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1, 2, 3}

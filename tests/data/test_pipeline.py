@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,8 @@ from absl import flags
 from motfm_jax.data.augment import Augment
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.pipeline import eval_batches, train_batches
+from motfm_jax.data.pipeline import eval_batches, read_pairs, train_batches
+from motfm_jax.data.speckle import Speckle
 
 IDENTITY = Intensity.fit([], mode="none")
 AUGMENT = Augment(flip_axis=1, affine=0.2, gamma=0.3)
@@ -176,3 +178,56 @@ def test_batches_of_one_resume_anywhere():
     assert sorted(rows[:3]) == sorted(rows[3:]) == [0, 1, 2]
     later = first(train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0, start_step=4), 2)
     assert [numbers(batch)[0] for batch in later] == rows[4:]
+
+
+def paired(count):
+    """Sources are the images' negatives."""
+    arrays = arrays_of(count)
+    return dataclasses.replace(arrays, sources=-arrays.images.astype(np.float32))
+
+
+def test_sources_of_another_channel_are_scaled_on_their_own_and_move_with_the_image():
+    twice = dataclasses.replace(IDENTITY, mode="minmax", low=0.0, high=1.0, range=(0.0, 2.0))
+    moving = Augment(flip_axis=1, affine=0.2)
+    for batches in (
+        train_batches(
+            paired(6), IDENTITY, batch_size=6, seed=0, augment=moving, source_intensity=twice),
+        eval_batches(paired(6), IDENTITY, batch_size=6, source_intensity=twice)):  # fmt: skip
+        batch = next(batches)
+        assert batch.source.dtype == np.float32
+        inside = batch.image[:, 3:5, 3:5]  # beyond the edge each fills with its own smallest value
+        np.testing.assert_allclose(batch.source[:, 3:5, 3:5], -2 * inside, rtol=1e-5, atol=1e-3)
+
+
+def test_speckle_of_an_example_depends_on_the_seed_and_its_position_alone():
+    scale = Intensity.fit(arrays_of(6).images, "minmax", "dataset", (-1.0, 1.0))
+    speckle = Speckle((0.02, 0.2))
+
+    def sources(batch_size, seed):
+        batches = eval_batches(
+            arrays_of(6), scale, batch_size=batch_size, speckle=speckle, seed=seed)
+        return np.concatenate([batch.source[batch.valid] for batch in batches])
+
+    whole = sources(6, 0)
+    np.testing.assert_array_equal(whole, sources(4, 0))
+    assert np.abs(whole - sources(6, 1)).mean() > 0.01
+    pairs = read_pairs(arrays_of(6), scale, np.array([4, 1]), speckle=speckle, seed=0)
+    np.testing.assert_array_equal(pairs[0], whole[[4, 1]])
+    np.testing.assert_array_equal(pairs[1], scale.apply(arrays_of(6).images[[4, 1]]))
+
+
+def test_training_draws_new_speckle_at_every_pass_and_the_same_after_resuming():
+    scale = Intensity.fit(arrays_of(4).images, "minmax", "dataset", (-1.0, 1.0))
+    options = dict(batch_size=4, seed=0, augment=AUGMENT, speckle=Speckle((0.05, 0.05)))
+    batches = first(train_batches(arrays_of(4), scale, **options), 3)
+    noise = [batch.source - batch.image for batch in batches]
+    assert np.abs(noise[0] - noise[1]).mean() > 0.01 and np.abs(noise[0]).mean() > 0.01
+    resumed = first(train_batches(arrays_of(4), scale, start_step=2, **options), 1)
+    np.testing.assert_array_equal(resumed[0].source, batches[2].source)
+    shared = [
+        first(train_batches(
+            arrays_of(4), scale, process_index=index, process_count=2, **options), 1)[0].source
+        for index in (0, 1)
+    ]
+    np.testing.assert_array_equal(np.stack(shared, 1).reshape(batches[0].source.shape),
+                                  batches[0].source)

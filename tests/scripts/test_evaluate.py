@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from motfm_jax import build
+from motfm_jax import config as configs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 
@@ -75,3 +76,17 @@ def test_an_audit_against_other_weights_or_the_training_images_is_refused(
         main(audited(tmp_path, monkeypatch, checkpoint="other"))
     with pytest.raises(ValueError, match="--split=train: held-out images needed"):
         main(audited(tmp_path, monkeypatch, "--split=train"))
+
+
+def test_restore_is_for_flows_from_images(main, tmp_path, monkeypatch):
+    config = configs.default()
+    run = SimpleNamespace(config=config, facts=None)
+    monkeypatch.setattr(build, "load_run", lambda path, which: run)
+    flags = ["restore", "--run=run", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(ValueError, match="starts from noise; train one with"):
+        main(flags)
+    config.flow.source, config.flow.source_channel = "channel", "T1w"
+    with pytest.raises(ValueError, match="starts from T1w, without speckle"):
+        main([*flags, "--powers", "0.1"])
+    with pytest.raises(ValueError, match=r"--steps=\[0\]"):
+        main([*flags, "--steps", "0"])

@@ -230,9 +230,9 @@ def test_a_flow_from_degraded_images_is_refused(run, tmp_path, monkeypatch):
 
     def from_images(*arguments, **options):
         trained = load_run(*arguments, **options)
-        trained.config.flow.source = "image"
+        trained.config.flow.source = "speckle"
         return trained
 
     monkeypatch.setattr(build, "load_run", from_images)
-    with pytest.raises(ValueError, match=r"config.flow.source='image'; only a sampler that starts"):
+    with pytest.raises(ValueError, match=r"flow.source='speckle'; only a sampler that starts"):
         script("export")([f"--run={run}", f"--out={tmp_path / 'out'}"])

@@ -291,3 +291,34 @@ def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypat
     code, line = exit_code(
         monkeypatch, capfd, f"--run={run}", f"--out={tmp_path / 'out'}", f"--noise={path}")
     assert code == 2 and "(2, 8, 24, 1), but this run starts from [N, 16, 16, 1]" in line
+
+
+def test_a_denoiser_starts_from_the_splits_images_or_the_users(tmp_path):
+    config = tiny()
+    config.cond, config.flow.source = "none", "speckle"
+    facts = build.data(config).facts
+    run = save_run(tmp_path / "run", config, facts)
+    sample(run, tmp_path / "split", "--num=3", "--steps=1")
+    noisy = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype(np.float32)
+    np.save(tmp_path / "noisy.npy", noisy)
+    flags = [f"--source={tmp_path / 'noisy.npy'}", "--steps=1"]
+    sidecar = sample(run, tmp_path / "own", *flags)
+    assert sidecar["num"] == 2 and sidecar["seed"] is None
+    scaled = Intensity.from_json(facts.intensity).apply(noisy)
+    np.save(tmp_path / "scaled.npy", scaled)
+    from_noise = tiny()
+    from_noise.cond = "none"
+    same = save_run(tmp_path / "same", from_noise, facts)
+    sample(same, tmp_path / "noise", f"--noise={tmp_path / 'scaled.npy'}", "--steps=1")
+    np.testing.assert_array_equal(
+        load(tmp_path / "own")["images"], load(tmp_path / "noise")["images"])
+    with pytest.raises(ValueError, match=r"--noise: the flow of .* starts from images"):
+        sample(run, tmp_path / "x", f"--noise={tmp_path / 'scaled.npy'}")
+    with pytest.raises(ValueError, match=r"--source: the flow of .* starts from noise"):
+        sample(same, tmp_path / "x", *flags)
+    config.cond = "mask"
+    masked = save_run(tmp_path / "masked", config, facts)
+    with pytest.raises(ValueError, match="--source without its conditions"):
+        sample(masked, tmp_path / "x", *flags)
+    with pytest.raises(ValueError, match="without --source"):
+        sample(masked, tmp_path / "x", f"--masks={tmp_path / 'noisy.npy'}")

@@ -1,0 +1,82 @@
+"""Denoising measured with velocity fields whose result is known."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from motfm_jax.arrays import Condition, Network
+from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.evaluation.restoration import restore
+
+REAL = np.random.default_rng(0).uniform(-0.5, 0.5, (5, 16, 16, 1)).astype(np.float32)
+SOURCES = {"power 0.1": REAL - 0.125, "power 0.4": REAL - 0.25}
+
+
+def constant(value):
+    """Moves every image by `value`, whatever the steps."""
+    return Network(
+        lambda params, condition: None,
+        lambda params, x, t, context, key: jnp.full_like(x, value))
+
+
+def measure(out, network, **changes):
+    options = dict(
+        network=network, params={"w": np.zeros(1, np.float32)},
+        condition=lambda mask, label: Condition(), sources=SOURCES, real=REAL,
+        conditions=Conditions(len(REAL)), steps=[1, 4], bounds=(-1.0, 1.0), settings={"run": "a"},
+        batch=2)  # fmt: skip
+    return restore(out, **options | changes)
+
+
+def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
+    rows = measure(tmp_path / "still", constant(0.0))["rows"]
+    assert [(row["source"], row["steps"]) for row in rows] == [
+        (name, steps) for name in SOURCES for steps in (0, 1, 4)]
+    for first in (0, 3):
+        for row in rows[first + 1 : first + 3]:
+            for name in ("psnr", "snr", "ssim"):
+                assert row[name]["mean"] == pytest.approx(rows[first][name]["mean"], rel=1e-6)
+    assert rows[0]["psnr"]["mean"] == pytest.approx(10 * np.log10(4 / 0.125**2), rel=1e-5)
+    power = np.mean((REAL + 1.0) ** 2, axis=(1, 2, 3))
+    assert rows[0]["snr"]["mean"] == pytest.approx(
+        np.mean(10 * np.log10(power / 0.125**2)), rel=1e-4)
+    rows = measure(tmp_path / "moved", constant(0.125))["rows"]
+    assert min(rows[1]["psnr"]["mean"], rows[2]["psnr"]["mean"]) > 100
+    assert rows[1]["ssim"]["mean"] == pytest.approx(1)
+    assert rows[3]["psnr"]["mean"] < rows[4]["psnr"]["mean"] < 30
+
+
+def test_images_are_clipped_as_a_display_does(tmp_path):
+    rows = measure(
+        tmp_path, constant(3.0), real=np.ones_like(REAL), sources={"far": REAL})["rows"]
+    assert rows[1]["psnr"]["mean"] == np.inf
+
+
+def test_it_writes_tables_and_pictures_and_does_nothing_twice(tmp_path):
+    report = measure(tmp_path, constant(0.1))
+    table = (tmp_path / "restoration.md").read_text()
+    assert "| power 0.4 | 4 |" in table and "over 5 images" in table
+    assert len((tmp_path / "restoration.csv").read_text().splitlines()) == 7
+    for name in ("comparison.png", "strip.png"):
+        assert np.asarray(Image.open(tmp_path / name)).std() > 5
+    solved = []
+    again = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said))
+    assert again == json.loads(json.dumps(report)) and not solved
+    kept = {**report, "rows": report["rows"][:4]}
+    (tmp_path / "restoration.json").write_text(json.dumps(kept))
+    resumed = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said[0]))
+    assert set(solved) == {"power 0.4, steps 1", "power 0.4, steps 4"}
+    assert [row["psnr"] for row in resumed["rows"]] == [row["psnr"] for row in report["rows"]]
+
+
+def test_measurements_of_other_settings_are_kept_unless_told(tmp_path):
+    measure(tmp_path, constant(0.0))
+    with pytest.raises(ValueError, match="holds measurements of other run; --overwrite"):
+        measure(tmp_path, constant(0.0), settings={"run": "b"})
+    measure(tmp_path, constant(0.0), settings={"run": "b"}, overwrite=True)
+    (tmp_path / "restoration.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a measurement of this kind"):
+        measure(tmp_path, constant(0.0))
