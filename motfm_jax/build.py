@@ -256,10 +256,48 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def frozen(config: ConfigDict) -> str:
+    """How the names of parameters begin that training leaves as they are; "" where none are."""
+    return "unet/" if config.train.base else ""
+
+
+def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
+    """The UNet of the run config.train.base, by name.
+
+    Raises:
+      ValueError: no such run, or one of another kind of model, network, condition or data.
+    """
+    base = load_run(Path(config.train.base))
+    here, there = config.to_dict(), base.config.to_dict()
+    cond = {"mask": "none", "mask+class": "class"}[config.cond]
+    pairs = {
+        "method": (there["method"], here["method"]), "cond": (there["cond"], cond),
+        **{f"model.{name}": (there["model"][name], here["model"][name])
+           for name in ("channels", "res_blocks", "attention", "head_dim", "transformer_layers",
+                        "time", "norm_groups")},
+        "flow.source": (there["flow"]["source"], here["flow"]["source"]),
+        "diffusion.schedule": (there["diffusion"]["schedule"], here["diffusion"]["schedule"]),
+        "image channels": (base.facts.channels, facts.channels),
+        "classes": (base.facts.classes, facts.classes if cond == "class" else base.facts.classes),
+        "intensity": (base.intensity, Intensity.from_json(facts.intensity)),
+    }  # fmt: skip
+    for name, (is_there, wanted) in pairs.items():
+        if is_there != wanted:
+            raise ValueError(
+                f"config.train.base={config.train.base}: its {name} is {is_there}, {wanted} "
+                "needed; train the base with the same settings and data, without masks")
+    return base.params
+
+
 def loss(config: ConfigDict, built: Model) -> LossFn:
     """Loss of each example of a batch, as training and validation use it."""
 
     def per_example(params: Params, batch: Batch, keys: Array, dropout_key: Array | None) -> Array:
+        if frozen(config):
+            params = {
+                name: jax.lax.stop_gradient(leaf) if name.startswith(frozen(config)) else leaf
+                for name, leaf in params.items()
+            }
         condition = built.condition(batch.mask, batch.label)
         if config.method == "ddpm":
             return diffusion.loss(

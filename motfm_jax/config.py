@@ -77,6 +77,9 @@ def default() -> ConfigDict:
                 eta=0.0,  # fresh noise in sampling, 0 (DDIM) to 1 (ancestral)
             ),
             train=dict(
+                # ControlNet: a run without masks whose UNet stays as it is, while the mask UNet,
+                # begun as a copy of its encoder, is trained; "" = both are trained together
+                base="",
                 steps=0,  # optimiser updates; 0 = epochs decide
                 epochs=200,
                 batch_size=8,  # images an optimiser update, over all devices and accumulation
@@ -163,6 +166,10 @@ def check(config: ConfigDict) -> None:
     if config.method == "ddpm":
         _check_diffusion(config)
     train = config.train
+    if train.base and "mask" not in config.cond:
+        raise ValueError(
+            f"config.train.base={train.base!r} with config.cond={config.cond!r}: it keeps a UNet "
+            "and trains the mask UNet beside it; use cond mask or mask+class")
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")
     if train.batch_size % train.accumulation:

@@ -28,6 +28,7 @@ from motfm_jax.io.runs import (
     open_run,
     read_metrics,
 )  # fmt: skip
+from motfm_jax.nn.control import attach
 from motfm_jax.training import loop, parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
@@ -66,7 +67,11 @@ def train(
     learning_rate = make_schedule(
         train_config.lr, train_config.warmup, train_config.schedule, total)
     optimizer = make_optimizer(
-        train_config.optimizer, learning_rate, train_config.clip, train_config.weight_decay)
+        train_config.optimizer, learning_rate, train_config.clip, train_config.weight_decay,
+        build.frozen(config))
+    base = {}
+    if train_config.base and not any((workdir / "checkpoints").glob("[0-9]*")):
+        base = build.base_weights(config, data.facts)
     loss = build.loss(config, model)
 
     resolved = config.to_dict()
@@ -92,14 +97,15 @@ def train(
             run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
         make_state = jax.jit(
-            lambda key: init_state(model.init(key), optimizer, train_config.ema))
+            lambda key, unet: init_state(
+                attach(model.init(key), unet), optimizer, train_config.ema))
         if converted:
             state = jax.jit(
                 lambda params: init_state(params, optimizer, train_config.ema))(weights)
         elif checkpoints.steps:
-            state = checkpoints.restore(jax.eval_shape(make_state, init_key))
+            state = checkpoints.restore(jax.eval_shape(make_state, init_key, {}))
         else:
-            state = make_state(init_key)
+            state = make_state(init_key, base)
         start = int(state.step)
         run.start(start)
         if first:
@@ -203,6 +209,8 @@ def startup_lines(
         f"compute in {np.dtype(model.dtype).name}, parameters in float32",
         f"network: {sum(leaf.size for leaf in params.values()):,} parameters, "
         f"{config.method}, condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
+        *([f"the UNet of {config.train.base} stays as it is: the mask UNet is trained"]
+          if config.train.base else []),
         *model.sites,
         f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
         f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",

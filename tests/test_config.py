@@ -270,3 +270,8 @@ def test_what_a_flow_starts_from_must_exist(changes, message):
     config.check(make_config(CHANNEL))
     with pytest.raises(ValueError, match=message):
         config.check(make_config(changes))
+
+
+def test_a_controlnet_needs_masks():
+    with pytest.raises(ValueError, match=r"config.train.base='runs/base' with config.cond='class'"):
+        config.check(make_config({"train.base": "runs/base", "cond": "class"}))

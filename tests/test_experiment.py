@@ -110,6 +110,36 @@ def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
 
 
+def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
+    train(tiny(2, "none", "ddpm", steps=2), tmp_path / "base")
+    base = build.load_run(tmp_path / "base")
+
+    def config(steps):
+        made = tiny(2, "mask", "ddpm", steps=steps)
+        made.train.base = str(tmp_path / "base")
+        return made
+
+    run = tmp_path / "controlled"
+    train(config(2), run)
+    (tmp_path / "base").rename(tmp_path / "moved")  # a run that has begun needs it no more
+    train(config(4), run, resume=True)
+    trained = build.load_run(run, "last")
+    for name, value in base.params.items():
+        np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
+    copied = "controlnet/encoder/conv_in/kernel"
+    assert np.abs(trained.params[copied] - base.params["unet/encoder/conv_in/kernel"]).max() > 0
+    assert np.abs(trained.params["controlnet/middle_conv/kernel"]).max() > 0
+    with pytest.raises(ValueError, match=r"(no run|no such|checkpoint)"):
+        train(config(2), tmp_path / "other")
+    (tmp_path / "moved").rename(tmp_path / "base")
+    for field, value in (("method", "flow"), ("cond", "mask+class")):
+        other = config(2)
+        other[field] = value
+        with pytest.raises(ValueError, match=r"config.train.base=.*: its (method|cond) is"):
+            train(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("source", [
     pytest.param("speckle", marks=[pytest.mark.slow]), pytest.param("channel")])
 def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, source):

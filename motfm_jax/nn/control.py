@@ -1,7 +1,8 @@
 """Mask conditioning by a second UNet with zero convolutions, and the whole velocity network.
 
 Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as MOTFM trains it:
-jointly with the UNet, its encoder starting as a copy of the UNet's.
+jointly with the UNet, its encoder starting as a copy of the UNet's. ControlNet proper keeps a UNet
+that was trained before as it is; see `attach`.
 """
 
 from collections.abc import Callable
@@ -105,14 +106,29 @@ def velocity_network(
 
     @jax.jit
     def init(key: Array) -> Params:
-        params = draw(key)
-        # The mask UNet's encoder starts as a copy of the UNet's.
-        return params | {
-            name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])
-            for name in params if name.startswith("controlnet/encoder/")}
+        return _copy_encoder(draw(key))
 
     network = Network(
         encode=lambda params, condition: module(params).encode(condition),
         apply=lambda params, x, t, context, key: module(params)(x, t, context, key),
     )
     return network, init
+
+
+def attach(params: Params, unet: Params) -> Params:
+    """Fresh parameters with a trained UNet, the mask UNet's encoder a copy of that one's.
+
+    The zero convolutions between them make the whole, before it is trained, equal to the UNet.
+
+    Args:
+      params: of `velocity_network`'s init, with a mask UNet.
+      unet: all of the names "unet/...".
+    """
+    return _copy_encoder(params | unet)
+
+
+def _copy_encoder(params: Params) -> Params:
+    """The mask UNet's encoder, where there is one, as a copy of the UNet's."""
+    return params | {
+        name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])
+        for name in params if name.startswith("controlnet/encoder/")}

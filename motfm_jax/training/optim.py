@@ -41,7 +41,11 @@ def make_schedule(
 
 
 def make_optimizer(
-    name: str, learning_rate: Schedule, clip: float = 0.0, weight_decay: float = 0.0
+    name: str,
+    learning_rate: Schedule,
+    clip: float = 0.0,
+    weight_decay: float = 0.0,
+    frozen: str = "",
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then the update rule.
 
@@ -50,6 +54,8 @@ def make_optimizer(
       learning_rate: as `make_schedule` returns it.
       clip: largest global gradient norm; 0 for no clipping.
       weight_decay: for "adamw"; kernels decay, vectors (biases, norm scales) do not.
+      frozen: parameters whose name starts with this stay as they are and need no optimiser state;
+        "" for none.
     """
     rules = {
         "adam": lambda: optax.adam(learning_rate),
@@ -64,4 +70,10 @@ def make_optimizer(
     if weight_decay and name != "adamw":
         raise ValueError(f"weight_decay={weight_decay} with optimizer {name!r}: only adamw uses it")
     clipping = [optax.clip_by_global_norm(clip)] if clip else []
-    return optax.chain(*clipping, rules[name]())
+    optimizer = optax.chain(*clipping, rules[name]())
+    if not frozen:
+        return optimizer
+    return optax.partition(
+        {"trained": optimizer, "frozen": optax.set_to_zero()},
+        lambda params: {
+            name: "frozen" if name.startswith(frozen) else "trained" for name in params})

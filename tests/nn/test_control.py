@@ -11,7 +11,7 @@ from networks import draw, make_settings, parameter_shapes, random_params
 
 from motfm_jax.arrays import Condition
 from motfm_jax.methods import flow
-from motfm_jax.nn.control import velocity_network
+from motfm_jax.nn.control import attach, velocity_network
 from motfm_jax.sampling.ode import Solver
 
 CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
@@ -63,6 +63,24 @@ def make_inputs():
     mask = jax.nn.one_hot(np.random.default_rng(0).integers(0, 5, (3, 8, 8)), MASK_CHANNELS)
     condition = Condition(mask=np.array(mask), label=np.eye(CLASSES, dtype=np.float32)[[0, 2, 5]])
     return draw(3, 8, 8, 1), np.array([0.1, 0.5, 0.9], np.float32), condition
+
+
+def test_with_a_trained_unet_attached_the_whole_begins_as_that_unet():
+    settings = make_settings(num_classes=CLASSES)
+    alone, init_unet = velocity_network(settings)
+    network, init = velocity_network(settings, MASK_CHANNELS, MASK_WIDTH)
+    unet = random_params(init_unet)
+    params = attach(init(jax.random.key(1)), unet)
+    assert params.keys() == init(jax.random.key(1)).keys()
+    x, t, condition = make_inputs()
+    given, without = (
+        net.apply(weights, x, t, net.encode(weights, condition), None)
+        for net, weights in ((network, params), (alone, unet)))
+    np.testing.assert_allclose(given, without, rtol=1e-5, atol=1e-6)
+    assert np.abs(without).max() > 0.1
+    for name, value in params.items():
+        if name.startswith("controlnet/encoder/"):
+            np.testing.assert_array_equal(value, unet["unet/" + name.split("/", 1)[1]])
 
 
 def change_row(row):

@@ -77,3 +77,17 @@ def test_weight_decay_spares_vectors():
     updates = updates_of(optimizer, params, [jax.tree.map(jnp.zeros_like, params)])
     np.testing.assert_allclose(updates["kernel"], -0.05 * np.ones((2, 2)), rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], np.zeros(2))
+
+
+def test_frozen_parameters_stay_and_need_no_state():
+    params = {"unet/w": jnp.ones(3), "controlnet/w": jnp.ones(3)}
+
+    def make(frozen):
+        return make_optimizer("adam", make_schedule(0.1), clip=1.0, frozen=frozen)
+
+    state, whole = make("unet/").init(params), make("").init(params)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (whole, state)]
+    assert sizes[0] - sizes[1] == 2 * 3  # the two moments
+    updates, _ = make("unet/").update({name: jnp.ones(3) for name in params}, state, params)
+    np.testing.assert_array_equal(updates["unet/w"], 0)
+    assert (np.asarray(updates["controlnet/w"]) < 0).all()
