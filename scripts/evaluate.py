@@ -3,12 +3,18 @@
     .venv/bin/python scripts/evaluate.py contrast --samples=runs/demo/ten_calls \
         --darker=cavity --brighter=myocardium
     .venv/bin/python scripts/evaluate.py audit --samples=runs/demo/ten_calls --run=runs/demo
+    .venv/bin/python scripts/evaluate.py score --samples=runs/demo/ten_calls --run=runs/demo \
+        --features=downstream/classify/network.npz
     .venv/bin/python scripts/evaluate.py restore --run=runs/denoise --out=runs/denoise/restored
 
 `contrast` prints the share of images in which one label of the mask is darker than another.
 `audit` looks for copies: it finds the nearest training image of each generated and of each held-out
 real image, and writes audit.json and audit.png, the closest pairs, beside the samples. The picture
 shows real training images: keep it where the data may be.
+`score` writes score.{json,md,csv} beside the samples: how far their intensities lie from those of
+real images and, with --features, the Frechet and kernel distances in what a network that
+scripts/downstream.py trained on this data sees; each beside its floor, the same of other real
+images.
 `restore` takes a run with config.flow.source=speckle or channel and writes PSNR, SNR and SSIM of
 the source images and of what the flow makes of them, for several noise powers and steps, with
 pictures (which show real images too).
@@ -25,11 +31,14 @@ from tqdm import tqdm
 
 from motfm_jax import build, cli
 from motfm_jax.data.pipeline import read_pairs
-from motfm_jax.evaluation.audit import audit
+from motfm_jax.evaluation import downstream, tables
+from motfm_jax.evaluation.audit import audit, in_units
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.restoration import restore
+from motfm_jax.evaluation.score import score
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.images import whole_file
 from motfm_jax.metrics.contrast import darker_share
 
 POWERS = (0.02, 0.065, 0.2)  # of speckle; the paper's 11.87 dB are 0.065
@@ -53,6 +62,14 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--data-root", help="where the data is now, if not where the run found it")
     add("--split", default="valid", help="real images held out from training; default: valid")
     add("--max-shift", type=int, help="pixels to align by; default: an eighth of the side")
+    command = commands.add_parser("score", allow_abbrev=False)
+    command.set_defaults(call=distances)
+    add = command.add_argument
+    add("--samples", required=True, type=Path, help="folder of scripts/sample.py")
+    add("--run", required=True, type=Path, help="the run it was sampled from")
+    add("--features", type=Path, help="network.npz of scripts/downstream.py")
+    add("--split", default="test", help="real images to compare with; default: test")
+    add("--data-root", help="where the data is now, if not where the run found it")
     command = commands.add_parser("restore", allow_abbrev=False)
     command.set_defaults(call=restoration)
     add = command.add_argument
@@ -92,7 +109,9 @@ def contrast(asked: argparse.Namespace) -> None:
     print(f"{asked.darker} darker than {asked.brighter} in {share:.1%} of {number} images")
 
 
-def memorisation(asked: argparse.Namespace) -> None:
+def sampled_from(asked: argparse.Namespace) -> tuple[build.Trained, np.ndarray, bool]:
+    """The run that --samples come from, its data where it is now, the images, and if they are raw.
+    """
     sidecar, arrays = read_samples(asked.samples)
     trained = build.load_run(asked.run, sidecar["training_step"])
     if trained.checkpoint_hash != sidecar["checkpoint"]:
@@ -108,10 +127,45 @@ def memorisation(asked: argparse.Namespace) -> None:
     if asked.data_root:
         trained.config.data.root = asked.data_root
     with np.load(arrays) as made:
-        report = audit(
-            asked.samples, made["images"], build.arrays(trained.config, "train"),
-            build.arrays(trained.config, asked.split), trained.intensity,
-            raw=sidecar["settings"]["raw"], max_shift=asked.max_shift)
+        return trained, made["images"], sidecar["settings"]["raw"]
+
+
+def distances(asked: argparse.Namespace) -> None:
+    trained, images, raw = sampled_from(asked)
+    if raw:
+        raise ValueError(f"{asked.samples}: made with --raw; sample again without it")
+    enable_compile_cache()
+    intensity = trained.intensity
+    reference, train = (build.arrays(trained.config, split) for split in (asked.split, "train"))
+    others = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)]))
+    see, name = None, ""
+    if asked.features:
+        task, params, name = downstream.read_network(asked.features, reference)
+        see = lambda shown: downstream.features(  # noqa: E731
+            task, params, downstream.generated_arrays(shown, reference), intensity)
+    sets = {"generated": images, f"real, {len(others)} of train": in_units(others, intensity)}
+    real = in_units(reference, intensity)
+    rows = [
+        {"images": title} | score(shown, real, bounds=(intensity.low, intensity.high), features=see)
+        for title, shown in sets.items()
+    ]
+    with whole_file(asked.samples / "score.json") as draft:
+        draft.write_text(json.dumps(
+            {"reference": asked.split, "num": [len(images), len(reference)], "features": name,
+             "rows": rows}, indent=2) + "\n")  # fmt: skip
+    tables.write(
+        asked.samples / "score", rows,
+        caption=f"Against {len(reference)} real images of {asked.split}"
+        + (f"; frechet and kernel in the features of {name}." if name else "."))
+    print((asked.samples / "score.md").read_text(), end="")
+
+
+def memorisation(asked: argparse.Namespace) -> None:
+    trained, images, raw = sampled_from(asked)
+    report = audit(
+        asked.samples, images, build.arrays(trained.config, "train"),
+        build.arrays(trained.config, asked.split), trained.intensity, raw=raw,
+        max_shift=asked.max_shift)
     near, real = report["generated"], report["held_out"]
     print(
         f"{report['share_closer']:.1%} of {report['num']['generated']} images lie closer to a "

@@ -56,8 +56,8 @@ def audit(
             "size; audit samples with the data of their own run")
     if max_shift is None:
         max_shift = min(generated.shape[1:-1]) // 8
-    references = _in_units(train, intensity, raw)
-    real = _in_units(held_out, intensity, raw)
+    references = in_units(train, intensity, raw)
+    real = in_units(held_out, intensity, raw)
     ours = nearest_pixels(generated, references, max_shift)
     floor = nearest_pixels(real, references, max_shift)
     closer = share_closer(ours.distance, floor.distance, QUANTILE)
@@ -84,7 +84,7 @@ def audit(
     return report
 
 
-def _in_units(arrays: Arrays, intensity: Intensity, raw: bool) -> np.ndarray:
+def in_units(arrays: Arrays, intensity: Intensity, raw: bool = False) -> np.ndarray:
     """Real images as a perfect network's samples would be: scaled, and the scaling undone."""
     scaled = [
         intensity.apply(np.asarray(image), meta["name"])

@@ -1,6 +1,5 @@
 """Denoising and image to image: how much nearer a flow takes its source images to the real ones."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,11 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.arrays import Array, Condition, Network, Params
-from motfm_jax.evaluation import generate
+from motfm_jax.evaluation import generate, tables
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io import images as pictures
-from motfm_jax.io.images import whole_file
 from motfm_jax.metrics import similarity
 
-FORMAT = "motfm_jax restoration 1"
-MEASURES = {"psnr": "PSNR [dB]", "snr": "SNR [dB]", "ssim": "SSIM"}
 STRIP_STEPS = 10  # Figure 4 of the paper
 SHOWN = 8  # images in the comparison
 STRIPS = 3  # images in the strip
@@ -38,7 +34,7 @@ def restore(
     batch: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Measures sources and what the flow makes of them against the real images.
 
     Writes restoration.{json,md,csv}, comparison.png and strip.png, the way of some images in ten
@@ -59,20 +55,17 @@ def restore(
       progress: called after each batch.
 
     Returns:
-      What restoration.json holds: the settings, and one row for each name and number of steps (0:
-      the sources themselves) with mean and standard deviation over images of each measure.
+      The rows of restoration.json: one for each name and number of steps (0: the sources
+      themselves), with mean and standard deviation over images of each measure.
 
     Raises:
       ValueError: the folder holds measurements of other settings, or images are not finite.
     """
-    settings = json.loads(json.dumps({
-        **settings, "num": len(real), "sources": list(sources), "steps": list(steps),
-        "bounds": list(bounds)}))  # fmt: skip
-    path = out / "restoration.json"
-    report = {"format": FORMAT, "settings": settings, "rows": []}
-    if path.exists() and not overwrite:
-        report = _resume(path, settings)
-    done = {(row["source"], row["steps"]) for row in report["rows"]}
+    results = tables.Results(
+        out / "restoration.json",
+        {**settings, "num": len(real), "sources": list(sources), "steps": list(steps),
+         "bounds": list(bounds)},
+        overwrite)  # fmt: skip
     wanted = {count: generate.make_solver("euler", count) for count in steps}
     samplers = {
         count: generate.make_sampler(network, condition, lambda image: image, solver)
@@ -83,7 +76,7 @@ def restore(
     compared = {}
     for name, start in sources.items():
         for count in (0, *steps):
-            if (name, count) in done:
+            if results.has(source=name, steps=count):
                 continue
             restored, seconds = start, 0.0
             if count:
@@ -93,10 +86,10 @@ def restore(
                     progress=progress and (
                         lambda *said, what=f"{name}, steps {count}": progress(what, *said)))
                 restored, seconds = solved.images, solved.seconds_per_image
-            row = {"source": name, "steps": count, "seconds_per_image": seconds}
-            report["rows"].append(row | _measure(np.clip(restored, low, high), clipped, bounds))
-            with whole_file(path) as draft:
-                draft.write_text(json.dumps(report, indent=2) + "\n")
+            results.add(
+                {"source": name, "steps": count},
+                _measure(np.clip(restored, low, high), clipped, bounds)
+                | {"seconds_per_image": seconds})
     middle = list(sources)[len(sources) // 2]
     few, start = np.arange(min(SHOWN, len(real))), sources[middle]
     for count in steps:
@@ -113,31 +106,16 @@ def restore(
     pictures.write_trajectory(
         out / "strip.png", strip, window=bounds,
         caption=f"{middle}: from source to restored image in {STRIP_STEPS} steps")
-    for name, text in (("restoration.md", _markdown(report)), ("restoration.csv", _csv(report))):
-        with whole_file(out / name) as draft:
-            draft.write_text(text)
-    return report
-
-
-def _resume(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text())
-        before = report["settings"] if report["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError):
-        before = None
-    if before is None:
-        raise ValueError(f"{path}: not a measurement of this kind; give another --out")
-    if before != settings:
-        differing = [name for name in settings if before.get(name) != settings[name]]
-        raise ValueError(
-            f"{path}: holds measurements of other {', '.join(differing)}; --overwrite replaces "
-            "them, or give another --out")
-    return report
+    tables.write(
+        out / "restoration", results.rows,
+        caption=f"Mean ± standard deviation over {len(real)} images; PSNR and SNR in dB; steps 0: "
+        "the sources themselves.")
+    return results.rows
 
 
 def _measure(
     images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, float]:
     low, high = bounds
     values = {
         "psnr": similarity.psnr(images, real, high - low),
@@ -146,8 +124,9 @@ def _measure(
     }
     with np.errstate(invalid="ignore"):  # decibels of equal images are infinite
         return {
-            name: {"mean": float(np.mean(each)), "std": float(np.std(each))}
-            for name, each in values.items()
+            name: float(number)
+            for measure, each in values.items()
+            for name, number in ((measure, np.mean(each)), (f"{measure}_std", np.std(each)))
         }
 
 
@@ -155,27 +134,3 @@ def _first(conditions: Conditions, num: int) -> Conditions:
     masks, labels = conditions.masks, conditions.labels
     return Conditions(
         num, None if masks is None else masks[:num], None if labels is None else labels[:num])
-
-
-def _markdown(report: Mapping[str, Any]) -> str:
-    names = [*MEASURES.values(), "s an image"]
-    lines = [
-        f"Mean ± standard deviation over {report['settings']['num']} images; steps 0: the sources "
-        "themselves.", "",
-        f"| source | steps | {' | '.join(names)} |", "|---|--:|" + "--:|" * len(names),
-    ]  # fmt: skip
-    for row in report["rows"]:
-        values = [f"{row[name]['mean']:.4g} ± {row[name]['std']:.2g}" for name in MEASURES]
-        seconds = f"{row['seconds_per_image']:.3g}" if row["steps"] else ""
-        lines.append(f"| {row['source']} | {row['steps']} | {' | '.join(values)} | {seconds} |")
-    return "\n".join(lines) + "\n"
-
-
-def _csv(report: Mapping[str, Any]) -> str:
-    heads = [f"{name}_{part}" for name in MEASURES for part in ("mean", "std")]
-    lines = [",".join(["source", "steps", *heads, "seconds_per_image"])]
-    for row in report["rows"]:
-        values = [row[name][part] for name in MEASURES for part in ("mean", "std")]
-        lines.append(",".join(map(str, [
-            row["source"], row["steps"], *values, row["seconds_per_image"]])))
-    return "\n".join(lines) + "\n"

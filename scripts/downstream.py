@@ -1,0 +1,125 @@
+"""Trains classifiers or segmenters on real and on generated images and tests them on real ones.
+
+    .venv/bin/python scripts/downstream.py --run=runs/camus --task=classify \
+        --synthetic MOTFM-10=samples/class DDPM-50=samples/ddpm --out=downstream/classify
+
+RUN says which real data there are: its training split is learned from, its validation split chooses
+the epoch, its test split gives the numbers. Networks are trained on the real images, on each set of
+generated ones (folders of scripts/sample.py), and on real and generated together, with several
+seeds each; downstream.json, .md and .csv hold every result. A network that is done is not trained
+again by the same call. network.npz, the first one trained on real images, serves
+`scripts/evaluate.py score --features`.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from motfm_jax import build, cli
+from motfm_jax.data.cache import Arrays
+from motfm_jax.evaluation import downstream, tables
+from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.hashes import hash_arrays
+
+
+def flags(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = parser.add_argument
+    add("--run", required=True, type=Path, help="run directory of scripts/train.py")
+    add("--out", required=True, type=Path, help="folder to write to")
+    add("--task", required=True, choices=downstream.TASKS)
+    add("--depth", type=int, default=18, choices=(18, 50), help="of the ResNet; default: 18")
+    add("--width", type=int, default=64, help="channels of its first stage; default: 64")
+    add("--synthetic", nargs="*", default=[], help="NAME=FOLDER of scripts/sample.py, ...")
+    add("--epochs", type=int, default=50, help="default: 50")
+    add("--seeds", type=int, default=3, help="networks of each kind; default: 3")
+    add("--batch", type=int, default=16, help="images an update; default: 16")
+    add("--lr", type=float, default=1e-3, help="of Adam, with a cosine; default: 1e-3")
+    add("--data-root", help="where the data is now, if not where the run found it")
+    add("--overwrite", action="store_true", help="replace results of other settings in --out")
+    return parser.parse_args(arguments)
+
+
+def read_synthetic(text: str, task: str, real: Arrays) -> tuple[str, Arrays]:
+    """One of --synthetic as examples."""
+    name, equals, folder = text.partition("=")
+    path = Path(folder) / "samples.npz"
+    if not (equals and name and path.is_file()):
+        raise ValueError(f"--synthetic {text}: NAME=FOLDER of scripts/sample.py needed")
+    if json.loads(path.with_suffix(".json").read_text())["settings"]["raw"]:
+        raise ValueError(f"--synthetic {text}: made with --raw; sample again without it")
+    with np.load(path) as made:
+        arrays = downstream.generated_arrays(
+            made["images"], real, made.get("masks"), made.get("classes"))
+    if (arrays.labels if task == "classify" else arrays.masks) is None:
+        wanted = "class" if task == "classify" else "mask"
+        raise ValueError(
+            f"--synthetic {text}: made without what --task={task} learns; sample a run with "
+            f"cond={wanted}")
+    if arrays.images.shape[1:] != real.images.shape[1:]:
+        raise ValueError(
+            f"--synthetic {text}: images {arrays.images.shape[1:]}, the real ones "
+            f"{real.images.shape[1:]}")
+    return name, arrays
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = flags(arguments)
+    if asked.seeds < 1:
+        raise ValueError(f"--seeds={asked.seeds}: at least 1")
+    enable_compile_cache()
+    trained = build.load_run(asked.run)
+    if trained.intensity is None:
+        raise ValueError(f"{asked.run}: was converted without its data; convert again with --data")
+    if asked.data_root:
+        trained.config.data.root = asked.data_root
+    real, valid, test = (
+        build.arrays(trained.config, split) for split in ("train", "valid", "test"))
+    sets = {"real": real}
+    for text in asked.synthetic:
+        name, arrays = read_synthetic(text, asked.task, real)
+        sets |= {name: arrays, f"real + {name}": downstream.join(real, arrays)}
+    task = downstream.make_task(asked.task, asked.depth, real, asked.width)
+    settings = {
+        "task": asked.task, "depth": asked.depth, "width": asked.width, "epochs": asked.epochs,
+        "batch": asked.batch, "lr": asked.lr, "intensity": trained.intensity.to_json(),
+        "tested_on": len(test),
+        "sets": {name: [len(arrays), hash_arrays({"images": np.asarray(arrays.images)})]
+                 for name, arrays in sets.items()}}  # fmt: skip
+    results = tables.Results(asked.out / "downstream.json", settings, asked.overwrite)
+    predict = downstream.predictor(task)
+    for seed in range(asked.seeds):
+        for name, arrays in sets.items():
+            if results.has(trained_on=name, seed=seed):
+                continue
+            with tqdm(total=asked.epochs, desc=f"{name}, seed {seed}", disable=None) as bar:
+                def show(epoch, loss, measures, bar=bar):
+                    bar.set_postfix(loss=f"{loss:.3g}", valid=f"{measures[task.best]:.3g}")
+                    bar.update()
+
+                fitted = downstream.fit(
+                    task, arrays, valid, trained.intensity, epochs=asked.epochs,
+                    batch_size=asked.batch, lr=asked.lr, seed=seed, progress=show)
+            if name == "real" and seed == 0:
+                downstream.write_network(
+                    asked.out / "network.npz", fitted.params, asked.task, asked.depth, asked.width)
+            scores = task.score(predict(fitted.params, test, trained.intensity), test)
+            results.add(
+                {"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})
+    table = tables.mean_and_spread(
+        results.rows, "trained_on", downstream.MEASURES[asked.task])
+    tables.write(
+        asked.out / "downstream", table,
+        caption=f"Tested on {len(test)} real images; mean ± standard deviation of {asked.seeds} "
+        f"seed{'s' * (asked.seeds > 1)}.")
+    print((asked.out / "downstream.md").read_text(), end="")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,101 @@
+"""scripts/downstream.py and evaluate.py score as a user calls them."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from motfm_jax import build
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SIZE = (16, 16)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """A run that was never trained, on images whose class is their brightness."""
+    labels = np.arange(96, dtype=np.int32) % 2
+    noise = np.random.default_rng(0).integers(0, 60, (96, *SIZE, 1))
+    images = (noise + 120 * labels[:, None, None, None]).astype(np.uint8)
+    meta = [{"name": f"echo{index}", "patient": f"{index}"} for index in range(96)]
+    arrays = Arrays(images, None, labels, meta, ("dark", "bright"))
+    splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
+    run = SimpleNamespace(
+        intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
+    monkeypatch.setattr(build, "load_run", lambda path, which="best": run)
+    monkeypatch.setattr(build, "arrays", lambda config, split: arrays.take(splits[split]))
+    return arrays
+
+
+def write_samples(folder, images, labels=None):
+    folder.mkdir(exist_ok=True)
+    given = {} if labels is None else {"classes": labels}
+    np.savez(folder / "samples.npz", images=images.astype(np.float32), **given)
+    (folder / "samples.json").write_text(json.dumps(
+        {"checkpoint": "abc", "training_step": 1, "settings": {"raw": False}}))
+    return folder
+
+
+@pytest.mark.slow
+def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, tmp_path, capsys):
+    good = write_samples(tmp_path / "good", real.images[:32], real.labels[:32])
+    wrong = write_samples(tmp_path / "wrong", real.images[:32], 1 - real.labels[:32])
+    out = tmp_path / "out"
+    flags = [
+        "--run=run", f"--out={out}", "--task=classify", "--width=8", "--epochs=3", "--lr=0.01",
+        "--synthetic", f"good={good}", f"wrong={wrong}"]  # fmt: skip
+    module = script("downstream")
+    module.main([*flags, "--seeds=1"])
+    rows = {row["trained_on"]: row for row in json.loads(
+        (out / "downstream.json").read_text())["rows"]}
+    assert list(rows) == ["real", "good", "real + good", "wrong", "real + wrong"]
+    assert rows["real"]["accuracy"] > 0.9 and rows["good"]["accuracy"] > 0.9
+    assert rows["wrong"]["accuracy"] < 0.1
+    said = capsys.readouterr().out
+    assert said == (out / "downstream.md").read_text() and "Tested on 24 real images" in said
+    kept = (out / "network.npz").read_bytes()
+    module.main([*flags, "--seeds=1"])
+    module.main([*flags, "--seeds=2"])
+    assert len(json.loads((out / "downstream.json").read_text())["rows"]) == 10
+    assert (out / "network.npz").read_bytes() == kept
+    with pytest.raises(ValueError, match="holds results of other epochs"):
+        module.main([*flags, "--epochs=4"])
+
+    evaluate = script("evaluate").main
+    evaluate(["score", f"--samples={good}", "--run=run", f"--features={out / 'network.npz'}"])
+    report = json.loads((good / "score.json").read_text())
+    assert report["num"] == [32, 24] and report["features"] == "resnet18 classify"
+    assert [row["images"] for row in report["rows"]] == ["generated", "real, 32 of train"]
+    assert report["rows"][0].keys() >= {"density_w1", "frechet", "kernel"}
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--synthetic", "good"], "NAME=FOLDER of scripts/sample.py needed"),
+    (["--synthetic", "good=nowhere"], "NAME=FOLDER of scripts/sample.py needed"),
+    (["--task=segment"], "task segment: the data has no masks"),
+    (["--seeds=0"], "--seeds=0: at least 1"),
+])  # fmt: skip
+def test_flags_that_cannot_be(real, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        script("downstream").main(
+            ["--run=run", f"--out={tmp_path / 'out'}", "--task=classify", *flags])
+
+
+def test_images_without_classes_teach_no_classifier(real, tmp_path):
+    bare = write_samples(tmp_path / "bare", real.images[:32])
+    with pytest.raises(ValueError, match="made without what --task=classify learns"):
+        script("downstream").main([
+            "--run=run", f"--out={tmp_path / 'out'}", "--task=classify",
+            "--synthetic", f"bare={bare}"])
