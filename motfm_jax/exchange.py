@@ -103,6 +103,10 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[build.Tra
         raise ValueError(
             f"{run}: config.method={trained.config.method!r}; the original is a flow and would "
             "take the estimated noise for a velocity")
+    if trained.config.flow.source != "noise":
+        raise ValueError(
+            f"{run}: config.flow.source={trained.config.flow.source!r}; the original's flow starts "
+            "from noise")
     config, notes = original.to_yaml(trained.config, trained.facts)
     torch_weights.write_torch_weights(
         out, torch_weights.to_torch(trained.params), config, trained.step)

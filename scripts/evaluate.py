@@ -22,7 +22,7 @@ pictures (which show real images too).
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ import numpy as np
 from tqdm import tqdm
 
 from motfm_jax import build, cli
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import audit, in_units
@@ -61,6 +63,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--run", required=True, type=Path, help="the run it was sampled from")
     add("--data-root", help="where the data is now, if not where the run found it")
     add("--split", default="valid", help="real images held out from training; default: valid")
+    add("--features", type=Path, help="network.npz of scripts/downstream.py: its distances too")
     add("--max-shift", type=int, help="pixels to align by; default: an eighth of the side")
     command = commands.add_parser("score", allow_abbrev=False)
     command.set_defaults(call=distances)
@@ -138,11 +141,7 @@ def distances(asked: argparse.Namespace) -> None:
     intensity = trained.intensity
     reference, train = (build.arrays(trained.config, split) for split in (asked.split, "train"))
     others = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)]))
-    see, name = None, ""
-    if asked.features:
-        task, params, name = downstream.read_network(asked.features, reference)
-        see = lambda shown: downstream.features(  # noqa: E731
-            task, params, downstream.generated_arrays(shown, reference), intensity)
+    see, name = read_features(asked, reference, intensity)
     sets = {"generated": images, f"real, {len(others)} of train": in_units(others, intensity)}
     real = in_units(reference, intensity)
     rows = [
@@ -160,18 +159,36 @@ def distances(asked: argparse.Namespace) -> None:
     print((asked.samples / "score.md").read_text(), end="")
 
 
+def read_features(
+    asked: argparse.Namespace, real: Arrays, intensity: Intensity
+) -> tuple[Callable[[np.ndarray], np.ndarray] | None, str]:
+    """What the network of --features makes of images in the data's units, and its name."""
+    if not asked.features:
+        return None, ""
+    task, params, name = downstream.read_network(asked.features, real)
+    return lambda images: downstream.features(
+        task, params, downstream.generated_arrays(images, real), intensity), name
+
+
 def memorisation(asked: argparse.Namespace) -> None:
     trained, images, raw = sampled_from(asked)
+    if raw and asked.features:
+        raise ValueError(f"{asked.samples}: made with --raw; leave --features out")
+    train, held_out = (build.arrays(trained.config, split) for split in ("train", asked.split))
+    see, network = read_features(asked, train, trained.intensity)
     report = audit(
-        asked.samples, images, build.arrays(trained.config, "train"),
-        build.arrays(trained.config, asked.split), trained.intensity, raw=raw,
-        max_shift=asked.max_shift)
+        asked.samples, images, train, held_out, trained.intensity, raw=raw,
+        max_shift=asked.max_shift, features=see, network=network)
     near, real = report["generated"], report["held_out"]
     print(
         f"{report['share_closer']:.1%} of {report['num']['generated']} images lie closer to a "
         f"training image than the nearest 5% of {report['num']['held_out']} held-out ones (5% "
         f"expected without copying); nearest {near['min']:.4g}, median {near['median']:.4g}, "
         f"held-out {real['min']:.4g} and {real['median']:.4g}; see {asked.samples / 'audit.png'}")
+    if network:
+        print(
+            f"{report['features']['share_closer']:.1%} by the features of {network}; see "
+            f"{asked.samples / 'audit_features.png'}")
 
 
 def restoration(asked: argparse.Namespace) -> None:

@@ -79,7 +79,8 @@ def read_sources(asked: argparse.Namespace, trained: build.Trained) -> np.ndarra
             "--masks, --classes without --source: the images to start from come with conditions "
             "of their own; leave them out, or give --source")
     arrays = build.arrays(config, asked.split)
-    rows = np.arange(asked.num or DEFAULT_NUM) % len(arrays)
+    num = DEFAULT_NUM if asked.num is None else max(asked.num, 1)
+    rows = np.arange(num) % len(arrays)
     return read_pairs(
         arrays, trained.intensity, rows, seed=asked.seed or 0, **build.sources(config, facts))[0]
 

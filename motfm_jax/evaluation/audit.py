@@ -1,6 +1,7 @@
 """Memorisation: are generated images closer to the training images than unseen real ones are?"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.io import images as pictures
-from motfm_jax.metrics.nearest import Nearest, nearest_pixels, share_closer
+from motfm_jax.metrics.nearest import Nearest, nearest_features, nearest_pixels, share_closer
 
 QUANTILE = 0.05
 PAIRS = 8  # of the picture
@@ -24,6 +25,8 @@ def audit(
     *,
     raw: bool = False,
     max_shift: int | None = None,
+    features: Callable[[np.ndarray], np.ndarray] | None = None,
+    network: str = "",
 ) -> dict[str, Any]:
     """Writes audit.json and audit.png, the closest pairs, to a folder.
 
@@ -37,6 +40,9 @@ def audit(
       intensity: of the run.
       raw: the intensity scaling of `generated` is not undone.
       max_shift: pixels along each axis; None for an eighth of the shortest side.
+      features: images as `generated` are -> [N, F] of a trained network, to find the nearest by
+        their Euclidean distance too, with a picture of its own, audit_features.png; or None.
+      network: its name, for the report.
 
     Returns:
       What audit.json holds: the distances' quantiles, the share of generated images closer than
@@ -60,28 +66,45 @@ def audit(
     real = in_units(held_out, intensity, raw)
     ours = nearest_pixels(generated, references, max_shift)
     floor = nearest_pixels(real, references, max_shift)
-    closer = share_closer(ours.distance, floor.distance, QUANTILE)
     names = [meta["name"] for meta in train.meta]
     report = {
         "measure": "root mean square difference of intensities after the best cyclic translation",
         "units": "the network's" if raw else "the training data's",
         "max_shift": max_shift,
         "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
-        "share_closer": closer.share,
         "expected_share": QUANTILE,
+        **_compared(ours, floor, names),
+    }
+    _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
+    if features is not None:
+        seen = features(references)
+        ours, floor = (nearest_features(features(images), seen) for images in (generated, real))
+        report["features"] = {
+            "measure": f"Euclidean distance of the features of {network}",
+            **_compared(ours, floor, names)}  # fmt: skip
+        _draw(
+            out / "audit_features.png", generated, references, ours, names,
+            report["features"]["share_closer"])
+    with pictures.whole_file(out / "audit.json") as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]:
+    closer = share_closer(ours.distance, floor.distance, QUANTILE)
+    shifts = [()] * len(ours.index) if ours.shift is None else ours.shift
+    return {
+        "share_closer": closer.share,
         "threshold": closer.threshold,
         "generated": _quantiles(ours.distance),
         "held_out": _quantiles(floor.distance),
         "nearest": [
             {"image": image, "train": names[index], "distance": float(distance),
              "shift": [int(step) for step in shift]}
-            for image, (distance, index, shift) in enumerate(zip(*ours))
+            for image, (distance, index, shift) in enumerate(
+                zip(ours.distance, ours.index, shifts))
         ],
     }  # fmt: skip
-    _draw(out / "audit.png", generated, references, ours, names, report)
-    with pictures.whole_file(out / "audit.json") as draft:
-        draft.write_text(json.dumps(report, indent=2) + "\n")
-    return report
 
 
 def in_units(arrays: Arrays, intensity: Intensity, raw: bool = False) -> np.ndarray:
@@ -100,16 +123,17 @@ def _quantiles(distances: np.ndarray) -> dict[str, float]:
 
 def _draw(
     path: Path, generated: np.ndarray, references: np.ndarray, ours: Nearest, names: list[str],
-    report: dict[str, Any],
+    share: float,
 ) -> None:  # fmt: skip
     """The closest pairs, the generated image on the left, the moved training image beside it."""
     axes, tiles, titles = tuple(range(generated.ndim - 2)), [], []
     for image in np.argsort(ours.distance, kind="stable")[:PAIRS]:
         index = ours.index[image]
-        tiles += [generated[image], np.roll(references[index], tuple(ours.shift[image]), axes)]
+        shift = 0 if ours.shift is None else tuple(ours.shift[image])
+        tiles += [generated[image], np.roll(references[index], shift, axes)]
         titles += [f"generated {image}", f"{names[index]}: {ours.distance[image]:.4g}"]
     pictures.write_samples(
         path, np.stack(tiles), titles=titles, columns=4,
         caption=f"closest pairs: each generated image and its nearest training image; "
-        f"{report['share_closer']:.1%} of {len(generated)} are closer than 95% of real held-out "
+        f"{share:.1%} of {len(generated)} are closer than 95% of real held-out "
         "images")  # fmt: skip

@@ -61,3 +61,16 @@ def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, me
     with pytest.raises(ValueError, match=message):
         audit(tmp_path, generated, TRAIN, held_out, INTENSITY)
     assert not list(tmp_path.iterdir())
+
+
+def test_copies_are_found_by_features_too(tmp_path):
+    copies = TRAIN.images[[9, 2]].astype(np.float32)
+    report = audit(
+        tmp_path, np.concatenate([copies, unseen(6)]), TRAIN, HELD_OUT, INTENSITY,
+        features=lambda images: images.reshape(len(images), -1)[:, ::7], network="a net")
+    found = report["features"]
+    assert "a net" in found["measure"] and found["share_closer"] >= 2 / 8
+    assert [entry["train"] for entry in found["nearest"][:2]] == ["train9", "train2"]
+    assert found["nearest"][0]["distance"] < 1e-3 < found["nearest"][2]["distance"]
+    assert (tmp_path / "audit_features.png").exists()
+    assert json.loads((tmp_path / "audit.json").read_text()) == report
