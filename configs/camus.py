@@ -4,8 +4,9 @@
         --config.data.root=CAMUS --workdir=runs/camus
 
 CAMUS is the folder that holds `database_nifti` (or `training`). Arguments after the colon:
-method=flow|ddpm (the baseline); cond=none|class|mask|mask+class; size=debug (32 px, seconds on a
-CPU), small (64 px, an hour on a CPU) or paper (384 px and the networks of MOTFM: a GPU).
+method=flow, or the baselines ddpm and spade; cond=none|class|mask|mask+class; size=debug (32 px,
+seconds on a CPU), small (64 px, an hour on a CPU) or paper (384 px and the networks of MOTFM: a
+GPU).
 """
 
 from motfm_jax import presets

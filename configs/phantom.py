@@ -4,7 +4,8 @@
         --workdir=runs/phantom
 
 Arguments after the colon: anatomy=echo (2-D, the default) or brain (3-D);
-method=flow|ddpm (the baseline); cond=none|class|mask|mask+class; size=debug|small|paper.
+method=flow, or the baselines ddpm and spade; cond=none|class|mask|mask+class;
+size=debug|small|paper.
 """
 
 from motfm_jax import presets

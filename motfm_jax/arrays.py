@@ -57,6 +57,20 @@ class Network(NamedTuple):
     apply: Callable[[Params, Array, Array, Context, Array | None], Array]
 
 
+class Adversaries(NamedTuple):
+    """A generator and the discriminators it is trained against, with one dict of parameters.
+
+    Attributes:
+      generator: `encode` gives the map [B, *S, M] that both are conditioned on; `apply` takes noise
+        to images in one call, whatever the time.
+      discriminate: (params, image [B, *S, C], map) -> for each discriminator the results of its
+        layers; the last is its verdict, [B, *S', 1].
+    """
+
+    generator: Network
+    discriminate: Callable[[Params, Array, Array], list[list[Array]]]
+
+
 def encode_mask(mask: Array, num_labels: int, encoding: str) -> Array:
     """Integer mask to network input.
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from motfm_jax import config as configs
-from motfm_jax.arrays import Array, Batch, Condition, Network, Params, encode_mask
+from motfm_jax.arrays import Adversaries, Array, Batch, Condition, Network, Params, encode_mask
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, open_cached
 from motfm_jax.data.cache import Progress as CacheProgress
@@ -26,11 +27,19 @@ from motfm_jax.data.speckle import Speckle
 from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.io.checkpoints import check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.methods import diffusion, flow
+from motfm_jax.methods import adversarial, diffusion, flow
+from motfm_jax.methods.solve import Solver
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
+from motfm_jax.nn.spade import SpadeSettings, spade_networks
+from motfm_jax.nn.spectral import refresh
 from motfm_jax.nn.unet import UNetSettings
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.training.optim import (
+    Schedule,
+    make_adversarial_optimizer,
+    make_optimizer,
+    make_schedule,
+)
 from motfm_jax.training.step import LossFn
 
 
@@ -52,12 +61,13 @@ class Model(NamedTuple):
     """A network with everything a config decides about it.
 
     Attributes:
-      network: the velocity field.
+      network: the velocity field, the estimate of the noise or the generator.
       init: key -> float32 parameters by name.
       condition: (mask [B, *S] uint8 or None, label [B] int32 or None) -> Condition; what the
         network is not conditioned on is ignored. A mask of floats [B, *S, C] is taken as it is.
       dtype: what it computes in.
       sites: for each level that attends, which implementation it uses and why.
+      adversaries: the generator with its discriminators, of the method spade.
     """
 
     network: Network
@@ -65,6 +75,7 @@ class Model(NamedTuple):
     condition: Callable[[Array | None, Array | None], Condition]
     dtype: Any
     sites: tuple[str, ...]
+    adversaries: Adversaries | None = None
 
 
 class Trained(NamedTuple):
@@ -204,7 +215,16 @@ def model(
     mask_channels = 0
     if "mask" in config.cond:
         mask_channels = len(facts.mask_labels) if onehot else 1
-    network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
+    sites, adversaries = _sites(settings, facts), None
+    if config.method == "spade":
+        sites, wanted = (), config.spade
+        adversaries, init = spade_networks(SpadeSettings(
+            settings.dims, settings.image_channels, mask_channels, settings.num_classes,
+            settings.channels, settings.res_blocks, wanted.hidden, wanted.width,
+            wanted.discriminators, settings.dtype, settings.fold_depth))
+        network = adversaries.generator
+    else:
+        network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
 
     def condition(mask: Array | None, label: Array | None) -> Condition:
         for needed, given in (("mask", mask), ("class", label)):
@@ -217,7 +237,7 @@ def model(
             label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,
         )  # fmt: skip
 
-    return Model(network, init, condition, settings.dtype, _sites(settings, facts))
+    return Model(network, init, condition, settings.dtype, sites, adversaries)
 
 
 def _settings(
@@ -299,6 +319,10 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
                 for name, leaf in params.items()
             }
         condition = built.condition(batch.mask, batch.label)
+        if config.method == "spade":
+            return adversarial.loss(
+                built.adversaries, params, batch, condition, keys, dropout_key,
+                config.spade.feature_weight)
         if config.method == "ddpm":
             return diffusion.loss(
                 built.network, params, batch, condition, keys, dropout_key,
@@ -310,6 +334,33 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
     return per_example
 
 
+class Update(NamedTuple):
+    """How parameters change.
+
+    Attributes:
+      optimizer: of the config.
+      learning_rate: by update, for the log.
+      refresh: see `training.step.make_train_step`.
+    """
+
+    optimizer: optax.GradientTransformation
+    learning_rate: Schedule
+    refresh: Callable[[Params], Params]
+
+
+def update(config: ConfigDict, num_steps: int) -> Update:
+    """The optimiser of a config that makes `num_steps` updates in all."""
+    train = config.train
+    learning_rate = make_schedule(train.lr, train.warmup, train.schedule, num_steps)
+    if config.method == "spade":
+        optimizer = make_adversarial_optimizer(
+            learning_rate, config.spade.discriminator_rate, train.clip)
+        return Update(optimizer, learning_rate, refresh)
+    optimizer = make_optimizer(
+        train.optimizer, learning_rate, train.clip, train.weight_decay, frozen(config))
+    return Update(optimizer, learning_rate, lambda params: params)
+
+
 def solver(
     config: ConfigDict,
     name: str = "",
@@ -319,7 +370,7 @@ def solver(
     atol: float | None = None,
     eta: float | None = None,
     spacing: str | None = None,
-) -> Solver | diffusion.DDIM:
+) -> Solver:
     """How to sample a run of this config; what is not said takes its default.
 
     Args:
@@ -339,6 +390,12 @@ def solver(
                 f"{said}: the run learned a flow (config.method='flow'), which euler, heun and the "
                 "other solvers sample; leave it out")
         return make_solver(name or "euler", steps, rtol, atol)
+    if config.method == "spade":
+        if name or any(said not in (None, 1) for said in (steps, rtol, atol, eta, spacing)):
+            raise ValueError(
+                "--solver, --steps, --rtol, --atol, --eta, --spacing: the run is a generator "
+                "(config.method='spade'), which makes an image in one call; leave them out")
+        return adversarial.OneCall()
     if name not in ("", "ddim") or rtol is not None or atol is not None:
         raise ValueError(
             f"--solver={name or 'ddim'}{' with --rtol, --atol' * (name in ('', 'ddim'))}: the run "

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-METHODS = ("flow", "ddpm")
+METHODS = ("flow", "ddpm", "spade")
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
 
@@ -17,7 +17,9 @@ def default() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,
-            method="flow",  # flow | ddpm (the baseline: the network estimates the noise)
+            # flow | the baselines: ddpm (the network estimates the noise), spade (a generator from
+            # masks, trained against discriminators; its levels are model.channels)
+            method="flow",
             # none | class | mask | mask+class
             cond="none",
             data=dict(
@@ -76,6 +78,13 @@ def default() -> ConfigDict:
                 spacing="leading",  # levels DDIM visits: leading | trailing; see methods/diffusion
                 eta=0.0,  # fresh noise in sampling, 0 (DDIM) to 1 (ancestral)
             ),
+            spade=dict(
+                hidden=128,  # channels of the convolution by which a normalisation reads the mask
+                width=64,  # channels of a discriminator's first layer
+                discriminators=2,  # each sees the image at half the size of the one before
+                feature_weight=10.0,  # of feature matching in the generator's loss
+                discriminator_rate=4.0,  # times train.lr: the discriminators' learning rate
+            ),
             train=dict(
                 # ControlNet: a run without masks whose UNet stays as it is, while the mask UNet,
                 # begun as a copy of its encoder, is trained; "" = both are trained together
@@ -126,12 +135,13 @@ POSITIVE = (
     "model.res_blocks", "model.transformer_layers", "model.norm_groups", "model.mask_embedding",
     "train.batch_size", "train.accumulation", "train.lr",
     "train.log_every", "train.eval_every", "train.sample_every", "train.save_every",
-    "data.phantom_patients",
+    "data.phantom_patients", "spade.hidden", "spade.width", "spade.discriminators",
+    "spade.discriminator_rate",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine",
     "data.augment.gamma", "model.head_dim", "train.steps", "train.epochs", "train.warmup",
-    "train.clip", "train.weight_decay", "train.keep_every",
+    "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
 )  # fmt: skip
 
 
@@ -165,6 +175,8 @@ def check(config: ConfigDict) -> None:
         _check_source(config)
     if config.method == "ddpm":
         _check_diffusion(config)
+    if config.method == "spade":
+        _check_spade(config)
     train = config.train
     if train.base and "mask" not in config.cond:
         raise ValueError(
@@ -233,20 +245,40 @@ def _check_diffusion(config: ConfigDict) -> None:
     if not 0 <= config.diffusion.eta <= 1:
         raise ValueError(
             f"config.diffusion.eta={config.diffusion.eta}: 0 (no fresh noise) to 1 (ancestral)")
+    _check_signed_range(config, "its schedules suppose")
+
+
+def _check_spade(config: ConfigDict) -> None:
+    if "mask" not in config.cond:
+        raise ValueError(
+            f"config.method='spade' with config.cond={config.cond!r}: it makes images from masks; "
+            "use cond mask or mask+class")
+    if config.train.base:
+        raise ValueError(
+            f"config.train.base={config.train.base!r} with config.method='spade': only a UNet can "
+            "be kept; leave it empty")
+    if config.train.optimizer != "adam":
+        raise ValueError(
+            f"config.train.optimizer={config.train.optimizer!r} with config.method='spade': it is "
+            "trained with adam")
+    _check_signed_range(config, "its generator ends in a tanh and makes")
+
+
+def _check_signed_range(config: ConfigDict, why: str) -> None:
     intensity = config.data.intensity
     if intensity.mode not in ("minmax", "percentile") or tuple(intensity.range) != (-1, 1):
         raise ValueError(
             f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
-            "config.method='ddpm': its schedules suppose images in [-1, 1]; use minmax or "
-            "percentile and range (-1, 1)")
+            f"config.method={config.method!r}: {why} images in [-1, 1]; use minmax or percentile "
+            "and range (-1, 1)")
 
 
 def _check_source(config: ConfigDict) -> None:
     flow, data = config.flow, config.data
     if config.method != "flow":
         raise ValueError(
-            f"config.flow.source={flow.source!r} with config.method={config.method!r}: a diffusion "
-            "starts from noise; use method flow")
+            f"config.flow.source={flow.source!r} with config.method={config.method!r}: only a flow "
+            "starts from anything but noise; use method flow")
     if flow.source == "speckle":
         _check_numbers("flow.speckle_power", flow.speckle_power, count=2, above=0)
         if flow.speckle_power[0] > flow.speckle_power[1]:

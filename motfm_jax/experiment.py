@@ -30,7 +30,6 @@ from motfm_jax.io.runs import (
 )  # fmt: skip
 from motfm_jax.nn.control import attach
 from motfm_jax.training import loop, parallel
-from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
 
@@ -64,11 +63,7 @@ def train(
     data = build.data(config, _data_progress if first else None)
     model = build.model(config, data.facts)
     total = num_steps(config, len(data.train))
-    learning_rate = make_schedule(
-        train_config.lr, train_config.warmup, train_config.schedule, total)
-    optimizer = make_optimizer(
-        train_config.optimizer, learning_rate, train_config.clip, train_config.weight_decay,
-        build.frozen(config))
+    optimizer, learning_rate, refresh = build.update(config, total)
     base = {}
     if train_config.base and not any((workdir / "checkpoints").glob("[0-9]*")):
         base = build.base_weights(config, data.facts)
@@ -125,8 +120,10 @@ def train(
                     process_count=jax.process_count()),
                 key=run_key,
                 update=parallel.train_step(make_train_step(
-                    loss, optimizer, train_config.ema, train_config.accumulation, parallel.AXIS)),
-                evaluate=parallel.evaluator(
+                    loss, optimizer, train_config.ema, train_config.accumulation, parallel.AXIS,
+                    refresh)),
+                # An adversarial loss ranks no checkpoints: the best is the last.
+                evaluate=None if config.method == "spade" else parallel.evaluator(
                     make_eval_step(loss), _valid_batches(config, data), valid_key),
                 learning_rate=learning_rate, run=run, checkpoints=checkpoints, num_steps=total,
                 batch_size=train_config.batch_size, log_every=train_config.log_every,

@@ -6,6 +6,7 @@ _DEBUG = dict(
     model=dict(
         channels=(16, 32), attention=(False, True), res_blocks=1, norm_groups=8,
         transformer_layers=1, head_dim=16),
+    spade=dict(hidden=16, width=16),
     train=dict(
         batch_size=8, lr=1e-3, steps=20, ema=0.9,
         log_every=5, eval_every=10, sample_every=20, save_every=10),
@@ -14,6 +15,7 @@ _SMALL = dict(
     model=dict(
         channels=(16, 32, 64), attention=(False, False, True), res_blocks=1, norm_groups=8,
         transformer_layers=1),
+    spade=dict(hidden=32, width=32),
     train=dict(lr=3e-4, ema=0.995, eval_every=200, save_every=200, sample_every=1000),
 )
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from motfm_jax import build, cli
 from motfm_jax.io.export import check_destination, write_export
-from motfm_jax.methods import diffusion, flow
+from motfm_jax.methods.solve import num_calls, solve
 from motfm_jax.nn.dispatch import Capabilities
-from motfm_jax.sampling.ode import num_calls
 
 
 def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,14 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def sample(params, x0, mask, label):
         condition = model.condition(mask, label)
-        method = diffusion if diffuses else flow
-        return trained.intensity.invert(
-            method.sample(model.network, params, x0, condition, solver).x)
+        return trained.intensity.invert(solve(model.network, params, x0, condition, solver).x)
 
     settings = dict(
         solver=solver.name, steps=solver.steps,
-        calls=solver.steps if diffuses else num_calls(solver, solver.steps),
-        dtype=model.dtype.__name__, checkpoint=trained.checkpoint_hash, training_step=trained.step,
+        calls=num_calls(solver), dtype=model.dtype.__name__,
+        checkpoint=trained.checkpoint_hash, training_step=trained.step,
     )  # fmt: skip
     write_export(
         out, sample_fn=sample, params=trained.params, config_json=config_json + "\n",

@@ -105,6 +105,10 @@ WRONG = [
     ({"diffusion.eta": NAN, "method": "ddpm"}, "config.diffusion.eta=nan"),
     ({"data.intensity.mode": "zscore", "method": "ddpm"}, "intensity.mode='zscore'.*'ddpm'"),
     ({"data.intensity.range": (0.0, 1.0), "method": "ddpm"}, r"range=\(0.0, 1.0\).*'ddpm'"),
+    ({"data.intensity.range": (0.0, 1.0), "method": "spade", "cond": "mask"}, "tanh"),
+    ({"method": "spade", "cond": "class"}, "cond='class': it makes images from masks"),
+    ({"method": "spade", "cond": "mask", "train.base": "x"}, "only a UNet can be kept"),
+    ({"method": "spade", "cond": "mask", "train.optimizer": "sgd"}, "trained with adam"),
 ]
 EDGES = [
     {"data.size": (16, 16)},
@@ -147,7 +151,7 @@ def test_arguments_replace_the_defaults_of_a_config_file():
 
 @pytest.mark.parametrize("text, message", [
     ("cond=msk", r"config argument cond=msk: use one of none, class, mask, mask\+class"),
-    ("method=ddmp", "config argument method=ddmp: use one of flow, ddpm"),
+    ("method=ddmp", "config argument method=ddmp: use one of flow, ddpm, spade"),
     ("size=big", "config argument size=big: use one of debug, small, paper"),
     ("anatomy=echo", r"config argument 'anatomy=echo': this file takes method=..., cond=..., "),
     ("debug", "config argument 'debug': this file takes"),
@@ -256,7 +260,7 @@ CHANNEL = {
 
 
 @pytest.mark.parametrize("changes, message", [
-    (SPECKLE | {"method": "ddpm"}, "a diffusion starts from noise"),
+    (SPECKLE | {"method": "ddpm"}, "only a flow starts from anything but noise"),
     (SPECKLE | {"flow.speckle_power": (0.2, 0.1)}, "the least, then the greatest"),
     (SPECKLE | {"flow.speckle_power": (0.0, 0.1)}, "flow.speckle_power=.*each above 0"),
     (SPECKLE | {"data.intensity.mode": "zscore"}, "speckle grows with the distance from black"),

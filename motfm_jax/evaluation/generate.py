@@ -13,9 +13,9 @@ import numpy as np
 from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.images import whole_file
-from motfm_jax.methods import diffusion, flow
 from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.sampling.ode import MAX_ADAPTIVE_STEPS, Solver, check_solver
+from motfm_jax.methods.solve import Solver, solve
+from motfm_jax.sampling import ode
 from motfm_jax.training import parallel
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -75,7 +75,7 @@ Sampler = Callable[[Params, Rows], Solved]
 
 def make_solver(
     name: str, steps: int | None, rtol: float | None = None, atol: float | None = None
-) -> Solver:
+) -> ode.Solver:
     """The solver of a request in which None stands for "not said".
 
     Raises:
@@ -89,8 +89,9 @@ def make_solver(
         raise ValueError(
             f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps")
     said = {"steps": steps, "rtol": rtol, "atol": atol}
-    solver = Solver(name, **{field: value for field, value in said.items() if value is not None})
-    check_solver(solver)
+    solver = ode.Solver(
+        name, **{field: value for field, value in said.items() if value is not None})
+    ode.check_solver(solver)
     return solver
 
 
@@ -98,36 +99,33 @@ def make_sampler(
     network: Network,
     condition: Callable[[Array | None, Array | None], Condition],
     invert: Callable[[Array], Array],
-    solver: Solver | DDIM,
+    solver: Solver,
     trajectory: bool = False,
 ) -> Sampler:
     """Compiles noise -> images over this process's devices.
 
     Args:
-      network: the velocity field, or with DDIM the estimate of the noise.
+      network: the velocity field, the estimate of the noise or the generator.
       condition: (mask or None, label [B] or None) -> Condition; see `Rows`.
       invert: from the network's values to those wanted, such as the intensity scaling's inverse;
         runs inside the compiled solve.
-      solver: of a flow (`ode.Solver`) or of a diffusion (`diffusion.DDIM`).
+      solver: of the network's method.
       trajectory: also return every state on the way.
 
     Returns:
       (params, rows, B a multiple of the devices) -> Solved.
     """
 
-    def solve(params: Params, rows: Rows) -> Solved:
-        start = (network, params, rows.x0, condition(rows.mask, rows.label), solver)
-        if isinstance(solver, DDIM):
-            keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
-            solution = diffusion.sample(*start, keys, trajectory)
-        else:
-            solution = flow.sample(*start, trajectory)
+    def solve_rows(params: Params, rows: Rows) -> Solved:
+        keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
+        solution = solve(
+            network, params, rows.x0, condition(rows.mask, rows.label), solver, keys, trajectory)
         states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
         return Solved(
             invert(solution.x), solution.steps, solution.calls,
             None if states is None else invert(states))
 
-    return parallel.map_batches(solve)
+    return parallel.map_batches(solve_rows)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -145,7 +143,7 @@ def start_noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return np.stack([np.asarray(_noise_of_one(key, np.int32(index), shape)) for index in indices])
 
 
-def fresh_keys(seed: int, indices: np.ndarray, solver: Solver | DDIM) -> np.ndarray | None:
+def fresh_keys(seed: int, indices: np.ndarray, solver: Solver) -> np.ndarray | None:
     """Key data of images `indices` of a seed: [B, ..] uint32; None where a solver draws nothing."""
     if not (isinstance(solver, DDIM) and solver.eta > 0):
         return None
@@ -165,7 +163,7 @@ def generate(
     conditions: Conditions,
     *,
     shape: tuple[int, ...],
-    solver: Solver | DDIM,
+    solver: Solver,
     seed: int = 0,
     noise: np.ndarray | None = None,
     batch: int = 0,
@@ -199,7 +197,7 @@ def generate(
     params, warm, parts = parallel.replicate(params), False, []
     names = ("images", "steps", "calls", "seconds")
 
-    def solve(start: int) -> tuple[Solved, float]:
+    def solve_batch(start: int) -> tuple[Solved, float]:
         rows = np.minimum(np.arange(start, start + batch), num - 1)
         begin = time.perf_counter()
         solved = sampler(params, _rows(conditions, rows, shape, solver, seed, noise))
@@ -213,7 +211,7 @@ def generate(
             with np.load(path) as part:
                 parts.append(tuple(part[name] for name in names))
         else:
-            solved, seconds = solve(start)
+            solved, seconds = solve_batch(start)
             rows = min(batch, num - start)
             arrays = (solved.images, solved.steps, solved.calls)
             parts.append((*(array[:rows] for array in arrays), seconds if warm else np.nan))
@@ -227,15 +225,15 @@ def generate(
     after_warm_up = [value for value in seconds if np.isfinite(value)]
     if timed and not after_warm_up:
         if not warm:
-            solve(0)
-        after_warm_up = [solve(0)[1]]
+            solve_batch(0)
+        after_warm_up = [solve_batch(0)[1]]
     mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
     return Generated(*map(np.concatenate, (images, steps, calls)), mean / batch)
 
 
 def generate_trajectory(
     sampler: Sampler, params: Params, conditions: Conditions, *,
-    shape: tuple[int, ...], solver: Solver | DDIM, seed: int, noise: np.ndarray | None = None,
+    shape: tuple[int, ...], solver: Solver, seed: int, noise: np.ndarray | None = None,
     num: int,
 ) -> np.ndarray:  # fmt: skip
     """The states of images 0 .. num - 1 from noise to image, in the units of the sampler.
@@ -264,7 +262,7 @@ def check_batch(batch: int) -> None:
 
 
 def _rows(
-    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], solver: Solver | DDIM,
+    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], solver: Solver,
     seed: int, noise: np.ndarray | None,
 ) -> Rows:  # fmt: skip
     masks, labels = conditions.masks, conditions.labels
@@ -274,11 +272,11 @@ def _rows(
         fresh_keys(seed, rows, solver))
 
 
-def _check(solved: Solved, start: int, solver: Solver | DDIM) -> None:
+def _check(solved: Solved, start: int, solver: Solver) -> None:
     finite = np.isfinite(solved.images).reshape(len(solved.images), -1).all(axis=1)
     if not finite.all():
         cure = (
-            f"it needed over {MAX_ADAPTIVE_STEPS} steps or diverged; loosen --rtol and --atol"
+            f"it needed over {ode.MAX_ADAPTIVE_STEPS} steps or diverged; loosen --rtol and --atol"
             if solver.name == "adaptive" else "are the weights finite? try another checkpoint")
         raise ValueError(f"image {start + int(np.argmin(finite))} is not finite: {cure}")
     if solver.name != "adaptive" and not (solved.steps == solver.steps).all():

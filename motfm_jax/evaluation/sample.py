@@ -15,7 +15,7 @@ from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.solve import Solver
 
 TRAJECTORY_IMAGES = 8
 
@@ -24,7 +24,7 @@ class Request(NamedTuple):
     """How to generate and what to write.
 
     Attributes:
-      solver: of a flow (`ode.Solver`) or of a diffusion (`diffusion.DDIM`).
+      solver: of the run's method.
       seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i), unless given noise.
       batch: images a solve; 0 for `generate.default_batch`.
       trajectory: also write the way of the first TRAJECTORY_IMAGES images.
@@ -33,7 +33,7 @@ class Request(NamedTuple):
       raw: leave the images as the network gives them, the intensity scaling not undone.
     """
 
-    solver: Solver | DDIM
+    solver: Solver
     seed: int = 0
     batch: int = 0
     trajectory: bool = False
@@ -72,7 +72,7 @@ def sample_to_folder(
       out: see `outputs.claim`.
       request: how, and what to write.
       conditions: of the N images.
-      network, params: the velocity field, or with DDIM the estimate of the noise.
+      network, params: see `generate.make_sampler`.
       condition: see `generate.make_sampler`.
       kind: what the network is conditioned on: none | class | mask | mask+class.
       facts, intensity: of the training data; an intensity that is not known (None) needs
@@ -143,7 +143,7 @@ def sample_to_folder(
     return outputs.read_sidecar(out)
 
 
-def _said(solver: Solver | DDIM) -> Mapping[str, Any]:
+def _said(solver: Solver) -> Mapping[str, Any]:
     """The solver's name with the settings that apply to it."""
     if isinstance(solver, DDIM):
         return {"name": solver.name, **solver._asdict()}

@@ -20,6 +20,7 @@ NORM_EPSILON = 1e-6
 TIME_SCALE = 999.0  # t in [0, 1] is embedded as a diffusion level in 0 .. 999
 LONGEST_PERIOD = 10_000.0
 
+
 class Draws:
     """Numbers for initialisers, all from one draw; takes the place of `nnx.Rngs`.
 
@@ -72,8 +73,7 @@ class DepthFoldedConv(nnx.Conv):
 
     def __call__(self, x: Array) -> Array:
         """[B, D, H, W, C] -> [B, D, H, W, C']."""
-        x, kernel, bias = (
-            value.astype(self.dtype) for value in (x, self.kernel[...], self.bias[...]))
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         batch, depth, *plane, features = x.shape
         around = len(kernel) // 2
         padded = jnp.pad(x, ((0, 0), (around, around), *((0, 0),) * 3))
@@ -83,23 +83,30 @@ class DepthFoldedConv(nnx.Conv):
             convolved += jax.lax.conv_general_dilated(
                 slices, weights, (1, 1), [(around, around)] * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return convolved.reshape(batch, depth, *plane, -1) + bias.reshape(1, 1, 1, 1, -1)
+        convolved = convolved.reshape(batch, depth, *plane, -1)
+        if self.bias is None:
+            return convolved
+        return convolved + self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
 
 
 def conv(
     features_in: int, features_out: int, *, dims: int, dtype: Any, rngs: Draws,
-    kernel: int = 3, zero: bool = False, fold_depth: bool = False,
+    kernel: int = 3, zero: bool = False, fold_depth: bool = False, use_bias: bool = True,
+    stride: int = 1, padding: int | None = None,
 ) -> nnx.Conv:  # fmt: skip
-    """A stride-1 convolution that keeps the spatial size.
+    """A convolution that keeps the spatial size, unless stride or padding say otherwise.
 
     Args:
       zero: initialise it to zero.
-      fold_depth: in 3-D, compute it by `DepthFoldedConv`.
+      fold_depth: in 3-D, compute it by `DepthFoldedConv`; for odd kernels, stride 1 and padding
+        that keeps the size.
+      padding: zeros around; None for half the kernel.
     """
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
     kind = DepthFoldedConv if fold_depth and dims == 3 else nnx.Conv
     return kind(
-        features_in, features_out, kernel_size=(kernel,) * dims, padding=kernel // 2, dtype=dtype,
+        features_in, features_out, kernel_size=(kernel,) * dims, strides=stride,
+        padding=kernel // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
         rngs=rngs, kernel_init=init, bias_init=init,
     )  # fmt: skip
 

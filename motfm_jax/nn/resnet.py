@@ -28,7 +28,6 @@ _BOTTLENECK = ((1, 1), (3, 1), (1, 4))
 LAYOUTS = {18: (_BASIC, (2, 2, 2, 2)), 50: (_BOTTLENECK, (3, 4, 6, 3))}
 
 
-
 @dataclasses.dataclass(frozen=True)
 class ResNetSettings:
     """What a ResNet is built from.

@@ -75,6 +75,7 @@ def make_train_step(
     ema: float = 0.0,
     accumulation: int = 1,
     axis_name: str | None = None,
+    refresh: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The update: gradients of the global batch's mean loss, clip, optimiser, moving average.
 
@@ -88,6 +89,7 @@ def make_train_step(
       ema: decay of the moving average (see `ema_decay`); 0 where the state has none.
       accumulation: micro-batches a device works through before the update.
       axis_name: name of the device axis under pmap; None on one device.
+      refresh: what is done to the parameters after the optimiser, such as `nn.spectral.refresh`.
 
     Returns:
       (state, a device's rows of the batch, key) -> (state, Metrics).
@@ -105,7 +107,7 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = refresh(optax.apply_updates(state.params, updates))
         average = state.ema
         if average is not None:
             decay = ema_decay(state.step, ema)

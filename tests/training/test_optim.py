@@ -6,7 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from motfm_jax.training.optim import make_optimizer, make_schedule
+from motfm_jax.training.optim import (
+    make_adversarial_optimizer,
+    make_optimizer,
+    make_schedule,
+)
 
 
 def test_warm_up_is_linear_and_then_constant():
@@ -43,6 +47,17 @@ def test_schedules_that_cannot_be(settings, message):
 def test_optimisers_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(learning_rate=make_schedule(0.1), **settings)
+
+
+def test_adversarial_sides_have_rates_of_their_own_and_adam_without_momentum():
+    optimizer = make_adversarial_optimizer(make_schedule(0.01), discriminator_rate=4.0)
+    params = {"generator/w": jnp.zeros(()), "discriminator/w": jnp.zeros(())}
+    gradients = [dict.fromkeys(params, jnp.float32(g)) for g in (0.5, -0.2)]
+    got = updates_of(optimizer, params, gradients)
+    # b1 = 0: the last gradient over the root of the second moment, freed of its start.
+    spread = np.sqrt((0.9 * 0.1 * 0.5**2 + 0.1 * 0.2**2) / (1 - 0.9**2))
+    np.testing.assert_allclose(got["generator/w"], 0.01 * 0.2 / spread, rtol=1e-5)
+    np.testing.assert_allclose(got["discriminator/w"], 0.04 * 0.2 / spread, rtol=1e-5)
 
 
 def updates_of(optimizer, params, gradients):
