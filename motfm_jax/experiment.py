@@ -187,7 +187,10 @@ def draw_losses(path: Path) -> None:
         if points:
             curves[name] = tuple(zip(*points))
     if curves:
-        images.write_loss_curve(path / "loss.png", curves)
+        # An adversarial loss may fall below 0.
+        positive = all(min(losses) > 0 for _, losses in curves.values())
+        images.write_curves(
+            path / "loss.png", curves, xlabel="training step", ylabel="loss", log=positive)
 
 
 def startup_lines(

@@ -154,7 +154,8 @@ def distances(asked: argparse.Namespace) -> None:
              "rows": rows}, indent=2) + "\n")  # fmt: skip
     tables.write(
         asked.samples / "score", rows,
-        caption=f"Against {len(reference)} real images of {asked.split}"
+        caption=f"Against {len(reference)} real images of {asked.split}, image i beside real image "
+        "i for the similarity"
         + (f"; frechet and kernel in the features of {name}." if name else "."))
     print((asked.samples / "score.md").read_text(), end="")
 
@@ -166,8 +167,8 @@ def read_features(
     if not asked.features:
         return None, ""
     task, params, name = downstream.read_network(asked.features, real)
-    return lambda images: downstream.features(
-        task, params, downstream.generated_arrays(images, real), intensity), name
+    features = downstream.featurizer(task, params)
+    return lambda images: features(downstream.generated_arrays(images, real), intensity), name
 
 
 def memorisation(asked: argparse.Namespace) -> None:

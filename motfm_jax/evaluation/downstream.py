@@ -250,14 +250,17 @@ def predictor(task: Task) -> Callable[[Params, Arrays, Intensity], np.ndarray]:
     return predict
 
 
-def features(
-    task: Task, params: Params, arrays: Arrays, intensity: Intensity
-) -> np.ndarray:
-    """What the network makes of images before its last layer: [N, F] float32."""
+def featurizer(task: Task, params: Params) -> Callable[[Arrays, Intensity], np.ndarray]:
+    """Compiles (arrays, intensity) -> what the network makes of images before its last layer,
+    [N, F] float32."""
     mapped = parallel.map_batches(task.features)
     params = parallel.replicate(params)
-    return np.concatenate(
-        [mapped(params, batch.image)[batch.valid] for batch in _batches(arrays, intensity)])
+
+    def features(arrays: Arrays, intensity: Intensity) -> np.ndarray:
+        parts = [mapped(params, batch.image)[batch.valid] for batch in _batches(arrays, intensity)]
+        return np.concatenate(parts)
+
+    return features
 
 
 def _batches(arrays: Arrays, intensity: Intensity) -> Iterator[Batch]:

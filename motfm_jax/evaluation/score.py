@@ -11,10 +11,12 @@ import numpy as np
 
 from motfm_jax.metrics.density import intensity_density, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
-from motfm_jax.metrics.kernel import kid, linear_mmd
+from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance
 from motfm_jax.metrics.moments import moments
+from motfm_jax.metrics.similarity import MS_SSIM_TAPS, MS_SSIM_WEIGHTS, ms_ssim, ssim
 
 GREY_LEVELS = 255.0
+SSIM_SIDE = 11  # taps of its window
 
 
 def score(
@@ -36,9 +38,12 @@ def score(
       seed: of the kernel distance's subsets and the density's sample.
 
     Returns:
-      "density_w1", the Wasserstein distance of the intensities in grey levels; for volumes
-      "linear_mmd", of intensities from 0 to 1; with features "frechet", "kernel" (KID with these
-      features, mean over subsets) and "kernel_std".
+      "density_w1", the Wasserstein distance of the intensities in grey levels; "ssim", and where
+      images are large enough "ms_ssim", mean structural similarity of image i and real image i
+      (modulo M); "ssim_between" or "ms_ssim_between" of image i and image i + 1, the lower the more
+      varied; for volumes "linear_mmd", of intensities from 0 to 1, and "pixel_mmd", with a Gaussian
+      kernel on block means, its bandwidth the real ones' median distance; with features "frechet",
+      "kernel" (KID with these features, mean over subsets) and "kernel_std".
 
     Raises:
       ValueError: fewer than two images, other shapes, values that are not finite.
@@ -48,11 +53,40 @@ def score(
              for x in (images, reference)]  # fmt: skip
     densities = [intensity_density(each * GREY_LEVELS, seed) for each in units]
     scores = {"density_w1": wasserstein(*densities)}
+    scores |= _similarities(*units)
     if images.ndim == 5:
         scores["linear_mmd"] = linear_mmd(*units)
+        blocks = [_block_means(each) for each in units]
+        scores["pixel_mmd"] = gaussian_mmd(*blocks, median_distance(blocks[1], seed))
     if features is not None:
         seen = [features(each) for each in (images, reference)]
         distance = kid(*seen, seed)
         scores["frechet"] = frechet_distance(*map(moments, seen)).distance
         scores |= {"kernel": distance.mean, "kernel_std": distance.std}
     return scores
+
+
+def _similarities(images: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Of images from 0 to 1: see `score`."""
+    side, dims = min(images.shape[1:-1]), images.ndim - 2
+    smallest = MS_SSIM_TAPS[dims] * 2 ** (len(MS_SSIM_WEIGHTS[dims]) - 1)
+    measures = {"ssim": ssim} if side >= SSIM_SIDE else {}
+    if side >= smallest:
+        measures["ms_ssim"] = ms_ssim
+    paired = reference[np.arange(len(images)) % len(reference)]
+    scores = {name: float(measure(images, paired, 1.0).mean())
+              for name, measure in measures.items()}  # fmt: skip
+    for name, measure in list(measures.items())[-1:]:
+        others = np.roll(images, -1, axis=0)
+        scores[f"{name}_between"] = float(measure(images, others, 1.0).mean())
+    return scores
+
+
+def _block_means(volumes: np.ndarray) -> np.ndarray:
+    """[N, D, H, W, C] -> [N, F], of the fewest equal blocks that leave at most 16 a side."""
+    count, *size, channels = volumes.shape
+    shape = [count]
+    for side in size:
+        blocks = max(each for each in range(1, min(side, 16) + 1) if side % each == 0)
+        shape += [blocks, side // blocks]
+    return volumes.reshape(*shape, channels).mean(axis=(2, 4, 6)).reshape(count, -1)

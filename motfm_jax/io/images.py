@@ -232,20 +232,25 @@ def write_trajectory(
     )  # fmt: skip
 
 
-def write_loss_curve(path: Path, curves: dict[str, tuple[Sequence[int], Sequence[float]]]) -> None:
-    """Writes losses over training steps as a PNG.
+def write_curves(
+    path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str,
+    ylabel: str, log: bool = False,
+) -> None:  # fmt: skip
+    """Writes a plot of curves as a PNG.
 
     Args:
       path: of the PNG.
-      curves: name -> (steps, losses).
+      curves: name -> (x, y).
+      xlabel, ylabel: of the axes.
+      log: logarithmic y.
     """
     from matplotlib.figure import Figure  # slow to import; draws without a display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name, (steps, losses) in curves.items():
-        axes.plot(steps, losses, label=name, marker="." if len(steps) < 40 else None, linewidth=1.2)
-    axes.set(xlabel="training step", ylabel="loss (mean squared velocity error)", yscale="log")
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, label=name, marker="." if len(x) < 40 else None, linewidth=1.2)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     with whole_file(path) as draft:

@@ -138,7 +138,7 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
 
     def see(images):
         arrays = downstream.generated_arrays(images, TEST)
-        return downstream.features(task, fitted.params, arrays, INTENSITY)
+        return downstream.featurizer(task, fitted.params)(arrays, INTENSITY)
 
     reference = TEST.images.astype(np.float32)
     sets = {

@@ -95,7 +95,9 @@ def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size)
 
 
 def test_the_loss_curve_is_a_picture(tmp_path):
-    images.write_loss_curve(tmp_path / "loss.png", {"train": ([1, 2, 3], [1.0, 0.5, 0.2])})
+    images.write_curves(
+        tmp_path / "loss.png", {"train": ([1, 2, 3], [1.0, 0.5, 0.2])}, xlabel="step",
+        ylabel="loss", log=True)
     assert len(np.unique(pixels(tmp_path / "loss.png").reshape(-1, 3), axis=0)) > 2
 
 

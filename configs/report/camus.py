@@ -1,0 +1,18 @@
+"""The paper's comparison: CAMUS at 384 x 384 and brain MRI at 96 x 96 x 96; a GPU, for days.
+
+    .venv/bin/python scripts/report.py --plan=configs/report/camus.py --out=report \
+        --echo-root=CAMUS --brain-root=Task01_BrainTumour
+
+The paper gives: 200 epochs, 2,000 images a cell at 1, 10 and 50 steps, a split of 1,400, 200 and
+200 images, Adam and 50 epochs downstream. It does not give DDPM's schedule and levels (here linear;
+both choices of levels), nor the brain's epochs (100, as the original's config has them).
+"""
+
+from motfm_jax.report.plan import Anatomy, Plan
+
+PLAN = Plan(
+    title="MOTFM and what it is compared with: CAMUS and brain MRI",
+    echo=Anatomy("configs/camus.py", "size=paper", settings={"data.split": "paper"}),
+    brain=Anatomy(
+        "configs/brain.py", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")),
+)

@@ -1,0 +1,1 @@
+"""Every system the paper compares, trained, sampled, measured and shown, from one plan."""

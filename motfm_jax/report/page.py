@@ -1,0 +1,207 @@
+"""The report itself: tables, figures and one HTML page of all."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motfm_jax import build
+from motfm_jax.evaluation.audit import in_units
+from motfm_jax.evaluation.score import GREY_LEVELS
+from motfm_jax.io import images
+from motfm_jax.io.environment import environment
+from motfm_jax.metrics.density import GRID, intensity_density
+from motfm_jax.report import tables
+from motfm_jax.report.measure import measure
+from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies, cells
+from motfm_jax.report.stages import (
+    Stage,
+    downstream_folder,
+    run_folder,
+    sample_folder,
+    seconds,
+)
+
+ROWS = {"echo": 2, "brain": 1}  # of figure 2
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1.5em 0; display: block; overflow-x: auto }
+caption { text-align: left; padding-bottom: .5em; color: #444 }
+th, td { border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: right; white-space: nowrap }
+td:first-child, th:first-child, td:nth-child(2) { text-align: left }
+div.wide { overflow-x: auto } figcaption { color: #444 }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
+"""
+
+
+def write_report(
+    plan: Plan, out: Path, done: Sequence[Stage], progress: Callable[[str], None] = print
+) -> Path:
+    """Measures what is not measured yet and writes OUT/report.
+
+    Args:
+      plan: checked.
+      out: folder of the report.
+      done: all stages, carried out.
+      progress: told what is being made.
+
+    Returns:
+      The page.
+    """
+    folder = out / "report"
+    made: list[tables.Table] = []
+    pictures: list[tuple[Path, str]] = []
+    for name in anatomies(plan):
+        rows, network = measure(plan, out, name, progress)
+        made += _tables(plan, name, rows, network)
+        progress(f"{name}: figures")
+        pictures += _samples(plan, out, name, folder)
+    if plan.depths:
+        made.insert(min(2, len(anatomies(plan))), _downstream(plan, out))
+    if plan.denoise is not None:
+        denoised = out / "denoised"
+        pictures += [
+            (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
+            (denoised / "comparison.png", "Speckled, denoised and clean images.")]
+        made.append(_denoising(denoised))
+    for table in made:
+        table.write(folder)
+    page = folder / "index.html"
+    with images.whole_file(page) as draft:
+        draft.write_text(_page(plan, out, made, pictures, done))
+    return page
+
+
+def _tables(plan: Plan, name: str, rows: list[dict[str, Any]], network: str) -> list[tables.Table]:
+    num, reference = anatomies(plan)[name].num, plan.reference
+    beside = (
+        f"{num} images a cell against the real images of {reference}; image i beside real image i "
+        "for the similarity (those made from a mask: its own). Columns: steps. Levels of DDIM in "
+        "brackets. Best of each conditioning in bold. ")
+    if name == "echo":
+        caption = "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; -C, -M, -CM: class, mask, both. "
+        unknown = (
+            "FID, KID, CMMD and IS need published weights that are not here: Frechet and kernel "
+            f"distance are in the features of this data's own {network}." if network else
+            "No network's features were used.")
+        first = tables.generation(
+            "table1", caption + beside + unknown, plan, rows, list(SYSTEMS), (
+                tables.Measure("Frechet ↓", "frechet", True),
+                tables.Measure("SSIM ↑", "ssim", False),
+                tables.Measure("kernel ↓", "kernel", True),
+                tables.Measure("intensity W1 ↓", "density_w1", True),
+                tables.Measure("SSIM between", "ssim_between", None)))
+    else:
+        caption = "Table 2. D and M: DDPM and MOTFM, unconditional. "
+        unknown = "3D-FID needs published weights that are not here."
+        first = tables.generation(
+            "table2", caption + beside + unknown, plan, rows, ("D", "M"), (
+                tables.Measure("MS-SSIM ↑", "ms_ssim", False),
+                tables.Measure("SSIM ↑", "ssim", False),
+                tables.Measure("MMD (voxels) ↓", "linear_mmd", True),
+                tables.Measure("MMD (blocks) ↓", "pixel_mmd", True),
+                tables.Measure("intensity W1 ↓", "density_w1", True),
+                tables.Measure("MS-SSIM between", "ms_ssim_between", None)))
+    return [first, tables.times(name, rows), tables.copies(name, rows)]
+
+
+def _downstream(plan: Plan, out: Path) -> tables.Table:
+    results, num_test = {}, 0
+    for task in SYNTHETIC:
+        for depth in plan.depths:
+            path = downstream_folder(out, task, depth) / "downstream.json"
+            if path.is_file():
+                kept = json.loads(path.read_text())
+                results[task, depth] = kept["rows"]
+                num_test = kept["settings"]["tested_on"]
+    return tables.downstream_table(plan, results, num_test)
+
+
+def _denoising(folder: Path) -> tables.Table:
+    rows = json.loads((folder / "restoration.json").read_text())["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return tables.Table(
+        "denoising", "Speckle removal: noisy and denoised against clean, validation split.",
+        names, [[row.get(name) for name in names] for row in rows])  # fmt: skip
+
+
+def _samples(plan: Plan, out: Path, name: str, folder: Path) -> list[tuple[Path, str]]:
+    """Figure 2's rows of an anatomy, and for echo figure 3."""
+    wanted = anatomies(plan)[name]
+    trained = build.load_run(run_folder(out, name, wanted.systems[-1]))
+    intensity = trained.intensity
+    reference = build.arrays(trained.config, plan.reference)
+    num = min(ROWS[name], wanted.num, len(reference))
+    real = in_units(reference.take(np.arange(num)), intensity)
+    window = (float(intensity.low), float(intensity.high))
+    titles, columns = ["real"], [[images.grey_tile(image, window) for image in real]]
+    if reference.masks is not None and name == "echo":
+        titles.insert(0, "mask")
+        columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in reference.masks[:num]])
+    for cell in cells(plan, name):
+        with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
+            columns.append([images.grey_tile(image, window) for image in made["images"][:num]])
+        titles.append(_title(cell))
+    path = folder / f"figure2_{name}.png"
+    images.write_grid(
+        path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window))
+    shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
+    if name == "echo":
+        shown.append((_densities(plan, out, folder, reference, intensity),
+                      "Figure 3. Density of intensities, real and generated."))  # fmt: skip
+    return shown
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell.system}({cell.steps}{'t' * (cell.spacing == 'trailing')})"
+
+
+def _densities(plan: Plan, out: Path, folder: Path, reference, intensity) -> Path:
+    """Figure 3: diffusion and flow, unconditional, at the most steps."""
+    low, high = intensity.low, intensity.high
+
+    def density(values: np.ndarray):
+        grey = np.clip((values - low) / (high - low), 0, 1) * GREY_LEVELS
+        return GRID, intensity_density(grey, plan.seed)
+
+    curves = {"real": density(in_units(reference, intensity))}
+    for cell in cells(plan, "echo"):
+        if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
+            with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
+                curves[_title(cell)] = density(made["images"])
+    path = folder / "figure3.png"
+    images.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
+    return path
+
+
+def _page(
+    plan: Plan, out: Path, made: Sequence[tables.Table],
+    pictures: Sequence[tuple[Path, str]], done: Sequence[Stage],
+) -> str:  # fmt: skip
+    shown = "".join(
+        f'<figure><div class="wide"><img src="{os.path.relpath(path, out / "report")}" '
+        f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n'
+        for path, caption in pictures)
+    took = sum(seconds(out, stage) for stage in done)
+    commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.said()}" for stage in done)
+    settings = json.dumps(dataclasses.asdict(plan), indent=2, default=dict)
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{escape(plan.title)}</title><style>{_STYLE}</style>
+<h1>{escape(plan.title)}</h1>
+<p>{escape(plan.notes)}</p>
+<p>The pictures show real images: keep this page where the data may be.</p>
+{''.join(table.html() for table in made)}
+{shown}
+<h2>Where and how</h2>
+<pre>{escape(json.dumps(environment(), indent=2))}</pre>
+<p>All stages together: {took / 60:.0f} min.</p>
+<pre>{escape(settings)}</pre>
+<h2>Every command</h2>
+<pre>{escape(commands)}</pre>
+</html>
+"""

@@ -1,0 +1,169 @@
+"""What a report compares: the systems of the paper's tables, and how large everything is."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+SPLITS = ("valid", "test")
+SPACINGS = ("leading", "trailing")
+
+
+class System(NamedTuple):
+    """A row of the paper's tables.
+
+    Attributes:
+      method, cond: arguments of a config file.
+      base: the system whose UNet it keeps (ControlNet proper); "" for none.
+    """
+
+    method: str
+    cond: str
+    base: str = ""
+
+
+# As table 1 names them: D diffusion, M flow matching (MOTFM), SD-M ControlNet; C class, M mask.
+SYSTEMS = {
+    "D": System("ddpm", "none"),
+    "M": System("flow", "none"),
+    "D-C": System("ddpm", "class"),
+    "M-C": System("flow", "class"),
+    "SPADE": System("spade", "mask"),
+    "D-M": System("ddpm", "mask"),
+    "SD-M": System("ddpm", "mask", base="D"),
+    "M-M": System("flow", "mask"),
+    "D-CM": System("ddpm", "mask+class"),
+    "M-CM": System("flow", "mask+class"),
+}
+# What table 3 trains downstream networks on: task -> (system, calls).
+SYNTHETIC = {
+    "classify": (("D-C", 50), ("M-C", 10)),
+    "segment": (("D-M", 50), ("M-M", 10)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Anatomy:
+    """Images of one kind and the systems compared on them.
+
+    Attributes:
+      config: config file, such as "configs/camus.py".
+      arguments: after its colon, beside method and cond, such as "size=small".
+      root: of the data; "" where the config file needs none.
+      settings: fields that every training changes, such as {"train.steps": 1000}.
+      systems: names of SYSTEMS.
+      num: images a cell of the tables.
+    """
+
+    config: str
+    arguments: str = "size=paper"
+    root: str = ""
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    systems: tuple[str, ...] = tuple(SYSTEMS)
+    num: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything a report does.
+
+    Attributes:
+      title: of the page.
+      echo: 2-D images with masks and classes, for tables 1 and 3 and the denoising.
+      brain: volumes, for table 2; None for none.
+      steps: network calls of a flow and steps of DDIM.
+      spacings: DDIM's choices of levels, each a row of its own; see `methods.diffusion.DDIM`.
+      reference: split that scores compare with, and that masks and classes come from.
+      depths: of the downstream ResNets; () for no table 3.
+      width: of their first stage.
+      epochs, seeds: of the downstream networks.
+      denoise: settings of the denoising run beside those of `echo`; None for no denoising.
+      notes: what a reader must know of this plan.
+      seed: of trainings and noise.
+    """
+
+    title: str
+    echo: Anatomy
+    brain: Anatomy | None = None
+    steps: tuple[int, ...] = (1, 10, 50)
+    spacings: tuple[str, ...] = SPACINGS
+    reference: str = "test"
+    depths: tuple[int, ...] = (18, 50)
+    width: int = 64
+    epochs: int = 50
+    seeds: int = 3
+    denoise: Mapping[str, object] | None = dataclasses.field(default_factory=dict)
+    notes: str = ""
+    seed: int = 0
+
+
+class Cell(NamedTuple):
+    """One generated set.
+
+    Attributes:
+      anatomy: "echo" or "brain".
+      system: of SYSTEMS.
+      steps: asked for; a generator makes one.
+      spacing: of a diffusion, else "".
+    """
+
+    anatomy: str
+    system: str
+    steps: int
+    spacing: str = ""
+
+    @property
+    def name(self) -> str:
+        return "_".join(filter(None, (self.system, str(self.steps), self.spacing)))
+
+
+def check(plan: Plan) -> None:
+    """Raises ValueError for a plan that cannot be carried out."""
+    for name, anatomy in anatomies(plan).items():
+        unknown = [system for system in anatomy.systems if system not in SYSTEMS]
+        if unknown:
+            raise ValueError(
+                f"plan: {name}.systems has {unknown[0]!r}; use {', '.join(SYSTEMS)}")
+        for system in anatomy.systems:
+            base = SYSTEMS[system].base
+            if base and base not in anatomy.systems:
+                raise ValueError(f"plan: {name}.systems has {system!r}, which needs {base!r} too")
+        if anatomy.num < 2:
+            raise ValueError(f"plan: {name}.num={anatomy.num}: two images or more needed")
+        if not Path(anatomy.config).is_file():
+            raise ValueError(
+                f"plan: {name}.config={anatomy.config}: there is no such file here; call the "
+                "report from the project's folder")
+    if plan.reference not in SPLITS:
+        raise ValueError(f"plan: reference={plan.reference!r}: use {' or '.join(SPLITS)}")
+    if not plan.steps or min(plan.steps) < 1:
+        raise ValueError(f"plan: steps={plan.steps}: whole numbers from 1 needed")
+    if not plan.spacings or set(plan.spacings) - set(SPACINGS):
+        raise ValueError(f"plan: spacings={plan.spacings}: use {' or '.join(SPACINGS)}")
+    if set(plan.depths) - {18, 50}:
+        raise ValueError(f"plan: depths={plan.depths}: use 18 or 50")
+
+
+def anatomies(plan: Plan) -> dict[str, Anatomy]:
+    """Those the plan has."""
+    both = {"echo": plan.echo, "brain": plan.brain}
+    return {name: anatomy for name, anatomy in both.items() if anatomy}
+
+
+def cells(plan: Plan, anatomy: str) -> list[Cell]:
+    """The generated sets of an anatomy's table, row by row."""
+    made = []
+    for system in anatomies(plan)[anatomy].systems:
+        method = SYSTEMS[system].method
+        steps = (1,) if method == "spade" else plan.steps
+        for spacing in plan.spacings if method == "ddpm" else ("",):
+            made += [Cell(anatomy, system, count, spacing) for count in steps]
+    return made
+
+
+def synthetic(plan: Plan, task: str) -> list[Cell]:
+    """The generated sets that a task's networks are trained on, of the systems the plan has."""
+    return [
+        Cell("echo", system, steps, "" if SYSTEMS[system].method == "flow" else plan.spacings[-1])
+        for system, steps in SYNTHETIC[task] if system in plan.echo.systems
+    ]

@@ -1,0 +1,210 @@
+"""A plan as calls of the scripts, each carried out once.
+
+Every stage is a command that a reader can repeat, in a process of its own: a long report does not
+gather compiled programs, and what kills one stage loses that stage's last minutes at most.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from motfm_jax.io.images import whole_file
+from motfm_jax.report.plan import (
+    SYNTHETIC,
+    SYSTEMS,
+    Anatomy,
+    Cell,
+    Plan,
+    anatomies,
+    cells,
+    synthetic,
+)
+
+
+class Stage(NamedTuple):
+    """One call of a script.
+
+    Attributes:
+      name: of the stage, such as "train echo/M-C".
+      script: such as "train".
+      arguments: of the call.
+    """
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+
+    def said(self) -> str:
+        """The call as a reader would type it."""
+        return " ".join((".venv/bin/python", f"scripts/{self.script}.py", *self.arguments))
+
+
+def run_folder(out: Path, anatomy: str, system: str) -> Path:
+    """Where a system's training is."""
+    return out / "runs" / anatomy / system
+
+
+def sample_folder(out: Path, cell: Cell, split: str) -> Path:
+    """Where a generated set is."""
+    return out / "samples" / f"{cell.anatomy}_{split}" / cell.name
+
+
+def downstream_folder(out: Path, task: str, depth: int) -> Path:
+    """Where table 3's networks of a kind are."""
+    return out / "downstream" / f"{task}{depth}"
+
+
+def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
+    """Everything to be done before the report can be written, in order.
+
+    Args:
+      plan: checked.
+      out: folder of the report.
+      num_train: real training images of `plan.echo`: as many are generated for table 3.
+    """
+    listed = []
+    for name, anatomy in anatomies(plan).items():
+        listed += [_training(plan, out, name, anatomy, system) for system in anatomy.systems]
+    if plan.denoise is not None:
+        listed += _denoising(plan, out)
+    for name, anatomy in anatomies(plan).items():
+        listed += [_sampling(plan, out, cell, plan.reference, anatomy.num)
+                   for cell in cells(plan, name)]  # fmt: skip
+    for task in SYNTHETIC if plan.depths else ():
+        sets = synthetic(plan, task)
+        if not sets:
+            continue
+        listed += [_sampling(plan, out, cell, "train", num_train) for cell in sets]
+        for depth in plan.depths:
+            listed.append(Stage(
+                f"downstream {task}{depth}", "downstream",
+                (f"--run={run_folder(out, 'echo', sets[-1].system)}",
+                 f"--out={downstream_folder(out, task, depth)}", f"--task={task}",
+                 f"--depth={depth}", f"--width={plan.width}", f"--epochs={plan.epochs}",
+                 f"--seeds={plan.seeds}", "--synthetic",
+                 *(f"{cell.system}({cell.steps})={sample_folder(out, cell, 'train')}"
+                   for cell in sets))))  # fmt: skip
+    return listed
+
+
+def _fields(settings: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"--config.{name}={value}" for name, value in settings.items())
+
+
+def _config(anatomy: Anatomy, arguments: str) -> tuple[str, ...]:
+    given = ",".join(filter(None, (arguments, anatomy.arguments)))
+    root = (f"--config.data.root={anatomy.root}",) if anatomy.root else ()
+    return f"--config={anatomy.config}:{given}", *root, *_fields(anatomy.settings)
+
+
+def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -> Stage:
+    method, cond, base = SYSTEMS[system]
+    kept = (f"--config.train.base={run_folder(out, name, base)}",) if base else ()
+    return Stage(
+        f"train {name}/{system}", "train",
+        (*_config(anatomy, f"method={method},cond={cond}"), f"--config.seed={plan.seed}", *kept,
+         f"--workdir={run_folder(out, name, system)}", "--resume"))
+
+
+def _denoising(plan: Plan, out: Path) -> list[Stage]:
+    run = run_folder(out, "echo", "denoise")
+    return [
+        Stage("train echo/denoise", "train",
+              (*_config(plan.echo, "method=flow,cond=none"), f"--config.seed={plan.seed}",
+               "--config.flow.source=speckle", *_fields(plan.denoise), f"--workdir={run}",
+               "--resume")),
+        Stage("restore", "evaluate",
+              ("restore", f"--run={run}", f"--out={out / 'denoised'}")),
+    ]  # fmt: skip
+
+
+def _sampling(plan: Plan, out: Path, cell: Cell, split: str, num: int) -> Stage:
+    steps = () if SYSTEMS[cell.system].method == "spade" else (f"--steps={cell.steps}",)
+    spacing = (f"--spacing={cell.spacing}",) if cell.spacing else ()
+    return Stage(
+        f"sample {cell.anatomy}_{split}/{cell.name}", "sample",
+        (f"--run={run_folder(out, cell.anatomy, cell.system)}", f"--num={num}", *steps, *spacing,
+         f"--split={split}", f"--seed={plan.seed}", "--no-nifti",
+         f"--out={sample_folder(out, cell, split)}"))
+
+
+def marker(out: Path, stage: Stage) -> Path:
+    """The file that says a stage is done."""
+    return out / "stages" / (stage.name.replace(" ", "_").replace("/", "_") + ".json")
+
+
+def is_done(out: Path, stage: Stage) -> bool:
+    """Whether the stage was carried out.
+
+    Raises:
+      ValueError: it was, by another call.
+    """
+    path = marker(out, stage)
+    if not path.is_file():
+        return False
+    before = json.loads(path.read_text())["command"]
+    if before != stage.said():
+        raise ValueError(
+            f"{path}: this stage is done, by another call:\n  {before}\nnow it would be\n  "
+            f"{stage.said()}\ngive another --out, or delete that file to do it again")
+    return True
+
+
+def carry_out(out: Path, scripts: Path, todo: Sequence[Stage]) -> None:
+    """Runs the stages that are not done.
+
+    Args:
+      out: folder of the report.
+      scripts: folder of the scripts.
+      todo: of `stages`.
+
+    Raises:
+      ValueError: a stage that failed, or was done by another call.
+    """
+    for stage in todo:
+        is_done(out, stage)
+    for number, stage in enumerate(todo, start=1):
+        if is_done(out, stage):
+            continue
+        print(f"[{number}/{len(todo)}] {stage.name}\n  {stage.said()}", flush=True)
+        begin = time.perf_counter()
+        code = _call([sys.executable, str(scripts / f"{stage.script}.py"), *stage.arguments])
+        if code:
+            raise ValueError(
+                f"stage {stage.name!r} ended with exit code {code}; the same call of the report "
+                "goes on with it")
+        with whole_file(marker(out, stage)) as draft:
+            draft.write_text(json.dumps(
+                {"command": stage.said(), "seconds": time.perf_counter() - begin}, indent=2))
+
+
+def _call(command: Sequence[str]) -> int:
+    """A child process; a signal to stop is passed on, and its own saving waited for."""
+    child = subprocess.Popen(command)
+    stopped = []
+
+    def stop(number: int, _) -> None:
+        stopped.append(number)
+        if number == signal.SIGTERM:  # Ctrl-C reaches the child by itself
+            child.send_signal(number)
+
+    previous = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = child.wait()
+    finally:
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
+    if stopped:
+        os.kill(os.getpid(), stopped[0])
+    return code
+
+
+def seconds(out: Path, stage: Stage) -> float:
+    """How long a stage that is done took."""
+    return json.loads(marker(out, stage).read_text())["seconds"]
