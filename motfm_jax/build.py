@@ -104,6 +104,11 @@ def cache_dir(config: ConfigDict) -> Path:
     return Path(config.data.cache or os.environ.get("MOTFM_CACHE") or default)
 
 
+def features_dir() -> Path:
+    """Where the published feature networks are kept."""
+    return cache_dir(configs.default()) / "features"
+
+
 def source(config: ConfigDict, split: str) -> Source:
     """The examples of one split, undecoded."""
     data = config.data

@@ -1,8 +1,11 @@
-"""Takes checkpoints of the PyTorch original (MOTFM) over, and hands runs back to it.
+"""Takes checkpoints of the PyTorch original (MOTFM) over, and hands runs back to it; takes over the
+published networks that FID, KID, IS (inception), CMMD (clip) and 3D-FID (r3d) are defined by.
 
     .venv/bin/python scripts/convert.py from-torch --ckpt=last.ckpt --config=original.yaml \\
         --data=dataset.pkl --out=runs/converted
     .venv/bin/python scripts/convert.py to-torch --run=runs/converted --out=weights.ckpt
+    .venv/bin/python scripts/convert.py features --network=inception \\
+        --weights=pt_inception-2015-12-05-6726825d.pth
 
 Reading and writing .ckpt, .pth and .pt needs torch (its CPU wheel is enough):
 .venv/bin/pip install -e '.[torch]'. Nothing in a checkpoint is executed.
@@ -13,7 +16,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import cli, exchange
+from motfm_jax import build, cli, exchange
+from motfm_jax.features import weights
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,7 +40,19 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--run", dest="path", required=True, type=Path, help="run directory")
     add("--out", required=True, type=Path, help=".ckpt (Lightning), .pt, .pth or .safetensors")
     add("--checkpoint", default="best", help="best, last, or a training step")
+    command = commands.add_parser("features", allow_abbrev=False)
+    command.set_defaults(run=features)
+    add = command.add_argument
+    add("--network", required=True, choices=list(weights.NETWORKS))
+    add("--weights", required=True, type=Path, help="the published file: " + "; ".join(
+        f"{name}: {each.file} of {each.source}" for name, each in weights.NETWORKS.items()))
+    add("--out", type=Path, help="folder to keep it in; default: where scores look for it")
     return parser.parse_args(arguments)
+
+
+def features(asked: argparse.Namespace) -> None:
+    kept = weights.convert(asked.network, asked.weights, asked.out or build.features_dir())
+    print(f"{kept}: the weights of {asked.network}")
 
 
 def from_torch(asked: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import audit, in_units
 from motfm_jax.evaluation.conditions import choose
+from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
 from motfm_jax.evaluation.score import score
 from motfm_jax.io.compile_cache import enable_compile_cache
@@ -71,6 +72,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--samples", required=True, type=Path, help="folder of scripts/sample.py")
     add("--run", required=True, type=Path, help="the run it was sampled from")
     add("--features", type=Path, help="network.npz of scripts/downstream.py")
+    add("--networks", type=Path, help="folder of scripts/convert.py features; default: its own")
     add("--split", default="test", help="real images to compare with; default: test")
     add("--data-root", help="where the data is now, if not where the run found it")
     command = commands.add_parser("restore", allow_abbrev=False)
@@ -144,20 +146,26 @@ def distances(asked: argparse.Namespace) -> None:
     see, name = read_features(asked, reference, intensity)
     sets = {"generated": images, f"real, {len(others)} of train": in_units(others, intensity)}
     real = in_units(reference, intensity)
+    networks = Networks(asked.networks or build.features_dir(), images.ndim - 2)
     rows = [
-        {"images": title} | score(shown, real, bounds=(intensity.low, intensity.high), features=see)
+        {"images": title} | score(
+            shown, real, bounds=(intensity.low, intensity.high), features=see, networks=networks)
         for title, shown in sets.items()
     ]
     with whole_file(asked.samples / "score.json") as draft:
         draft.write_text(json.dumps(
             {"reference": asked.split, "num": [len(images), len(reference)], "features": name,
-             "rows": rows}, indent=2) + "\n")  # fmt: skip
+             "networks": networks.hashes, "rows": rows}, indent=2) + "\n")  # fmt: skip
     tables.write(
         asked.samples / "score", rows,
         caption=f"Against {len(reference)} real images of {asked.split}, image i beside real image "
         "i for the similarity"
         + (f"; frechet and kernel in the features of {name}." if name else "."))
     print((asked.samples / "score.md").read_text(), end="")
+    if networks.missing:
+        print(
+            f"without {' and '.join(networks.missing)}: scripts/convert.py features takes the "
+            "published weights of FID, KID, IS, CMMD and 3D-FID over")
 
 
 def read_features(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from motfm_jax.evaluation.published import Networks, compare
 from motfm_jax.metrics.density import intensity_density, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
 from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance
@@ -25,6 +26,7 @@ def score(
     *,
     bounds: tuple[float, float],
     features: Callable[[np.ndarray], np.ndarray] | None = None,
+    networks: Networks | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Distances of one set of images from the reference set.
@@ -35,6 +37,7 @@ def score(
       bounds: intensities that grey levels 0 and 255 stand for; values beyond are clipped.
       features: images -> [N, F] of a trained network, for the Frechet and kernel distances; None
         leaves them out.
+      networks: published ones, for `published.compare`.
       seed: of the kernel distance's subsets and the density's sample.
 
     Returns:
@@ -43,7 +46,8 @@ def score(
       (modulo M); "ssim_between" or "ms_ssim_between" of image i and image i + 1, the lower the more
       varied; for volumes "linear_mmd", of intensities from 0 to 1, and "pixel_mmd", with a Gaussian
       kernel on block means, its bandwidth the real ones' median distance; with features "frechet",
-      "kernel" (KID with these features, mean over subsets) and "kernel_std".
+      "kernel" (KID with these features, mean over subsets) and "kernel_std"; with networks what
+      `published.compare` gives.
 
     Raises:
       ValueError: fewer than two images, other shapes, values that are not finite.
@@ -63,6 +67,8 @@ def score(
         distance = kid(*seen, seed)
         scores["frechet"] = frechet_distance(*map(moments, seen)).distance
         scores |= {"kernel": distance.mean, "kernel_std": distance.std}
+    if networks is not None:
+        scores |= compare(*(networks.features(each) for each in units), seed)
     return scores
 
 

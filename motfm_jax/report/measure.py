@@ -12,6 +12,7 @@ import numpy as np
 from motfm_jax import build
 from motfm_jax.evaluation import downstream
 from motfm_jax.evaluation.audit import audit, in_units
+from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import score
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.io.hashes import hash_arrays
@@ -44,12 +45,13 @@ def measure(
         build.arrays(trained.config, split) for split in (plan.reference, "train"))
     see, network = _features(plan, out, anatomy, reference, intensity)
     real = in_units(reference, intensity)
+    networks = Networks(build.features_dir(), real.ndim - 2)
     scored = functools.partial(
         score, reference=real, bounds=(intensity.low, intensity.high), seed=plan.seed,
-        features=see and _remembering(see, real))
+        features=see and _remembering(see, real), networks=networks)
     results = Results(out / "measured" / f"{anatomy}.json", {
         "reference": plan.reference, "real": hash_arrays({"real": real}), "features": network,
-        "num": wanted.num, "seed": plan.seed})  # fmt: skip
+        "networks": networks.hashes, "num": wanted.num, "seed": plan.seed})  # fmt: skip
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(train))[: wanted.num]

@@ -43,7 +43,8 @@ class Table(NamedTuple):
     best: set[tuple[int, int]] = frozenset()
 
     def markdown(self) -> str:
-        lines = [self.caption, "", f"| {' | '.join(self.header)} |", "|---" * len(self.header) + "|"]
+        lines = [self.caption, ""]
+        lines += [f"| {' | '.join(self.header)} |", "|---" * len(self.header) + "|"]
         for cells in self._shown("**{}**"):
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"

@@ -1,0 +1,87 @@
+"""What the feature networks share: layers that only hold weights, and resizing as PyTorch does it.
+
+Weights come from published files, never from an initialiser: a layer is made of zeros, and
+`weights.read` fills it. Normalisation by stored statistics is folded into the convolutions.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from motfm_jax.arrays import Array
+
+_CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1
+
+
+class Conv(nnx.Module):
+    """A convolution with bias; tuples along the axes of space."""
+
+    def __init__(
+        self, features_in: int, features_out: int, kernel: tuple[int, ...],
+        stride: tuple[int, ...] | int = 1, padding: tuple[int, ...] | int = 0,
+    ):  # fmt: skip
+        self.kernel = nnx.Param(jnp.zeros((*kernel, features_in, features_out)))
+        self.bias = nnx.Param(jnp.zeros(features_out))
+        spread = lambda value: (value,) * len(kernel) if isinstance(value, int) else value  # noqa: E731
+        self.stride = spread(stride)
+        self.padding = tuple((each, each) for each in spread(padding))
+
+    def __call__(self, x: Array) -> Array:
+        """[B, *S, C] -> [B, *S', C']."""
+        kernel = self.kernel[...]
+        axes = "DHW"[3 - (kernel.ndim - 2):]
+        x = jax.lax.conv_general_dilated(
+            x, kernel, self.stride, self.padding,
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"))
+        return x + self.bias[...].reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Dense(nnx.Module):
+    """A dense layer."""
+
+    def __init__(self, features_in: int, features_out: int, use_bias: bool = True):
+        self.kernel = nnx.Param(jnp.zeros((features_in, features_out)))
+        self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """[.., C] -> [.., C']."""
+        x = x @ self.kernel[...]
+        return x if self.bias is None else x + self.bias[...].reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def resize_matrix(size: int, wanted: int, cubic: bool) -> np.ndarray:
+    """Interpolation along one axis as a matrix [wanted, size], without smoothing before.
+
+    Samples lie at half pixels and what lies outside repeats the border, as in PyTorch's
+    `interpolate` with align_corners=False.
+    """
+    at = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    first = np.floor(at).astype(int)
+    matrix = np.zeros((wanted, size))
+    for offset in range(-1, 3) if cubic else range(2):
+        distance = np.abs(at - (first + offset))
+        weight = _keys(distance) if cubic else 1 - distance
+        np.add.at(matrix, (np.arange(wanted), np.clip(first + offset, 0, size - 1)), weight)
+    return matrix.astype(np.float32)
+
+
+def _keys(x: np.ndarray) -> np.ndarray:
+    near = (_CUBIC + 2) * x**3 - (_CUBIC + 3) * x**2 + 1
+    far = _CUBIC * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, far)
+
+
+def resize(images: Array, side: int, cubic: bool = False) -> Array:
+    """[B, H, W, C] -> [B, side, side, C]."""
+    rows, columns = (resize_matrix(size, side, cubic) for size in images.shape[1:3])
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, images, columns)
+
+
+def to_rgb(images: Array) -> Array:
+    """One channel three times: [B, *S, 1] -> [B, *S, 3]; three stay as they are."""
+    if images.shape[-1] == 3:
+        return images
+    if images.shape[-1] != 1:
+        raise ValueError(f"images of {images.shape[-1]} channels: 1 or 3 needed")
+    return jnp.repeat(images, 3, axis=-1)

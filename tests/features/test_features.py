@@ -1,0 +1,160 @@
+"""The feature networks agree with the reference implementations under the same drawn weights."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from motfm_jax.features import weights
+from motfm_jax.features.clip import ClipImageTower, ClipSettings
+from motfm_jax.features.layers import resize, resize_matrix
+from motfm_jax.io.torch_files import save_safetensors
+from motfm_jax.nn.functional import functional
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "features"
+SMALL_CLIP = ClipSettings(side=28, patch=7, width=32, layers=2, heads=4, hidden=48, projection=24)
+
+
+def reference():
+    spec = importlib.util.spec_from_file_location("features_golden", GOLDEN / "make_golden.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Drawn(dict):
+    """A state dict that draws what it is asked for, of the shapes our network needs."""
+
+    def __init__(self, published, wanted):
+        super().__init__()
+        for layer in {name.rpartition("/")[0] for name in wanted}:
+            self._fill(published, layer, {
+                name.rpartition("/")[2]: shape for name, shape in wanted.items()
+                if name.rpartition("/")[0] == layer})
+
+    def _fill(self, published, layer, kinds):
+        draw, prefix = reference().draw, published.name(layer)
+        for kind, shape in kinds.items():
+            if kind == "kernel":
+                bare = prefix == "fc" or not published.norm
+                name = prefix + ("" if bare else published.convolution) + ".weight"
+                self[name] = draw(name, (shape[-1], shape[-2], *shape[:-2]))
+                norm = () if bare else ("weight", "bias", "running_mean", "running_var")
+                for part in norm:
+                    name = f"{prefix}{published.norm}.{part}"
+                    self[name] = draw(name, (shape[-1],))
+                if bare and "bias" in kinds and "patch_embedding" not in prefix:
+                    self[f"{prefix}.bias"] = draw(f"{prefix}.bias", kinds["bias"])
+            elif kind == "scale":
+                for name in (f"{prefix}.weight", f"{prefix}.bias"):
+                    self[name] = draw(name, shape)
+            elif kind.endswith("embedding"):
+                suffix = ".weight" if kind.startswith("position") else ""
+                name = f"vision_model.embeddings.{kind}{suffix}"
+                self[name] = draw(name, shape)
+
+
+def drawn_params(published):
+    wanted = weights.shapes(published.make)
+    return weights.translate(published, Drawn(published, wanted), wanted)
+
+
+def compare(name, made, rtol=1e-4):
+    with np.load(GOLDEN / f"{name}.npz") as stored:
+        for layer in made:
+            wanted = stored[layer]
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(made[layer], wanted, rtol=0, atol=rtol * scale)
+            assert wanted.std() > 1e-3 * scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, shape", [("inception", (2, 40, 56, 1)), ("r3d", (2, 8, 24, 20, 1))])
+def test_a_network_sees_what_the_reference_sees(name, shape):
+    params = drawn_params(weights.NETWORKS[name])
+    made = jax.jit(weights.network(name))(params, reference().images(*shape))
+    compare(name, made)
+
+
+def test_the_image_tower_of_clip_sees_what_the_reference_sees():
+    published = weights.NETWORKS["clip"]
+    make = lambda: ClipImageTower(SMALL_CLIP)  # noqa: E731
+    wanted = weights.shapes(make)
+    params = weights.translate(published, Drawn(published, wanted), wanted)
+    module, _ = functional(lambda draws: make())
+    compare("clip", jax.jit(lambda x: module(params)(x))(reference().images(2, 40, 56, 1)))
+
+
+def test_resizing_is_that_of_the_reference():
+    images = reference().images(2, 40, 56, 1)
+    with np.load(GOLDEN / "clip.npz") as stored:
+        np.testing.assert_allclose(
+            resize(images, 28, cubic=True), stored["resized"][..., :1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+def test_resizing_keeps_constants_and_leaves_the_same_size_alone(cubic):
+    np.testing.assert_allclose(resize_matrix(7, 19, cubic).sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(resize_matrix(9, 9, cubic), np.eye(9), atol=1e-6)
+
+
+def test_published_sizes():
+    """Of the numbers of parameters that the publications and model cards give."""
+    def count(name):
+        shapes = weights.shapes(weights.NETWORKS[name].make)
+        return sum(int(np.prod(shape)) for shape in shapes.values())
+
+    # Of torchvision's 33,371,472 the last layer's 400 classes and the normalisations' second
+    # vector are not there.
+    norms = 64 + 2 * (2 * 64 + 2 * 128 + 2 * 256 + 2 * 512) + 128 + 256 + 512
+    assert count("r3d") == 33_371_472 - (512 * 400 + 400) - norms
+    assert count("clip") == 304_293_888 + 1024  # its patch embedding has no bias
+
+
+def test_weights_are_kept_with_their_hash_and_damage_is_noticed(tmp_path):
+    params = {"fc/kernel": np.ones((2, 3), np.float32)}
+    path = weights.write(tmp_path, "inception", params, "abc")
+    read, source = weights.read(tmp_path, "inception")
+    np.testing.assert_array_equal(read["fc/kernel"], params["fc/kernel"])
+    assert source == "abc"
+    with np.load(path) as kept:
+        note = str(kept["note"])
+    np.savez(path, **{"fc/kernel": 2 * params["fc/kernel"]}, note=np.array(note))
+    with pytest.raises(ValueError, match="not those written"):
+        weights.read(tmp_path, "inception")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="damaged"):
+        weights.read(tmp_path, "inception")
+    with pytest.raises(ValueError, match="no weights of clip; download"):
+        weights.read(tmp_path, "clip")
+    assert json.loads(note)["network"] == "inception"
+
+
+def test_only_the_published_file_is_taken(tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_safetensors(other, {"fc.weight": np.ones((2, 2), np.float32)})
+    with pytest.raises(ValueError, match="begins with 6726825d"):
+        weights.convert("inception", other, tmp_path)
+    with pytest.raises(ValueError, match="no such file; inception needs"):
+        weights.convert("inception", tmp_path / "none.pth", tmp_path)
+
+
+def test_a_published_file_is_converted_whole(tmp_path, monkeypatch):
+    """The right hash is let through, a missing array is named."""
+    published = weights.NETWORKS["clip"]._replace(
+        make=lambda: ClipImageTower(SMALL_CLIP), sha256="")
+    wanted = weights.shapes(published.make)
+    state = Drawn(published, wanted)
+    source = tmp_path / "clip.safetensors"
+    save_safetensors(source, state)
+    monkeypatch.setitem(weights.NETWORKS, "small", published)
+    weights.convert("small", source, tmp_path)
+    read, _ = weights.read(tmp_path, "small")
+    assert {name: leaf.shape for name, leaf in read.items()} == wanted
+    state.pop("visual_projection.weight")
+    save_safetensors(source, state)
+    with pytest.raises(ValueError, match=r"visual_projection\.weight is missing"):
+        weights.convert("small", source, tmp_path)
