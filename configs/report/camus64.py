@@ -10,17 +10,18 @@ from motfm_jax.report.plan import Anatomy, Plan
 
 PLAN = Plan(
     title="MOTFM and what it is compared with, CAMUS at 64 x 64",
-    notes="size=small, 1,500 updates of 16 images each, on a CPU; ResNet18 and UNet-Res18, 10 "
-    "epochs, one seed. The paper's 384 px, 200 epochs and ResNet50 need a GPU and were not run.",
+    notes="size=small, 1,000 updates each (of 16 images, 4 volumes), on a CPU; ResNet18 and "
+    "UNet-Res18 of half the published width, 10 epochs, one seed. The paper's 384 px, 200 epochs "
+    "and ResNet50 need a GPU and were not run.",
     echo=Anatomy(
         "configs/camus.py", "size=small",
-        settings={"data.split": "paper", "train.steps": 1500, "train.eval_every": 500,
-                  "train.save_every": 250, "train.sample_every": 1500},
+        settings={"data.split": "paper", "train.steps": 1000, "train.eval_every": 500,
+                  "train.save_every": 250, "train.sample_every": 1000},
         num=200),
     brain=Anatomy(
         "configs/brain.py", "size=small",
-        settings={"train.steps": 1500, "train.eval_every": 500, "train.save_every": 250,
-                  "train.sample_every": 1500},
+        settings={"train.steps": 1000, "train.eval_every": 500, "train.save_every": 250,
+                  "train.sample_every": 1000},
         systems=("D", "M"), num=64),
-    spacings=("leading", "trailing"), depths=(18,), epochs=10, seeds=1,
+    depths=(18,), width=32, epochs=10, seeds=1,
 )  # fmt: skip

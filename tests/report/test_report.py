@@ -1,0 +1,197 @@
+"""Plans, their stages and tables; and a whole small report as a user calls it."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from motfm_jax.report import plan as plans
+from motfm_jax.report import tables
+from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
+from motfm_jax.report.stages import Stage, carry_out, is_done, stages
+
+ROOT = Path(__file__).parents[2]
+ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
+SMALL = Plan("small", ECHO)
+
+TINY = '''
+from motfm_jax.report.plan import Anatomy, Plan
+
+TINY = {"train.steps": 2, "train.sample_every": 2, "train.batch_size": 4}
+MODEL = {"model.channels": (8, 8), "model.head_dim": 8, "model.norm_groups": 4}
+PLAN = Plan(
+    "Tiny & complete", notes="Nothing was learned.",
+    echo=Anatomy(
+        "configs/phantom.py", "size=debug", settings={**TINY, **MODEL, "data.size": (16, 16)},
+        systems=("M-C", "D", "SD-M", "M-M", "SPADE"), num=6),
+    brain=Anatomy(
+        "configs/phantom.py", "anatomy=brain,size=debug",
+        settings={**TINY, **MODEL, "data.size": (8, 8, 8)}, systems=("M",), num=4),
+    steps=(1, 2), spacings=("trailing",), depths=(18,), width=8, epochs=1, seeds=1)
+'''
+
+
+def test_every_system_of_the_papers_tables_has_its_cells():
+    made = cells(SMALL, "echo")
+    assert {cell.system for cell in made} == set(SYSTEMS)
+    assert [cell.steps for cell in made if cell.system == "M-CM"] == [1, 10, 50]
+    assert [cell.steps for cell in made if cell.system == "SPADE"] == [1]
+    assert [(cell.steps, cell.spacing) for cell in made if cell.system == "D"] == [
+        (steps, spacing) for spacing in ("leading", "trailing") for steps in (1, 10, 50)]
+    assert len({cell.name for cell in made}) == len(made)
+
+
+def test_stages_come_after_what_they_need(tmp_path):
+    listed = [stage.name for stage in stages(SMALL, tmp_path, 280)]
+    assert len(set(listed)) == len(listed)
+    assert listed.index("train echo/D") < listed.index("train echo/SD-M")
+    assert listed.index("train echo/M-C") < listed.index("sample echo_test/M-C_10")
+    assert listed.index("sample echo_train/M-M_10") < listed.index("downstream segment18")
+
+
+def test_downstream_networks_get_as_many_generated_images_as_there_are_real_ones(tmp_path):
+    made = {stage.name: stage.arguments for stage in stages(SMALL, tmp_path, 280)}
+    assert {"--num=280", "--split=train", "--steps=10"} <= set(made["sample echo_train/M-C_10"])
+    assert "--num=4" in made["sample echo_test/M-C_10"]
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(echo=dataclasses.replace(ECHO, systems=("D", "X"))), "has 'X'; use D, M"),
+    (dict(echo=dataclasses.replace(ECHO, systems=("SD-M",))), "needs 'D' too"),
+    (dict(echo=dataclasses.replace(ECHO, config="none.py")), "there is no such file"),
+    (dict(echo=dataclasses.replace(ECHO, num=1)), "two images or more"),
+    (dict(reference="train"), "use valid or test"),
+    (dict(steps=()), "whole numbers from 1"),
+    (dict(spacings=("linear",)), "leading or trailing"),
+    (dict(depths=(34,)), "use 18 or 50"),
+])  # fmt: skip
+def test_a_plan_that_cannot_be_carried_out_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plans.check(dataclasses.replace(SMALL, **changes))
+
+
+def write_script(folder, name, text):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_a_stage_is_carried_out_once_and_never_mixed_up_with_another(tmp_path):
+    scripts, out = tmp_path / "scripts", tmp_path / "out"
+    write_script(scripts, "count", "import sys; open(sys.argv[1], 'a').write('x')")
+    counted = tmp_path / "counted"
+    stage = Stage("count a/b", "count", (str(counted),))
+    assert not is_done(out, stage)
+    carry_out(out, scripts, [stage])
+    carry_out(out, scripts, [stage])
+    assert counted.read_text() == "x" and is_done(out, stage)
+    with pytest.raises(ValueError, match="done, by another call"):
+        carry_out(out, scripts, [stage._replace(arguments=("elsewhere",))])
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path):
+    write_script(tmp_path, "fail", "raise SystemExit(3)")
+    stage = Stage("fail", "fail", ())
+    with pytest.raises(ValueError, match="'fail' ended with exit code 3"):
+        carry_out(tmp_path / "out", tmp_path, [stage])
+    assert not is_done(tmp_path / "out", stage)
+
+
+def row(system, steps, spacing="", **measures):
+    return {"system": system, "steps": steps, "spacing": spacing, **measures}
+
+
+def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said():
+    plan = dataclasses.replace(SMALL, steps=(1, 10))
+    rows = [
+        row("real", None, a=0.5), row("D", 1, "leading", a=9.0), row("D", 10, "leading", a=3.0),
+        row("M", 1, a=4.0), row("M", 10, a=2.0), row("SPADE", 1, a=7.0)]
+    table = tables.generation(
+        "t", "caption", plan, rows, ("D", "M", "M-C", "SPADE"),
+        [tables.Measure("A ↓", "a", True), tables.Measure("B", "b", None)])
+    assert table.header == ["", "A ↓ 1", "A ↓ 10"]
+    assert table.rows == [
+        ["D (leading)", 9.0, 3.0], ["M", 4.0, 2.0], ["M-C", "not run", "not run"],
+        ["SPADE", 7.0, ""], ["real against real", 0.5, ""]]
+    assert table.best == {(1, 2), (3, 1)}
+    assert "| M | 4 | **2** |" in table.markdown()
+    assert "<td><b>2</b></td>" in table.html()
+
+
+def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
+    plan = dataclasses.replace(SMALL, seeds=2)
+    trained = [dict(trained_on="real", seed=seed, accuracy=value, macro_f1=None)
+               for seed, value in enumerate((0.8, 0.9))]
+    table = tables.downstream_table(plan, {("classify", 18): trained}, 200)
+    first = table.rows[0]
+    assert first[:4] == ["ResNet18", "real", "0.85 ± 0.07", None]
+    assert table.rows[1][:3] == ["ResNet18", "D-C(50)", "not run"]
+    assert {cells[1] for cells in table.rows} >= {"M-M(10)", "real + M-M(10)"}
+
+
+def test_names_of_cells():
+    assert Cell("echo", "D", 10, "trailing").name == "D_10_trailing"
+    assert Cell("echo", "M", 10).name == "M_10"
+
+
+@pytest.mark.slow
+def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
+    plan, out = tmp_path / "tiny.py", tmp_path / "out"
+    plan.write_text(TINY)
+    command = [
+        sys.executable, "scripts/report.py", "--plan", str(plan), "--out", str(out)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    report = out / "report"
+    page = (report / "index.html").read_text()
+    assert "Tiny &amp; complete" in page and "Nothing was learned." in page
+    for name in ("figure2_echo", "figure2_brain", "figure3"):
+        assert f'src="{name}.png"' in page
+        with Image.open(report / f"{name}.png") as picture:
+            assert min(picture.size) > 50
+    for source in ("../denoised/strip.png", "../denoised/comparison.png"):
+        assert f'src="{source}"' in page and (report / source).is_file()
+    with open(report / "table1.csv") as file:
+        rows = list(csv.reader(file))
+    assert [each[0] for each in rows[1:]] == [
+        "D (trailing)", "M", "D-C", "M-C", "SPADE", "D-M", "SD-M (trailing)", "M-M", "D-CM",
+        "M-CM", "real against real"]
+    assert float(rows[4][1]) > 0 and rows[2][1] == "not run"
+    for name in ("table2", "table3", "times_echo", "copies_brain", "denoising"):
+        assert (report / f"{name}.md").is_file() and (report / f"{name}.csv").is_file()
+    markers = {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir()}
+    measured = json.loads((out / "measured" / "echo.json").read_text())["rows"]
+    assert len(measured) == 1 + 2 * 4 + 1
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir()} == markers
+    listed = subprocess.run(
+        [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "to do" not in listed and listed.count("done") >= len(markers)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--plan=none.py"], "there is no such file; see configs/report/"),
+    (["--plan=configs/camus.py"], "defines no PLAN"),
+    (["--plan=configs/report/phantom.py", "--brain-root=/nowhere", "--echo-root=/nowhere"], ""),
+])
+def test_mistakes_end_in_one_line(tmp_path, arguments, message):
+    made = subprocess.run(
+        [sys.executable, "scripts/report.py", *arguments, f"--out={tmp_path}", "--list"],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+    if message:
+        assert made.returncode == 2 and message in made.stderr
+    assert "Traceback" not in made.stderr
+
+
+@pytest.mark.parametrize("name", ["phantom", "camus", "camus64"])
+def test_the_plans_that_come_along_can_be_carried_out(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    scope = {}
+    exec((ROOT / "configs" / "report" / f"{name}.py").read_text(), scope)
+    plans.check(scope["PLAN"])
+    assert set(scope["PLAN"].echo.systems) == set(SYSTEMS)
