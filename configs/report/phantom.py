@@ -17,7 +17,7 @@ PLAN = Plan(
     brain=Anatomy(
         "configs/phantom.py", "anatomy=brain,size=debug",
         settings={"train.steps": 200, "train.eval_every": 100, "train.save_every": 100,
-                  "train.sample_every": 200, "train.log_every": 50, "data.phantom_patients": 60},
+                  "train.sample_every": 200, "train.log_every": 50, "data.phantom_patients": 140},
         systems=("D", "M"), num=32),
     depths=(18,), width=16, epochs=5, seeds=1,
 )  # fmt: skip

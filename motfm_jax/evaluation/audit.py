@@ -13,6 +13,7 @@ from motfm_jax.io import images as pictures
 from motfm_jax.metrics.nearest import Nearest, nearest_features, nearest_pixels, share_closer
 
 QUANTILE = 0.05
+FEWEST = round(1 / QUANTILE)  # held-out images
 PAIRS = 8  # of the picture
 
 
@@ -51,10 +52,9 @@ def audit(
     Raises:
       ValueError: images of different sizes, not finite, or fewer than 20 held-out images.
     """
-    fewest = round(1 / QUANTILE)
-    if len(held_out) < fewest:
+    if len(held_out) < FEWEST:
         raise ValueError(
-            f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {fewest} or "
+            f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {FEWEST} or "
             "more; give a larger --split")
     if generated.shape[1:] != train.images.shape[1:]:
         raise ValueError(

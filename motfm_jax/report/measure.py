@@ -11,7 +11,7 @@ import numpy as np
 
 from motfm_jax import build
 from motfm_jax.evaluation import downstream
-from motfm_jax.evaluation.audit import audit, in_units
+from motfm_jax.evaluation.audit import FEWEST, audit, in_units
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import score
 from motfm_jax.evaluation.tables import Results
@@ -67,10 +67,13 @@ def measure(
         sidecar = json.loads((folder / "samples.json").read_text())
         with np.load(folder / "samples.npz") as made:
             images = made["images"]
-        copies = audit(folder, images, train, reference, intensity, features=see, network=network)
+        copies = {}
+        if len(reference) >= FEWEST:
+            copies = audit(
+                folder, images, train, reference, intensity, features=see, network=network)
         results.add(key, {
             **scored(images), "seconds_per_image": sidecar["seconds_per_image"],
-            "calls": sidecar["calls"], "share_closer": copies["share_closer"],
+            "calls": sidecar["calls"], "share_closer": copies.get("share_closer"),
             "share_closer_features": copies.get("features", {}).get("share_closer")})  # fmt: skip
         jax.clear_caches()  # of the programs of each set's number of images
     return results.rows, network

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from motfm_jax.evaluation.audit import FEWEST
 from motfm_jax.io.images import whole_file
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
@@ -199,5 +200,6 @@ def copies(anatomy: str, rows: Rows) -> Table:
         f"copies_{anatomy}",
         f"Memorisation, {anatomy}: share of images nearer to a training image than 95% of real "
         "held-out images are, by pixels (after translation) and by features; 0.05 is expected "
-        "without copying. The closest pairs are in audit.png beside each set.",
+        f"without copying, and {FEWEST} held-out images are needed. The closest pairs are in "
+        "audit.png beside each set.",
         ["system", "levels", "steps", "by pixels", "by features"], body)
