@@ -1,6 +1,7 @@
 """Numbers of every generated set of a report, each kept as soon as it is known."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +50,12 @@ def measure(
     scored = functools.partial(
         score, reference=real, bounds=(intensity.low, intensity.high), seed=plan.seed,
         features=see and _remembering(see, real), networks=networks)
-    results = Results(out / "measured" / f"{anatomy}.json", {
+    settings = {
         "reference": plan.reference, "real": hash_arrays({"real": real}), "features": network,
-        "networks": networks.hashes, "num": wanted.num, "seed": plan.seed})  # fmt: skip
+        "networks": networks.hashes, "num": wanted.num, "seed": plan.seed}  # fmt: skip
+    # Of other settings, as when published weights were found since, in a file of their own.
+    name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
+    results = Results(out / "measured" / f"{anatomy}_{name}.json", settings)
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(train))[: wanted.num]

@@ -62,13 +62,14 @@ def write_report(
         progress(f"{name}: figures")
         pictures += _samples(plan, out, name, folder)
     if plan.depths:
-        made.insert(min(2, len(anatomies(plan))), _downstream(plan, out))
+        made.append(_downstream(plan, out))
     if plan.denoise is not None:
         denoised = out / "denoised"
         pictures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images.")]
         made.append(_denoising(denoised))
+    made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
     for table in made:
         table.write(folder)
     page = folder / "index.html"
