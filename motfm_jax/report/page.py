@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from motfm_jax import build
-from motfm_jax.evaluation.audit import in_units
+from motfm_jax.evaluation.audit import FEWEST, in_units
 from motfm_jax.evaluation.score import GREY_LEVELS
 from motfm_jax.io import images
 from motfm_jax.io.environment import environment
@@ -31,9 +31,8 @@ ROWS = {"echo": 2, "brain": 1}  # of figure 2
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1.5em 0; display: block; overflow-x: auto }
-caption { text-align: left; padding-bottom: .5em; color: #444 }
-th, td { border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: right; white-space: nowrap }
-td:first-child, th:first-child, td:nth-child(2) { text-align: left }
+th, td { border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: left; white-space: nowrap }
+td { font-variant-numeric: tabular-nums }
 div.wide { overflow-x: auto } figcaption { color: #444 }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
 """
@@ -113,7 +112,20 @@ def _tables(plan: Plan, name: str, rows: list[dict[str, Any]], network: str) -> 
                 tables.Measure("MMD (blocks) ↓", "pixel_mmd", True),
                 tables.Measure("intensity W1 ↓", "density_w1", True),
                 tables.Measure("MS-SSIM between", "ms_ssim_between", None)))
-    return [first, tables.times(name, rows), tables.copies(name, rows)]
+    systems = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
+    times = tables.generation(
+        f"times_{name}",
+        f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by steps; "
+        "padding of the last batch counts as images.", plan, rows, systems,
+        [tables.Measure("seconds", "seconds_per_image", None)])
+    copies = tables.generation(
+        f"copies_{name}",
+        f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
+        "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
+        f"without copying; {FEWEST} held-out images are needed.", plan, rows, systems,
+        [tables.Measure("by pixels", "share_closer", None),
+         tables.Measure("by features", "share_closer_features", None)])
+    return [first, times, copies]
 
 
 def _downstream(plan: Plan, out: Path) -> tables.Table:
@@ -157,8 +169,13 @@ def _samples(plan: Plan, out: Path, name: str, folder: Path) -> list[tuple[Path,
     images.write_grid(
         path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window))
     shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
+    for system in wanted.systems:
+        last = [cell for cell in cells(plan, name) if cell.system == system][-1]
+        pairs = sample_folder(out, last, plan.reference) / "audit.png"
+        if pairs.is_file():
+            shown.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
     if name == "echo":
-        shown.append((_densities(plan, out, folder, reference, intensity),
+        shown.insert(1, (_densities(plan, out, folder, reference, intensity),
                       "Figure 3. Density of intensities, real and generated."))  # fmt: skip
     return shown
 

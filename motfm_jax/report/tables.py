@@ -1,4 +1,4 @@
-"""Tables 1 to 3 of the paper, the times, and the search for copies, from measured rows."""
+"""The paper's tables, from measured rows."""
 
 import csv
 import io
@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motfm_jax.evaluation.audit import FEWEST
 from motfm_jax.io.images import whole_file
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
@@ -55,7 +54,7 @@ class Table(NamedTuple):
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
             for cells in self._shown("<b>{}</b>", escape))
-        return f"<table><caption>{escape(self.caption)}</caption><tr>{head}</tr>\n{body}</table>\n"
+        return f"<p>{escape(self.caption)}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
 
     def write(self, folder: Path) -> None:
         """Writes NAME.md and NAME.csv; the second holds the numbers unrounded."""
@@ -120,8 +119,8 @@ def generation(
                 if group[row] == condition and isinstance(body[row][column], float)}
             if known:
                 best.add((min if each.less else max)(known, key=known.get))
-    floor = next((row for row in rows if row["system"] == FLOOR), None)
-    if floor:
+    floor = next((row for row in rows if row["system"] == FLOOR), {})
+    if any(floor.get(each.key) is not None for each in shown):
         cells = ["real against real"]
         for each in shown:
             cells += [floor.get(each.key)] + [""] * (len(plan.steps) - 1)
@@ -176,30 +175,3 @@ def _mean_and_spread(values: Sequence[float | None]) -> Any:
         return mean
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return f"{mean:.3g} ± {spread:.1g}"
-
-
-def times(anatomy: str, rows: Rows) -> Table:
-    """Seconds an image of every set."""
-    body = [
-        [row["system"], row["spacing"], row["steps"], row["calls"], row["seconds_per_image"]]
-        for row in rows if row["system"] != FLOOR]  # fmt: skip
-    return Table(
-        f"times_{anatomy}",
-        f"Sampling times, {anatomy}: seconds an image after warm-up (compilation apart), whole "
-        "batches counted.",
-        ["system", "levels", "steps", "network calls", "seconds an image"], body)
-
-
-def copies(anatomy: str, rows: Rows) -> Table:
-    """Shares of suspiciously near images of every set."""
-    body = [
-        [row["system"], row["spacing"], row["steps"], row["share_closer"],
-         row["share_closer_features"]]
-        for row in rows if row["system"] != FLOOR]  # fmt: skip
-    return Table(
-        f"copies_{anatomy}",
-        f"Memorisation, {anatomy}: share of images nearer to a training image than 95% of real "
-        "held-out images are, by pixels (after translation) and by features; 0.05 is expected "
-        f"without copying, and {FEWEST} held-out images are needed. The closest pairs are in "
-        "audit.png beside each set.",
-        ["system", "levels", "steps", "by pixels", "by features"], body)
