@@ -60,6 +60,11 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
     if rest:
         raise ValueError(f"{rest[0]!r}: flags are given as --name=value; see --help")
     if values.config is None:
+        workdir = values["workdir"].value if "workdir" in values else None
+        if workdir and values["resume"].value:
+            raise ValueError(
+                f"--workdir={workdir}: there is no run to resume; give the folder of one, or "
+                "--config to start")
         raise ValueError(
             "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
             "of a --workdir that holds a run can do without")

@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config.cond, num=asked.num, classes=facts.classes, mask_labels=facts.mask_labels,
         size=facts.size, split=split, split_name=asked.split, mask_paths=asked.masks,
         class_text=asked.classes, fit=asked.fit, noise=noise,
+        noise_flag="--source" if asked.source else "--noise",
         mask_channels=1 if config.data.mask_encoding == "scalar" else len(facts.mask_labels))
     with tqdm(total=len(conditions), unit="image", disable=None) as bar:
         sidecar = sample_to_folder(

@@ -60,6 +60,7 @@ def choose(
     fit: str | None = None,
     mask_channels: int = 0,
     noise: np.ndarray | None = None,
+    noise_flag: str = "--noise",
 ) -> Conditions:
     """The conditions a request describes.
 
@@ -80,6 +81,7 @@ def choose(
       class_text: see `parse_classes`, or the npy of `given.read_classes`; "" for none.
       fit, mask_channels: see `given.read_masks`.
       noise: rows that the images start from, or None.
+      noise_flag: what they were given by, for messages.
 
     Raises:
       ValueError: something said that the network does not take, or missing that it needs.
@@ -92,7 +94,7 @@ def choose(
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
     masks = labels = None
-    rows = {} if noise is None else {"--noise": len(noise)}
+    rows = {} if noise is None else {noise_flag: len(noise)}
     if mask_paths:
         if with_class and not class_text:
             raise ValueError(

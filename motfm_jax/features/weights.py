@@ -119,9 +119,9 @@ def _layer(
             suffix = {"class_embedding": "", "position_embedding": ".weight"}[kind]
             prefix = f"vision_model.embeddings.{kind}"
         return {f"{layer}/{kind}".lstrip("/"): _take(state, prefix + suffix)}
-    weight_name = prefix + published.convolution + ".weight"
-    folded = bool(published.norm) and weight_name in state
-    weight = _take(state, weight_name if folded or not published.norm else prefix + ".weight")
+    # A dense layer has no normalisation behind it and no name between.
+    folded = bool(published.norm) and f"{prefix}{published.convolution}.weight" in state
+    weight = _take(state, f"{prefix}{published.convolution * folded}.weight")
     bias = np.zeros(len(weight))
     if folded:
         norm = {part: _take(state, f"{prefix}{published.norm}.{part}").astype(np.float64)

@@ -148,7 +148,7 @@ class Generator(nnx.Module):
 
 
 def every(x: Array, factor: int) -> Array:
-    """Every so manieth place along each axis of space."""
+    """Each `factor`-th place along every axis of space: [B, *S, C] -> [B, *S / factor, C]."""
     return x[:, *(slice(None, None, factor),) * (x.ndim - 2)]
 
 

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from motfm_jax import build
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
 from motfm_jax.evaluation.audit import FEWEST, audit, in_units
 from motfm_jax.evaluation.published import Networks
@@ -21,6 +23,7 @@ from motfm_jax.report.plan import Plan, anatomies, cells
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder
 
 FLOOR = "real"
+See = Callable[[np.ndarray], np.ndarray]  # images [N, *S, C] -> features [N, F]
 
 
 def measure(
@@ -83,7 +86,9 @@ def measure(
     return results.rows, network
 
 
-def _features(plan: Plan, out: Path, anatomy: str, real, intensity):
+def _features(
+    plan: Plan, out: Path, anatomy: str, real: Arrays, intensity: Intensity
+) -> tuple[See | None, str]:
     """What the classifier trained on real images sees, and its name; None without one."""
     path = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0) / "network.npz"
     if anatomy != "echo" or not path.is_file():
@@ -93,7 +98,7 @@ def _features(plan: Plan, out: Path, anatomy: str, real, intensity):
     return lambda images: features(downstream.generated_arrays(images, real), intensity), name
 
 
-def _remembering(see: Callable, real: np.ndarray) -> Callable:
+def _remembering(see: See, real: np.ndarray) -> See:
     """`see` that looks at the reference once."""
     known = see(real)
     return lambda images: known if images is real else see(images)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from motfm_jax import build
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.audit import FEWEST, in_units
 from motfm_jax.evaluation.score import GREY_LEVELS
 from motfm_jax.io import images
@@ -184,7 +186,9 @@ def _title(cell: Cell) -> str:
     return f"{cell.system}({cell.steps}{'t' * (cell.spacing == 'trailing')})"
 
 
-def _densities(plan: Plan, out: Path, folder: Path, reference, intensity) -> Path:
+def _densities(
+    plan: Plan, out: Path, folder: Path, reference: Arrays, intensity: Intensity
+) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
     low, high = intensity.low, intensity.high
 

@@ -36,6 +36,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 MISTAKES = {
+    "nothing to resume": (["--resume"], "--workdir=.*there is no run to resume"),
     "misspelt field": ([DEBUG, "--config.train.lrr=1"], "lrr.*Did you mean"),
     "wrong type": ([DEBUG, "--config.train.batch_size=many"], "batch_size=many"),
     "no such size": ([DEBUG, "--config.data.size=(31,32)"], "multiple of 2; nearest: \\("),
