@@ -159,5 +159,5 @@ def test_volumes_are_scored_without_a_network():
     rng = np.random.default_rng(0)
     real = rng.uniform(0, 1, (6, 8, 8, 8, 1))
     scores = score(real + 0.2, real, bounds=(0.0, 2.0))
-    assert scores.keys() == {"density_w1", "linear_mmd"}
+    assert scores.keys() == {"density_w1", "linear_mmd", "pixel_mmd"}
     assert scores["density_w1"] == pytest.approx(0.1 * 255, rel=0.1)
