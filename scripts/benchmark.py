@@ -33,7 +33,7 @@ from motfm_jax import build, cli
 from motfm_jax.arrays import Batch, Condition
 from motfm_jax.data.records import Facts
 from motfm_jax.io.environment import environment
-from motfm_jax.io.images import whole_file
+from motfm_jax.io.files import whole_file
 from motfm_jax.io.torch_weights import to_torch
 from motfm_jax.methods import flow
 from motfm_jax.sampling.ode import Solver

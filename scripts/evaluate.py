@@ -40,8 +40,8 @@ from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
 from motfm_jax.evaluation.score import score
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.io.images import whole_file
 from motfm_jax.metrics.contrast import darker_share
 
 POWERS = (0.02, 0.065, 0.2)  # of speckle; the paper's 11.87 dB are 0.065

@@ -10,6 +10,7 @@ import numpy as np
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.io import images as pictures
+from motfm_jax.io.files import whole_file
 from motfm_jax.metrics.nearest import Nearest, nearest_features, nearest_pixels, share_closer
 
 QUANTILE = 0.05
@@ -85,7 +86,7 @@ def audit(
         _draw(
             out / "audit_features.png", generated, references, ours, names,
             report["features"]["share_closer"])
-    with pictures.whole_file(out / "audit.json") as draft:
+    with whole_file(out / "audit.json") as draft:
         draft.write_text(json.dumps(report, indent=2) + "\n")
     return report
 

@@ -20,7 +20,7 @@ from motfm_jax.arrays import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.images import write_npz
+from motfm_jax.io.files import write_npz
 from motfm_jax.metrics.classification import classification
 from motfm_jax.metrics.overlap import overlap, summarise
 from motfm_jax.nn.resnet import ResNetSettings, resnet

@@ -12,7 +12,7 @@ import numpy as np
 
 from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
 from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.io.images import whole_file
+from motfm_jax.io.files import whole_file
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.solve import Solver, solve
 from motfm_jax.sampling import ode

@@ -21,6 +21,7 @@ from motfm_jax.data.records import Record
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.evaluation.generate import Generated
 from motfm_jax.io import images as pictures
+from motfm_jax.io.files import whole_file, write_npz
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
@@ -83,7 +84,7 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
         # that is no longer known to be ours.
         if overwrite:
             _delete(partial, re.compile(r"\.?batch_.*"))
-        with pictures.whole_file(partial / SETTINGS) as draft:
+        with whole_file(partial / SETTINGS) as draft:
             draft.write_text(json.dumps(settings))
         if overwrite:
             _delete(out, OWN)
@@ -126,7 +127,7 @@ def write(
     names = [] if labels is None else [classes[label] for label in labels]
     note = f"synthetic; {sidecar['solver']['name']}, network calls: {_short(sidecar['calls'])}"
     window, drawn = pictures.shared_window(images), _to_draw(masks)
-    pictures.write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
+    write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
     shown = min(len(images), MAX_GRID[images.ndim - 2])
     pictures.write_samples(
         out / "grid.png", images[:shown], masks=None if drawn is None else drawn[:shown],
@@ -134,7 +135,7 @@ def write(
         caption=f"{note}; images 0 to {shown - 1} of {len(images)}")  # fmt: skip
     if trajectory is not None:
         times = np.linspace(0, 1, len(trajectory), dtype=np.float32)
-        pictures.write_npz(out / "trajectory.npz", states=trajectory, times=times)
+        write_npz(out / "trajectory.npz", states=trajectory, times=times)
         rows = [f"{index} {name}" for index, name in enumerate(names[: trajectory.shape[1]])]
         pictures.write_trajectory(
             out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note)
@@ -149,7 +150,7 @@ def write(
         entries = _entries(generated, conditions, classes)
         # Under both names, as the original writes generated images for its own loader.
         pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
-    with pictures.whole_file(out / SIDECAR) as draft:
+    with whole_file(out / SIDECAR) as draft:
         draft.write_text(json.dumps(sidecar, indent=2) + "\n")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.io.images import whole_file
+from motfm_jax.io.files import whole_file
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -4,15 +4,15 @@ A picture is assembled from tiles, uint8 RGB arrays [h, w, 3]. All grey tiles of
 window [low, high], which the picture states: brightness may be compared from tile to tile.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from motfm_jax.io.files import whole_file
 
 Window = tuple[float, float]
 
@@ -22,20 +22,6 @@ MASK_COLOURS = np.array(
      (0, 114, 178), (213, 94, 0)], np.uint8)  # fmt: skip
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: never a half-written file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    draft = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def shared_window(images: np.ndarray, percentiles: Sequence[float] = (0.5, 99.5)) -> Window:
@@ -277,13 +263,6 @@ def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: 
     volume.header.set_xyzt_units("mm")
     with whole_file(path) as draft:
         nibabel.save(volume, draft)
-
-
-def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
-    """Writes the arrays that are not None, compressed."""
-    present = {name: array for name, array in arrays.items() if array is not None}
-    with whole_file(path) as draft:
-        np.savez_compressed(draft, **present)
 
 
 def _flat(image: np.ndarray, fill: float) -> np.ndarray:

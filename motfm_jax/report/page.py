@@ -17,6 +17,7 @@ from motfm_jax.evaluation.audit import FEWEST, in_units
 from motfm_jax.evaluation.score import GREY_LEVELS
 from motfm_jax.io import images
 from motfm_jax.io.environment import environment
+from motfm_jax.io.files import whole_file
 from motfm_jax.metrics.density import GRID, intensity_density
 from motfm_jax.report import tables
 from motfm_jax.report.measure import measure
@@ -74,7 +75,7 @@ def write_report(
     for table in made:
         table.write(folder)
     page = folder / "index.html"
-    with images.whole_file(page) as draft:
+    with whole_file(page) as draft:
         draft.write_text(_page(plan, out, made, pictures, done))
     return page
 

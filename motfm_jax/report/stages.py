@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from motfm_jax.io.images import whole_file
+from motfm_jax.io.files import whole_file
 from motfm_jax.report.plan import (
     SYNTHETIC,
     SYSTEMS,

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motfm_jax.io.images import whole_file
+from motfm_jax.io.files import whole_file
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
 

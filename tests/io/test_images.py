@@ -120,23 +120,3 @@ def test_nifti_swaps_a_frames_rows_and_columns_back_with_its_affine(tmp_path):
     read = nibabel.load(tmp_path / "x.nii")
     np.testing.assert_array_equal(read.get_fdata(), frame[..., 0].T[:, :, None])
     np.testing.assert_allclose(read.affine @ [2, 1, 0, 1], affine @ [1, 2, 0, 1])
-
-
-def test_npz_leaves_out_what_there_is_not(tmp_path):
-    images.write_npz(tmp_path / "x.npz", images=np.ones(3), masks=None)
-    with np.load(tmp_path / "x.npz") as read:
-        assert read.files == ["images"]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text("old")
-
-    def fail():
-        with images.whole_file(path) as draft:
-            draft.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
