@@ -12,11 +12,10 @@ import numpy as np
 from flax import nnx
 
 from motfm_jax.arrays import Array
-from motfm_jax.features.layers import Conv, Dense, resize, to_rgb
+from motfm_jax.features.layers import Conv, dense, layer_norm, resize, to_rgb
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
 SPREAD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
-_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +31,10 @@ class ClipSettings:
     projection: int = 768
 
 
-class LayerNorm(nnx.Module):
-    def __init__(self, features: int):
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-
-    def __call__(self, x: Array) -> Array:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        broadcast = (1,) * (x.ndim - 1) + (-1,)
-        normed = centred * jax.lax.rsqrt(variance + _EPSILON)
-        return normed * self.scale[...].reshape(broadcast) + self.bias[...].reshape(broadcast)
-
-
 class SelfAttention(nnx.Module):
     def __init__(self, width: int, heads: int):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            Dense(width, width) for _ in range(4))
+            dense(width, width) for _ in range(4))
         self.heads = heads
 
     def __call__(self, x: Array) -> Array:
@@ -60,7 +46,7 @@ class SelfAttention(nnx.Module):
 
 class Perceptron(nnx.Module):
     def __init__(self, width: int, hidden: int):
-        self.fc1, self.fc2 = Dense(width, hidden), Dense(hidden, width)
+        self.fc1, self.fc2 = dense(width, hidden), dense(hidden, width)
 
     def __call__(self, x: Array) -> Array:
         x = self.fc1(x)
@@ -69,9 +55,9 @@ class Perceptron(nnx.Module):
 
 class Layer(nnx.Module):
     def __init__(self, settings: ClipSettings):
-        self.layer_norm1 = LayerNorm(settings.width)
+        self.layer_norm1 = layer_norm(settings.width)
         self.self_attn = SelfAttention(settings.width, settings.heads)
-        self.layer_norm2 = LayerNorm(settings.width)
+        self.layer_norm2 = layer_norm(settings.width)
         self.mlp = Perceptron(settings.width, settings.hidden)
 
     def __call__(self, x: Array) -> Array:
@@ -88,10 +74,10 @@ class ClipImageTower(nnx.Module):
         self.class_embedding = nnx.Param(jnp.zeros(settings.width))
         self.position_embedding = nnx.Param(jnp.zeros((tokens, settings.width)))
         self.patch_embedding = Conv(3, settings.width, (settings.patch,) * 2, settings.patch)
-        self.pre_layrnorm = LayerNorm(settings.width)  # spelt as it is published
+        self.pre_layrnorm = layer_norm(settings.width)  # spelt as it is published
         self.layers = nnx.List(Layer(settings) for _ in range(settings.layers))
-        self.post_layernorm = LayerNorm(settings.width)
-        self.visual_projection = Dense(settings.width, settings.projection, use_bias=False)
+        self.post_layernorm = layer_norm(settings.width)
+        self.visual_projection = dense(settings.width, settings.projection, use_bias=False)
         self.side = settings.side
 
     def __call__(self, images: Array) -> dict[str, Array]:

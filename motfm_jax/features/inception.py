@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array
-from motfm_jax.features.layers import Conv, Dense, resize, to_rgb
+from motfm_jax.features.layers import Conv, dense, resize, to_rgb
 
 SIDE = 299
 
@@ -161,7 +161,7 @@ class Inception(nnx.Module):
         self.Mixed_7a = BlockD(768)
         self.Mixed_7b = BlockE(1280, pools_maximum=False)
         self.Mixed_7c = BlockE(2048, pools_maximum=True)
-        self.fc = Dense(2048, 1008)
+        self.fc = dense(2048, 1008)
 
     def __call__(self, images: Array) -> dict[str, Array]:
         """Images [B, H, W, 1 or 3] from 0 to 1 -> {"64", "192", "768", "2048", "logits": [B, F]},

@@ -10,44 +10,38 @@ import numpy as np
 from flax import nnx
 
 from motfm_jax.arrays import Array
+from motfm_jax.nn.layers import Draws
 
 _CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1
 
 
-class Conv(nnx.Module):
-    """A convolution with bias; tuples along the axes of space."""
+_ZEROS = dict(
+    kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init(),
+    rngs=Draws(jax.random.key(0), 0))  # fmt: skip
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` by number of padded places along each axis."""
 
     def __init__(
         self, features_in: int, features_out: int, kernel: tuple[int, ...],
         stride: tuple[int, ...] | int = 1, padding: tuple[int, ...] | int = 0,
     ):  # fmt: skip
-        self.kernel = nnx.Param(jnp.zeros((*kernel, features_in, features_out)))
-        self.bias = nnx.Param(jnp.zeros(features_out))
-        spread = lambda value: (value,) * len(kernel) if isinstance(value, int) else value  # noqa: E731
-        self.stride = spread(stride)
-        self.padding = tuple((each, each) for each in spread(padding))
-
-    def __call__(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', C']."""
-        kernel = self.kernel[...]
-        axes = "DHW"[3 - (kernel.ndim - 2):]
-        x = jax.lax.conv_general_dilated(
-            x, kernel, self.stride, self.padding,
-            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"))
-        return x + self.bias[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        each = (padding,) * len(kernel) if isinstance(padding, int) else padding
+        super().__init__(
+            features_in, features_out, kernel, stride, padding=[(side, side) for side in each],
+            **_ZEROS)
 
 
-class Dense(nnx.Module):
+def dense(features_in: int, features_out: int, use_bias: bool = True) -> nnx.Linear:
     """A dense layer."""
+    return nnx.Linear(features_in, features_out, use_bias=use_bias, **_ZEROS)
 
-    def __init__(self, features_in: int, features_out: int, use_bias: bool = True):
-        self.kernel = nnx.Param(jnp.zeros((features_in, features_out)))
-        self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
 
-    def __call__(self, x: Array) -> Array:
-        """[.., C] -> [.., C']."""
-        x = x @ self.kernel[...]
-        return x if self.bias is None else x + self.bias[...].reshape((1,) * (x.ndim - 1) + (-1,))
+def layer_norm(features: int) -> nnx.LayerNorm:
+    """Layer normalisation as PyTorch has it."""
+    return nnx.LayerNorm(
+        features, epsilon=1e-5, use_fast_variance=False, rngs=_ZEROS["rngs"])
 
 
 def resize_matrix(size: int, wanted: int, cubic: bool) -> np.ndarray:

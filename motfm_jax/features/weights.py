@@ -19,8 +19,8 @@ from motfm_jax.arrays import Array, Params
 from motfm_jax.features.clip import ClipImageTower
 from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18
+from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.io.images import whole_file
 from motfm_jax.io.torch_files import load, load_safetensors, to_arrays
 from motfm_jax.nn.functional import functional
 
@@ -37,6 +37,7 @@ class Published(NamedTuple):
         normalisation behind it.
       norm_epsilon: of that normalisation.
       name: our name of a layer -> the published one, without what follows.
+      alone: published names of parameters that belong to no layer.
     """
 
     make: Callable[[], nnx.Module]
@@ -47,6 +48,7 @@ class Published(NamedTuple):
     norm: str = ""
     norm_epsilon: float = 0.0
     name: Callable[[str], str] = lambda layer: layer.replace("/", ".")
+    alone: Mapping[str, str] = {}
 
 
 def _name_in_clip(layer: str) -> str:
@@ -64,7 +66,10 @@ NETWORKS = {
         "github.com/mseitzer/pytorch-fid, release fid_weights", "6726825d", ".conv", ".bn", 1e-3),
     "clip": Published(
         ClipImageTower, "pytorch_model.bin", "huggingface.co/openai/clip-vit-large-patch14-336",
-        "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801", name=_name_in_clip),
+        "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801", name=_name_in_clip,
+        alone={
+            "class_embedding": "vision_model.embeddings.class_embedding",
+            "position_embedding": "vision_model.embeddings.position_embedding.weight"}),
     "r3d": Published(
         R3D18, "r3d_18-b3b3357e.pth", "download.pytorch.org/models", "b3b3357e", ".0", ".1", 1e-5),
 }  # fmt: skip
@@ -112,13 +117,12 @@ def _layer(
     published: Published, state: Mapping[str, np.ndarray], layer: str, kind: str, biased: bool
 ) -> dict[str, np.ndarray]:
     """One layer's parameters."""
+    if kind in published.alone:
+        return {kind: _take(state, published.alone[kind])}
     prefix = published.name(layer)
     if kind != "kernel":
-        suffix = {"scale": ".weight", "bias": ".bias"}.get(kind)
-        if suffix is None:  # a parameter of the tower itself
-            suffix = {"class_embedding": "", "position_embedding": ".weight"}[kind]
-            prefix = f"vision_model.embeddings.{kind}"
-        return {f"{layer}/{kind}".lstrip("/"): _take(state, prefix + suffix)}
+        suffix = {"scale": ".weight", "bias": ".bias"}[kind]
+        return {f"{layer}/{kind}": _take(state, prefix + suffix)}
     # A dense layer has no normalisation behind it and no name between.
     folded = bool(published.norm) and f"{prefix}{published.convolution}.weight" in state
     weight = _take(state, f"{prefix}{published.convolution * folded}.weight")

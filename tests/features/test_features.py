@@ -51,9 +51,8 @@ class Drawn(dict):
             elif kind == "scale":
                 for name in (f"{prefix}.weight", f"{prefix}.bias"):
                     self[name] = draw(name, shape)
-            elif kind.endswith("embedding"):
-                suffix = ".weight" if kind.startswith("position") else ""
-                name = f"vision_model.embeddings.{kind}{suffix}"
+            elif kind in published.alone:
+                name = published.alone[kind]
                 self[name] = draw(name, shape)
 
 
