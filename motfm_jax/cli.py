@@ -1,5 +1,6 @@
 """How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
 
+import argparse
 import json
 import re
 import sys
@@ -13,7 +14,8 @@ from motfm_jax import config as configs
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls main(arguments) and exits: 0; 2 after a mistake, said in a line; 130 after Ctrl-C."""
+    """Calls main(arguments) and exits with what it returns; 2 after a mistake, said in a line; 130
+    after Ctrl-C."""
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
@@ -22,6 +24,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """For a script's flags; its --help is the script's docstring and the flags.
+
+    Args:
+      description: the docstring.
+    """
+    return argparse.ArgumentParser(
+        allow_abbrev=False, usage=argparse.SUPPRESS, description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, ConfigDict]:

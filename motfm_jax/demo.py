@@ -46,7 +46,7 @@ def demo(run: Path) -> float:
     """Trains in `run` (or goes on there), samples and draws; returns the share of images whose
     cavity is darker than their myocardium."""
     check_same_demo(run)
-    if train(config(), run, resume=True).interrupted:
+    if train(config(), run, resume=True).stopped_by:
         raise KeyboardInterrupt  # saved; the same command goes on
     trained = build.load_run(run)
     real = build.arrays(trained.config, "valid")

@@ -97,9 +97,7 @@ class Ours(NamedTuple):
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--out", required=True, type=Path, help="folder to write to")
     add("--quick", action="store_true", help="five cases at 128 x 128")

@@ -21,9 +21,7 @@ from motfm_jax.features import weights
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = cli.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
     command = commands.add_parser("from-torch", allow_abbrev=False)
     command.set_defaults(run=from_torch)

@@ -27,9 +27,7 @@ from motfm_jax.io.hashes import hash_arrays
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--run", required=True, type=Path, help="run directory of scripts/train.py")
     add("--out", required=True, type=Path, help="folder to write to")

@@ -48,9 +48,7 @@ POWERS = (0.02, 0.065, 0.2)  # of speckle; the paper's 11.87 dB are 0.065
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = cli.parser(__doc__)
     commands = parser.add_subparsers(required=True, prog=parser.prog)
     command = commands.add_parser("contrast", allow_abbrev=False)
     command.set_defaults(call=contrast)

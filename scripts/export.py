@@ -17,7 +17,7 @@ from motfm_jax.nn.dispatch import Capabilities
 
 
 def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write")

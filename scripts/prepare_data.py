@@ -30,9 +30,7 @@ from motfm_jax.io.preview import write_preview
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = cli.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
     for name, run in (("check", check), ("preview", preview), ("convert", convert)):
         command = commands.add_parser(name, allow_abbrev=False, usage=argparse.SUPPRESS)

@@ -24,9 +24,7 @@ from motfm_jax.report.stages import carry_out, is_done, stages
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--plan", required=True, type=Path, help="one of configs/report/")
     add("--out", required=True, type=Path, help="folder to write to")

@@ -20,9 +20,7 @@ from motfm_jax.io.compile_cache import enable_compile_cache
 
 
 def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write to")

@@ -3,7 +3,8 @@
     .venv/bin/python scripts/train.py --config=configs/phantom.py:cond=mask+class,size=small \
         --workdir=runs/phantom [--config.train.lr=3e-4 ...] [--resume | --overwrite]
 
-Ctrl-C or SIGTERM saves and exits; --resume goes on exactly where it was. Several processes (one a
+Ctrl-C or SIGTERM saves and exits, with the shells' code for it (130, 143), so that a scheduler can
+tell it from a training that is done; --resume goes on exactly where it was. Several processes (one a
 node): the same command in each with --coordinator=auto under SLURM, or --coordinator=HOST:PORT
 --num_processes=N --process_id=I.
 """
@@ -26,13 +27,15 @@ flags.DEFINE_integer("num_processes", None, "with --coordinator=HOST:PORT")
 flags.DEFINE_integer("process_id", None, "with --coordinator=HOST:PORT, from 0")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     values, config = cli.parse_config_flags(arguments)
     if not values.workdir:
         raise ValueError("--workdir is missing: the directory to write the run to")
     enable_compile_cache()
     parallel.connect(values.coordinator, values.num_processes, values.process_id)
-    train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+    outcome = train(
+        config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+    return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
 
 if __name__ == "__main__":

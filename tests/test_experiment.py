@@ -69,7 +69,7 @@ def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -
 def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, method):
     run = tmp_path / "run"
     first = train(tiny(dims, cond, method, steps=2), run)
-    assert first.step == 2 and not first.interrupted
+    assert first.step == 2 and first.stopped_by is None
     resumed = train(tiny(dims, cond, method, steps=4), run, resume=True)
     assert resumed.step == 4
     rows = read_metrics(run)

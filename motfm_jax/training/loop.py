@@ -52,12 +52,12 @@ class Outcome(NamedTuple):
     Attributes:
       state: the last state, replicated.
       step: updates made in all.
-      interrupted: whether a signal ended it before its last step.
+      stopped_by: the signal that ended it before its last step, or None.
     """
 
     state: TrainState
     step: int
-    interrupted: bool
+    stopped_by: signal.Signals | None
 
 
 class Run(Protocol):
@@ -95,8 +95,8 @@ def train(
 ) -> Outcome:
     """Trains until num_steps updates are made in all, or a signal comes.
 
-    SIGTERM or Ctrl-C: the update at hand is finished, the state saved, and the outcome says
-    "interrupted"; a second Ctrl-C stops at once.
+    SIGTERM or Ctrl-C: the update at hand is finished, the state saved, and the outcome says by
+    which (another process's counts as SIGTERM); a second Ctrl-C stops at once.
 
     Args:
       state: replicated over devices; donated. Its step says where the batches start.
@@ -118,24 +118,25 @@ def train(
     step = int(state.step)
     best_loss = checkpoints.best_loss
     window = _Window(step, batch_size)
-    stopped = False
+    stopped_by = None
     silent = jax.process_index() != 0
     with _signals() as signals, Progress(step, num_steps, silent=silent) as progress:
         try:
-            while step < num_steps and not stopped:
+            while step < num_steps:
                 state, metrics = update(state, _next(batches, step, num_steps), key)
                 step += 1
                 window.add(step, metrics)
                 progress.step(window.loss, window.images_per_second)
-                stopped = _stop_now(signals, step)
+                if step < num_steps and _stop_now(signals, step):
+                    stopped_by = signals[0] if signals else signal.SIGTERM
                 due = functools.partial(_is_due, step, num_steps)
-                if due(log_every) or stopped:
+                if due(log_every) or stopped_by:
                     row = window.take()
                     run.log(step, row | {"learning_rate": float(learning_rate(step - 1))})
                     progress.line(step, row, (num_steps - step) * batch_size)
-                if stopped:
+                if stopped_by:
                     checkpoints.save(step, state)
-                    cause = signals[0] if signals else "a signal to another process"
+                    cause = stopped_by.name if signals else "a signal to another process"
                     progress.say(f"stopped after step {step} by {cause}: saved; --resume goes on")
                     break
                 valid_loss = None
@@ -163,7 +164,7 @@ def train(
             checkpoints.wait()
             raise NonFiniteError(_explain(bad, float(learning_rate(bad.step - 1)))) from None
     checkpoints.wait()
-    return Outcome(state, step, interrupted=step < num_steps)
+    return Outcome(state, step, stopped_by)
 
 
 class _NotFinite(Exception):
@@ -258,7 +259,7 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
         "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)")
 
 
-def _stop_now(signals: Sequence[str], step: int) -> bool:
+def _stop_now(signals: Sequence[signal.Signals], step: int) -> bool:
     """Whether to stop after this step; several processes stop after the same one."""
     if jax.process_count() == 1:
         return bool(signals)
@@ -266,9 +267,9 @@ def _stop_now(signals: Sequence[str], step: int) -> bool:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """The names of the signals to stop that came meanwhile; a second one acts as it always does."""
-    received: list[str] = []
+def _signals() -> Iterator[list[signal.Signals]]:
+    """The signals to stop that came meanwhile; a second one acts as it always does."""
+    received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
@@ -280,7 +281,7 @@ def _signals() -> Iterator[list[str]]:
             signal.signal(kind, handler)
 
     def receive(number: int, _) -> None:
-        received.append(signal.Signals(number).name)
+        received.append(signal.Signals(number))
         restore()
         # Written past Python's streams: a handler may interrupt one of them.
         os.write(2, b"\nstopping: finishing the step and saving; once more to stop at once\n")

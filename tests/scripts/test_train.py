@@ -72,7 +72,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
-    assert code == 0 and "SIGTERM: saved; --resume goes on" in out + err
+    assert code == 143 and "SIGTERM: saved; --resume goes on" in out + err
     stopped = restore_weights(workdir).step
     assert stopped >= 3 and read_metrics(workdir)[-1]["step"] == stopped
     command[-2] = f"--config.train.steps={stopped + 2}"

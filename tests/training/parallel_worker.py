@@ -101,7 +101,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
             update=update, evaluate=evaluate, learning_rate=lambda step: 0.1, run=run,
             checkpoints=checkpoints, num_steps=40, batch_size=ROWS, log_every=5, eval_every=6,
             save_every=20)
-        assert outcome.interrupted
+        assert outcome.stopped_by
         assert outcome.step == int(outcome.state.step) == checkpoints.steps[-1]
         assert outcome.step == (8 if processes == 1 else 10), outcome.step
         checkpoints.close()

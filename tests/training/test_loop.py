@@ -71,7 +71,7 @@ def losses(folder):
 def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, capfd):
     before = signal.getsignal(kind)
     outcome = train_run(tmp_path / "run", 10, kill_at(kind, 6))
-    assert (outcome.step, outcome.interrupted) == (7, True)
+    assert (outcome.step, outcome.stopped_by) == (7, kind)
     assert signal.getsignal(kind) is before
     printed = capfd.readouterr()
     assert f"stopped after step 7 by {kind.name}" in printed.out
@@ -79,7 +79,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kin
     assert restore_weights(tmp_path / "run").step == 7
 
     outcome = train_run(tmp_path / "run", 10)
-    assert (outcome.step, outcome.interrupted) == (10, False)
+    assert (outcome.step, outcome.stopped_by) == (10, None)
     folder, uninterrupted = whole
     assert_identical(outcome.state, uninterrupted.state)
     assert losses(tmp_path / "run") == losses(folder)
@@ -108,7 +108,7 @@ def test_killed_beyond_its_last_checkpoint_it_is_the_same_run(tmp_path, whole):
 def test_a_longer_run_goes_on_from_a_finished_one(tmp_path, whole):
     train_run(tmp_path / "run", 6)
     again = train_run(tmp_path / "run", 6)
-    assert (again.step, again.interrupted) == (6, False)
+    assert (again.step, again.stopped_by) == (6, None)
     assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
 
 
