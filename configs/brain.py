@@ -3,10 +3,9 @@
     .venv/bin/python scripts/train.py --config=configs/brain.py:cond=none,size=small \
         --config.data.root=Task01_BrainTumour --config.data.channel=T1w --workdir=runs/brain
 
-Arguments after the colon: method=flow|ddpm|spade; cond=none|mask (such a folder has no
-classes); size=debug (16 voxels a
-side), small (32) or paper (96 and the 3-D network of MOTFM: a GPU). The channel is named as in
-`modality` of dataset.json, and can be left out where there is one.
+Arguments after the colon: method=flow|ddpm|spade; cond=none|mask (such a folder has no classes);
+size=debug (16 voxels a side), small (32) or paper (96 and the 3-D network of MOTFM: a GPU). The
+channel is named as in `modality` of dataset.json, and can be left out where there is one.
 """
 
 from motfm_jax import presets

@@ -326,7 +326,7 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
         condition = built.condition(batch.mask, batch.label)
         if config.method == "spade":
             return adversarial.loss(
-                built.adversaries, params, batch, condition, keys, dropout_key,
+                built.adversaries, params, batch, condition, keys,
                 config.spade.feature_weight)
         if config.method == "ddpm":
             return diffusion.loss(

@@ -63,7 +63,7 @@ def default() -> ConfigDict:
                 norm_groups=32,
                 dropout=0.0,
                 attention_implementation="auto",  # auto | cudnn | xla
-                remat=False,  # recompute blocks in the backward pass: less memory, more time
+                remat=False,  # UNet blocks anew in the backward pass: less memory, more time
             ),
             flow=dict(
                 time_distribution="uniform",  # uniform | logit_normal
@@ -257,6 +257,10 @@ def _check_spade(config: ConfigDict) -> None:
         raise ValueError(
             f"config.train.base={config.train.base!r} with config.method='spade': only a UNet can "
             "be kept; leave it empty")
+    if config.model.dropout:
+        raise ValueError(
+            f"config.model.dropout={config.model.dropout} with config.method='spade': only a UNet "
+            "has it; leave it 0")
     if config.train.optimizer != "adam":
         raise ValueError(
             f"config.train.optimizer={config.train.optimizer!r} with config.method='spade': it is "

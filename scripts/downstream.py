@@ -112,10 +112,9 @@ def main(arguments: Sequence[str]) -> None:
                 {"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})
     table = tables.mean_and_spread(
         results.rows, "trained_on", downstream.MEASURES[asked.task])
-    tables.write(
-        asked.out / "downstream", table,
-        caption=f"Tested on {len(test)} real images; mean ± standard deviation of {asked.seeds} "
-        f"seed{'s' * (asked.seeds > 1)}.")
+    tables.Table(
+        f"Tested on {len(test)} real images; mean ± standard deviation of {asked.seeds} "
+        f"seed{'s' * (asked.seeds > 1)}.", table).write(asked.out / "downstream")
     print((asked.out / "downstream.md").read_text(), end="")
 
 

@@ -22,7 +22,7 @@ pictures (which show real images too).
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,13 @@ import numpy as np
 from tqdm import tqdm
 
 from motfm_jax import build, cli
-from motfm_jax.data.cache import Arrays
-from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
-from motfm_jax.evaluation.audit import audit, in_units
+from motfm_jax.evaluation.audit import auditor, in_units
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
-from motfm_jax.evaluation.score import score
+from motfm_jax.evaluation.score import scorer
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
@@ -141,24 +139,24 @@ def distances(asked: argparse.Namespace) -> None:
     intensity = trained.intensity
     reference, train = (build.arrays(trained.config, split) for split in (asked.split, "train"))
     others = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)]))
-    see, name = read_features(asked, reference, intensity)
+    see, name = None, ""
+    if asked.features:
+        see, name = downstream.read_features(asked.features, reference, intensity)
     sets = {"generated": images, f"real, {len(others)} of train": in_units(others, intensity)}
     real = in_units(reference, intensity)
     networks = Networks(asked.networks or build.features_dir(), images.ndim - 2)
-    rows = [
-        {"images": title} | score(
-            shown, real, bounds=(intensity.low, intensity.high), features=see, networks=networks)
-        for title, shown in sets.items()
-    ]
+    bounds = float(intensity.low), float(intensity.high)
+    score = scorer(real, bounds=bounds, features=see, networks=networks)
+    rows = [{"images": title} | score(shown) for title, shown in sets.items()]
     with whole_file(asked.samples / "score.json") as draft:
         draft.write_text(json.dumps(
-            {"reference": asked.split, "num": [len(images), len(reference)], "features": name,
-             "networks": networks.hashes, "rows": rows}, indent=2) + "\n")  # fmt: skip
-    tables.write(
-        asked.samples / "score", rows,
-        caption=f"Against {len(reference)} real images of {asked.split}, image i beside real image "
-        "i for the similarity"
-        + (f"; frechet and kernel in the features of {name}." if name else "."))
+            {"reference": asked.split, "num": [len(images), len(reference)], "bounds": bounds,
+             "features": name, "networks": networks.hashes, "rows": rows}, indent=2) + "\n")
+    tables.Table(
+        f"Against {len(reference)} real images of {asked.split}, image i beside real image i for "
+        f"the similarity; intensities from {bounds[0]:g} to {bounds[1]:g}"
+        + (f"; frechet and kernel in the features of {name}." if name else "."), rows,
+    ).write(asked.samples / "score")  # fmt: skip
     print((asked.samples / "score.md").read_text(), end="")
     if networks.missing:
         print(
@@ -166,26 +164,18 @@ def distances(asked: argparse.Namespace) -> None:
             "published weights of FID, KID, IS, CMMD and 3D-FID over")
 
 
-def read_features(
-    asked: argparse.Namespace, real: Arrays, intensity: Intensity
-) -> tuple[Callable[[np.ndarray], np.ndarray] | None, str]:
-    """What the network of --features makes of images in the data's units, and its name."""
-    if not asked.features:
-        return None, ""
-    task, params, name = downstream.read_network(asked.features, real)
-    features = downstream.featurizer(task, params)
-    return lambda images: features(downstream.generated_arrays(images, real), intensity), name
-
-
 def memorisation(asked: argparse.Namespace) -> None:
     trained, images, raw = sampled_from(asked)
     if raw and asked.features:
         raise ValueError(f"{asked.samples}: made with --raw; leave --features out")
     train, held_out = (build.arrays(trained.config, split) for split in ("train", asked.split))
-    see, network = read_features(asked, train, trained.intensity)
-    report = audit(
-        asked.samples, images, train, held_out, trained.intensity, raw=raw,
-        max_shift=asked.max_shift, features=see, network=network)
+    see, network = None, ""
+    if asked.features:
+        see, network = downstream.read_features(asked.features, train, trained.intensity)
+    audit = auditor(
+        train, held_out, trained.intensity, raw=raw, max_shift=asked.max_shift, features=see,
+        network=network)
+    report = audit(asked.samples, images)
     near, real = report["generated"], report["held_out"]
     print(
         f"{report['share_closer']:.1%} of {report['num']['generated']} images lie closer to a "

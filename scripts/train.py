@@ -4,9 +4,9 @@
         --workdir=runs/phantom [--config.train.lr=3e-4 ...] [--resume | --overwrite]
 
 Ctrl-C or SIGTERM saves and exits, with the shells' code for it (130, 143), so that a scheduler can
-tell it from a training that is done; --resume goes on exactly where it was. Several processes (one a
-node): the same command in each with --coordinator=auto under SLURM, or --coordinator=HOST:PORT
---num_processes=N --process_id=I.
+tell it from a training that is done; --resume goes on exactly where it was. Several processes (one
+a node): the same command in each with --coordinator=auto under SLURM, or with
+--coordinator=HOST:PORT --num_processes=N --process_id=I.
 """
 
 from collections.abc import Sequence

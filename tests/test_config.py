@@ -106,6 +106,7 @@ WRONG = [
     ({"data.intensity.mode": "zscore", "method": "ddpm"}, "intensity.mode='zscore'.*'ddpm'"),
     ({"data.intensity.range": (0.0, 1.0), "method": "ddpm"}, r"range=\(0.0, 1.0\).*'ddpm'"),
     ({"data.intensity.range": (0.0, 1.0), "method": "spade", "cond": "mask"}, "tanh"),
+    ({"method": "spade", "cond": "mask", "model.dropout": 0.1}, "only a UNet has it"),
     ({"method": "spade", "cond": "class"}, "cond='class': it makes images from masks"),
     ({"method": "spade", "cond": "mask", "train.base": "x"}, "only a UNet can be kept"),
     ({"method": "spade", "cond": "mask", "train.optimizer": "sgd"}, "trained with adam"),

@@ -1,4 +1,4 @@
-"""The paper's comparison: CAMUS at 384 x 384 and brain MRI at 96 x 96 x 96; a GPU, for days.
+"""The paper's comparison: CAMUS at 384 x 384 and brain MRI at 96 x 96 x 96, for a GPU.
 
     .venv/bin/python scripts/report.py --plan=configs/report/camus.py --out=report \
         --echo-root=CAMUS --brain-root=Task01_BrainTumour

@@ -18,9 +18,7 @@ FEWEST = round(1 / QUANTILE)  # held-out images
 PAIRS = 8  # of the picture
 
 
-def audit(
-    out: Path,
-    generated: np.ndarray,
+def auditor(
     train: Arrays,
     held_out: Arrays,
     intensity: Intensity,
@@ -29,66 +27,74 @@ def audit(
     max_shift: int | None = None,
     features: Callable[[np.ndarray], np.ndarray] | None = None,
     network: str = "",
-) -> dict[str, Any]:
-    """Writes audit.json and audit.png, the closest pairs, to a folder.
+) -> Callable[[Path, np.ndarray], dict[str, Any]]:
+    """Looks for copies in sets of generated images; the real ones are compared once.
 
     For each generated and each held-out image the nearest training image is found after the best
     cyclic translation, by the root mean square difference of intensities; see `nearest_pixels`.
 
     Args:
-      out: an existing folder.
-      generated: [N, *S, C] in the data's units, or with raw in the network's.
       train, held_out: real images of the run's training and of another split, unscaled.
       intensity: of the run.
-      raw: the intensity scaling of `generated` is not undone.
+      raw: the intensity scaling of the generated images is not undone.
       max_shift: pixels along each axis; None for an eighth of the shortest side.
-      features: images as `generated` are -> [N, F] of a trained network, to find the nearest by
-        their Euclidean distance too, with a picture of its own, audit_features.png; or None.
+      features: images as the generated ones are -> [N, F] of a trained network, to find the
+        nearest by their Euclidean distance too, with a picture of its own, audit_features.png; or
+        None.
       network: its name, for the report.
 
     Returns:
-      What audit.json holds: the distances' quantiles, the share of generated images closer than
-      the held-out images' 5% quantile, and for each image its nearest.
+      (folder, images [N, *S, C] in the data's units, or with raw in the network's) -> what it
+      writes to the folder's audit.json: the distances' quantiles, the share of generated images
+      closer than the held-out images' 5% quantile, and for each image its nearest. The closest
+      pairs go to audit.png.
 
-    Raises:
+    Raises (here or there):
       ValueError: images of different sizes, not finite, or fewer than 20 held-out images.
     """
     if len(held_out) < FEWEST:
         raise ValueError(
             f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {FEWEST} or "
             "more; give a larger --split")
-    if generated.shape[1:] != train.images.shape[1:]:
-        raise ValueError(
-            f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ in "
-            "size; audit samples with the data of their own run")
     if max_shift is None:
-        max_shift = min(generated.shape[1:-1]) // 8
+        max_shift = min(train.images.shape[1:-1]) // 8
     references = in_units(train, intensity, raw)
     real = in_units(held_out, intensity, raw)
-    ours = nearest_pixels(generated, references, max_shift)
     floor = nearest_pixels(real, references, max_shift)
     names = [meta["name"] for meta in train.meta]
-    report = {
-        "measure": "root mean square difference of intensities after the best cyclic translation",
-        "units": "the network's" if raw else "the training data's",
-        "max_shift": max_shift,
-        "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
-        "expected_share": QUANTILE,
-        **_compared(ours, floor, names),
-    }
-    _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
     if features is not None:
         seen = features(references)
-        ours, floor = (nearest_features(features(images), seen) for images in (generated, real))
-        report["features"] = {
-            "measure": f"Euclidean distance of the features of {network}",
-            **_compared(ours, floor, names)}  # fmt: skip
-        _draw(
-            out / "audit_features.png", generated, references, ours, names,
-            report["features"]["share_closer"])
-    with whole_file(out / "audit.json") as draft:
-        draft.write_text(json.dumps(report, indent=2) + "\n")
-    return report
+        seen_floor = nearest_features(features(real), seen)
+
+    def audit(out: Path, generated: np.ndarray) -> dict[str, Any]:
+        if generated.shape[1:] != train.images.shape[1:]:
+            raise ValueError(
+                f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ "
+                "in size; audit samples with the data of their own run")
+        ours = nearest_pixels(generated, references, max_shift)
+        report = {
+            "measure":
+                "root mean square difference of intensities after the best cyclic translation",
+            "units": "the network's" if raw else "the training data's",
+            "max_shift": max_shift,
+            "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
+            "expected_share": QUANTILE,
+            **_compared(ours, floor, names),
+        }  # fmt: skip
+        _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
+        if features is not None:
+            ours = nearest_features(features(generated), seen)
+            report["features"] = {
+                "measure": f"Euclidean distance of the features of {network}",
+                **_compared(ours, seen_floor, names)}  # fmt: skip
+            _draw(
+                out / "audit_features.png", generated, references, ours, names,
+                report["features"]["share_closer"])
+        with whole_file(out / "audit.json") as draft:
+            draft.write_text(json.dumps(report, indent=2) + "\n")
+        return report
+
+    return audit
 
 
 def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]:

@@ -238,6 +238,24 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
     return task, params, f"resnet{depth} {name}"
 
 
+def read_features(
+    path: Path, real: Arrays, intensity: Intensity
+) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """What a kept network makes of images [N, *S, C] in the data's units, and its name.
+
+    Args:
+      path: of `write_network`.
+      real: images of the kind it was trained on.
+      intensity: of the run.
+
+    Raises:
+      ValueError: see `read_network`.
+    """
+    task, params, name = read_network(path, real)
+    features = featurizer(task, params)
+    return lambda images: features(generated_arrays(images, real), intensity), name
+
+
 def predictor(task: Task) -> Callable[[Params, Arrays, Intensity], np.ndarray]:
     """Compiles (params, arrays, intensity) -> labels: [N] classes or [N, H, W] mask labels."""
     logits = parallel.map_batches(

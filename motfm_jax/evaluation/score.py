@@ -20,20 +20,18 @@ GREY_LEVELS = 255.0
 SSIM_SIDE = 11  # taps of its window
 
 
-def score(
-    images: np.ndarray,
+def scorer(
     reference: np.ndarray,
     *,
     bounds: tuple[float, float],
     features: Callable[[np.ndarray], np.ndarray] | None = None,
     networks: Networks | None = None,
     seed: int = 0,
-) -> dict[str, float]:
-    """Distances of one set of images from the reference set.
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Distances of sets of images from the reference set, which is looked at once.
 
     Args:
-      images: [N, *S, C], generated, or real ones for the floor.
-      reference: [M, *S, C], real, in the same units.
+      reference: [M, *S, C], real.
       bounds: intensities that grey levels 0 and 255 stand for; values beyond are clipped.
       features: images -> [N, F] of a trained network, for the Frechet and kernel distances; None
         leaves them out.
@@ -41,35 +39,53 @@ def score(
       seed: of the kernel distance's subsets and the density's sample.
 
     Returns:
+      images [N, *S, C] in the reference's units, generated, or real ones for the floor -> scores:
       "density_w1", the Wasserstein distance of the intensities in grey levels; "ssim", and where
       images are large enough "ms_ssim", mean structural similarity of image i and real image i
       (modulo M); "ssim_between" or "ms_ssim_between" of image i and image i + 1, the lower the more
       varied; for volumes "linear_mmd", of intensities from 0 to 1, and "pixel_mmd", with a Gaussian
       kernel on block means, its bandwidth the real ones' median distance; with features "frechet",
-      "kernel" (KID with these features, mean over subsets) and "kernel_std"; with networks what
-      `published.compare` gives.
+      "kernel" (KID with these features, mean over subsets of 1,000 or of all there are) and
+      "kernel_std"; with networks what `published.compare` gives.
 
-    Raises:
+    Raises (here or there):
       ValueError: fewer than two images, other shapes, values that are not finite.
     """
     low, high = bounds
-    units = [np.clip((np.asarray(x, np.float32) - low) / (high - low), 0, 1)
-             for x in (images, reference)]  # fmt: skip
-    densities = [intensity_density(each * GREY_LEVELS, seed) for each in units]
-    scores = {"density_w1": wasserstein(*densities)}
-    scores |= _similarities(*units)
-    if images.ndim == 5:
-        scores["linear_mmd"] = linear_mmd(*units)
-        blocks = [_block_means(each) for each in units]
-        scores["pixel_mmd"] = gaussian_mmd(*blocks, median_distance(blocks[1], seed))
+
+    def to_units(images: np.ndarray) -> np.ndarray:
+        return np.clip((np.asarray(images, np.float32) - low) / (high - low), 0, 1)
+
+    real = to_units(reference)
+    real_density = intensity_density(real * GREY_LEVELS, seed)
+    volumes = real.ndim == 5
+    if volumes:
+        real_blocks = _block_means(real)
+        bandwidth = median_distance(real_blocks, seed)
     if features is not None:
-        seen = [features(each) for each in (images, reference)]
-        distance = kid(*seen, seed)
-        scores["frechet"] = frechet_distance(*map(moments, seen)).distance
-        scores |= {"kernel": distance.mean, "kernel_std": distance.std}
+        real_seen = features(reference)
+        real_moments = moments(real_seen)
     if networks is not None:
-        scores |= compare(*(networks.features(each) for each in units), seed)
-    return scores
+        real_published = networks.features(real)
+
+    def score(images: np.ndarray) -> dict[str, float]:
+        units = to_units(images)
+        scores = {
+            "density_w1": wasserstein(intensity_density(units * GREY_LEVELS, seed), real_density)}
+        scores |= _similarities(units, real)
+        if volumes:
+            scores["linear_mmd"] = linear_mmd(units, real)
+            scores["pixel_mmd"] = gaussian_mmd(_block_means(units), real_blocks, bandwidth)
+        if features is not None:
+            seen = features(images)
+            distance = kid(seen, real_seen, seed)
+            scores["frechet"] = frechet_distance(moments(seen), real_moments).distance
+            scores |= {"kernel": distance.mean, "kernel_std": distance.std}
+        if networks is not None:
+            scores |= compare(networks.features(units), real_published, seed)
+        return scores
+
+    return score
 
 
 def _similarities(images: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -1,18 +1,20 @@
-"""Results that are kept one by one, and the Markdown and CSV tables made of them."""
+"""Results that are kept one by one, and the tables made of them: Markdown, CSV, HTML."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from motfm_jax.io.files import whole_file
 
 Rows = Sequence[Mapping[str, Any]]
+_STD = "_std"
 
 
 class Results:
@@ -75,31 +77,63 @@ def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dic
             values = [row.get(measure) for row in own]
             known = None not in values
             entry[measure] = float(np.mean(values)) if known else None
-            entry[f"{measure}_std"] = (
+            entry[measure + _STD] = (
                 float(np.std(values, ddof=1)) if known and len(values) > 1 else None)
         table.append(entry)
     return table
 
 
-def write(path: Path, table: Rows, caption: str = "") -> None:
-    """Writes path.md and path.csv; "x_std" stands beside "x" as ± in the first."""
-    names = list(dict.fromkeys(name for row in table for name in row))
-    shown = [name for name in names if not name.endswith("_std")]
-    lines = [caption, ""] if caption else []
-    lines += [f"| {' | '.join(shown)} |", "|---" * len(shown) + "|"]
-    for row in table:
-        lines.append(f"| {' | '.join(_cell(row, name) for name in shown)} |")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    for suffix, content in ((".md", "\n".join(lines) + "\n"), (".csv", text.getvalue())):
-        with whole_file(path.with_suffix(suffix)) as draft:
-            draft.write_text(content)
+class Table(NamedTuple):
+    """Rows as they are shown.
+
+    Attributes:
+      caption: what they hold; "" for none.
+      rows: values by title of their column; "x_std" stands beside "x" as ±, None is "n/a".
+      best: (row, column) of the values to stress.
+    """
+
+    caption: str
+    rows: Rows
+    best: Set[tuple[int, str]] = frozenset()
+
+    def markdown(self) -> str:
+        titles = [title for title in self._names() if not title.endswith(_STD)]
+        lines = [self.caption, ""] if self.caption else []
+        lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in self._cells(titles, "**{}**")]
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        titles = [title for title in self._names() if not title.endswith(_STD)]
+        head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+            for cells in self._cells(titles, "<b>{}</b>", escape))
+        return f"<p>{escape(self.caption)}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
+
+    def write(self, path: Path) -> None:
+        """Writes path.md and path.csv; the second holds the numbers unrounded, "x_std" apart."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._names(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        for suffix, content in ((".md", self.markdown()), (".csv", text.getvalue())):
+            with whole_file(path.with_suffix(suffix)) as draft:
+                draft.write_text(content)
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def _cells(self, titles: Sequence[str], stress: str, quote: Callable = str) -> list[list[str]]:
+        return [
+            [stress.format(quote(_text(row, title))) if (number, title) in self.best
+             else quote(_text(row, title)) for title in titles]
+            for number, row in enumerate(self.rows)
+        ]  # fmt: skip
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    value, spread = row.get(name), row.get(f"{name}_std")
+def _text(row: Mapping[str, Any], title: str) -> str:
+    value, spread = row.get(title), row.get(title + _STD)
     if value is None:
         return "n/a"
     if not isinstance(value, float):

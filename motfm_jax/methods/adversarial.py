@@ -34,7 +34,6 @@ def loss(
     batch: Batch,
     condition: Condition,
     keys: Array,
-    dropout_key: Array | None,
     feature_weight: float = 10.0,
 ) -> Array:
     """The generator's loss plus the discriminators', per example.
@@ -48,7 +47,6 @@ def loss(
       batch: images in [-1, 1].
       condition: with a mask.
       keys: [B], one per example; noise is drawn from it alone.
-      dropout_key: not used.
       feature_weight: of feature matching, the mean absolute difference of what the discriminators'
         layers make of the generated and of the real image.
 

@@ -1,33 +1,52 @@
 """Numbers of every generated set of a report, each kept as soon as it is known."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from motfm_jax import build
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
-from motfm_jax.evaluation.audit import FEWEST, audit, in_units
+from motfm_jax.evaluation.audit import FEWEST, auditor, in_units
 from motfm_jax.evaluation.published import Networks
-from motfm_jax.evaluation.score import score
+from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.report.plan import Plan, anatomies, cells
+from motfm_jax.report.plan import Cell, Plan, anatomies, cells
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder
 
 FLOOR = "real"
-See = Callable[[np.ndarray], np.ndarray]  # images [N, *S, C] -> features [N, F]
+
+
+class Real(NamedTuple):
+    """Real images of an anatomy, which its sets are compared with.
+
+    Attributes:
+      train, reference: as decoded, of the training and of the plan's reference split.
+      intensity: of the runs, all of the same data.
+      images: those of `reference` as a perfect network's samples would be.
+    """
+
+    train: Arrays
+    reference: Arrays
+    intensity: Intensity
+    images: np.ndarray
+
+
+def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
+    """The real images of an anatomy whose systems are trained."""
+    trained = build.load_run(run_folder(out, anatomy, anatomies(plan)[anatomy].systems[-1]))
+    train, reference = (build.arrays(trained.config, split) for split in ("train", plan.reference))
+    return Real(train, reference, trained.intensity, in_units(reference, trained.intensity))
 
 
 def measure(
-    plan: Plan, out: Path, anatomy: str, progress: Callable[[str], None]
+    plan: Plan, out: Path, anatomy: str, real: Real, progress: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], str]:
     """Scores and looks for copies in every set of an anatomy.
 
@@ -35,6 +54,7 @@ def measure(
       plan: checked, its stages carried out.
       out: folder of the report.
       anatomy: "echo" or "brain".
+      real: of `read_real`.
       progress: told the name of each set before it is measured.
 
     Returns:
@@ -42,63 +62,48 @@ def measure(
       calls, share_closer (see `evaluation.audit`); first the floor, with the system "real". And the
       name of the network whose features were used, "" where there is none.
     """
-    wanted = anatomies(plan)[anatomy]
-    trained = build.load_run(run_folder(out, anatomy, wanted.systems[-1]))
-    intensity = trained.intensity
-    reference, train = (
-        build.arrays(trained.config, split) for split in (plan.reference, "train"))
-    see, network = _features(plan, out, anatomy, reference, intensity)
-    real = in_units(reference, intensity)
-    networks = Networks(build.features_dir(), real.ndim - 2)
-    scored = functools.partial(
-        score, reference=real, bounds=(intensity.low, intensity.high), seed=plan.seed,
-        features=see and _remembering(see, real), networks=networks)
+    num, intensity = anatomies(plan)[anatomy].num, real.intensity
+    network = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0)
+    see, name = None, ""
+    if anatomy == "echo" and (network / "network.npz").is_file():
+        see, name = downstream.read_features(
+            network / "network.npz", real.reference, intensity)
+    networks = Networks(build.features_dir(), real.images.ndim - 2)
     settings = {
-        "reference": plan.reference, "real": hash_arrays({"real": real}), "features": network,
-        "networks": networks.hashes, "num": wanted.num, "seed": plan.seed}  # fmt: skip
+        "reference": plan.reference, "real": hash_arrays({"real": real.images}), "features": name,
+        "networks": networks.hashes, "num": num, "seed": plan.seed}  # fmt: skip
     # Of other settings, as when published weights were found since, in a file of their own.
-    name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
-    results = Results(out / "measured" / f"{anatomy}_{name}.json", settings)
+    key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
+    results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)
+    sets = [cell for cell in cells(plan, anatomy) if not results.has(**_key(cell))]
+    if not sets and results.has(system=FLOOR):
+        return results.rows, name
+    progress(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
+    score = scorer(
+        real.images, bounds=(intensity.low, intensity.high), seed=plan.seed, features=see,
+        networks=networks)
+    audit = auditor(
+        real.train, real.reference, intensity, features=see, network=name,
+    ) if len(real.reference) >= FEWEST else lambda *_: {}  # fmt: skip
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
-        chosen = np.random.default_rng(plan.seed).permutation(len(train))[: wanted.num]
+        chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
             {"system": FLOOR, "steps": None, "spacing": ""},
-            scored(in_units(train.take(np.sort(chosen)), intensity)))
-    for cell in cells(plan, anatomy):
-        key = {"system": cell.system, "steps": cell.steps, "spacing": cell.spacing}
-        if results.has(**key):
-            continue
+            score(in_units(real.train.take(np.sort(chosen)), intensity)))
+    for cell in sets:
         progress(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
         sidecar = json.loads((folder / "samples.json").read_text())
         with np.load(folder / "samples.npz") as made:
             images = made["images"]
-        copies = {}
-        if len(reference) >= FEWEST:
-            copies = audit(
-                folder, images, train, reference, intensity, features=see, network=network)
-        results.add(key, {
-            **scored(images), "seconds_per_image": sidecar["seconds_per_image"],
+        copies = audit(folder, images)
+        results.add(_key(cell), {
+            **score(images), "seconds_per_image": sidecar["seconds_per_image"],
             "calls": sidecar["calls"], "share_closer": copies.get("share_closer"),
             "share_closer_features": copies.get("features", {}).get("share_closer")})  # fmt: skip
-        jax.clear_caches()  # of the programs of each set's number of images
-    return results.rows, network
+    return results.rows, name
 
 
-def _features(
-    plan: Plan, out: Path, anatomy: str, real: Arrays, intensity: Intensity
-) -> tuple[See | None, str]:
-    """What the classifier trained on real images sees, and its name; None without one."""
-    path = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0) / "network.npz"
-    if anatomy != "echo" or not path.is_file():
-        return None, ""
-    task, params, name = downstream.read_network(path, real)
-    features = downstream.featurizer(task, params)
-    return lambda images: features(downstream.generated_arrays(images, real), intensity), name
-
-
-def _remembering(see: See, real: np.ndarray) -> See:
-    """`see` that looks at the reference once."""
-    known = see(real)
-    return lambda images: known if images is real else see(images)
+def _key(cell: Cell) -> dict[str, Any]:
+    return {"system": cell.system, "steps": cell.steps, "spacing": cell.spacing}

@@ -6,29 +6,20 @@ import os
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from motfm_jax import build
-from motfm_jax.data.cache import Arrays
-from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.audit import FEWEST, in_units
+from motfm_jax.evaluation.audit import FEWEST
 from motfm_jax.evaluation.score import GREY_LEVELS
+from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import images
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import whole_file
 from motfm_jax.metrics.density import GRID, intensity_density
 from motfm_jax.report import tables
-from motfm_jax.report.measure import measure
+from motfm_jax.report.measure import Real, measure, read_real
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies, cells
-from motfm_jax.report.stages import (
-    Stage,
-    downstream_folder,
-    run_folder,
-    sample_folder,
-    seconds,
-)
+from motfm_jax.report.stages import Stage, downstream_folder, sample_folder, seconds
 
 ROWS = {"echo": 2, "brain": 1}  # of figure 2
 _STYLE = """
@@ -56,82 +47,65 @@ def write_report(
       The page.
     """
     folder = out / "report"
-    made: list[tables.Table] = []
+    made: dict[str, Table] = {}
     pictures: list[tuple[Path, str]] = []
     for name in anatomies(plan):
-        rows, network = measure(plan, out, name, progress)
-        made += _tables(plan, name, rows, network)
+        real = read_real(plan, out, name)
+        rows, network = measure(plan, out, name, real, progress)
+        made |= _tables(plan, name, rows, network)
         progress(f"{name}: figures")
-        pictures += _samples(plan, out, name, folder)
+        pictures += _samples(plan, out, name, real, folder)
     if plan.depths:
-        made.append(_downstream(plan, out))
+        made["table3"] = _downstream(plan, out)
     if plan.denoise is not None:
         denoised = out / "denoised"
         pictures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images.")]
-        made.append(_denoising(denoised))
-    made.sort(key=lambda table: (not table.name.startswith("table"), table.name))
-    for table in made:
-        table.write(folder)
+        made["denoising"] = Table(
+            "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
+            "and SNR in dB, mean ± standard deviation over images.",
+            json.loads((denoised / "restoration.json").read_text())["rows"])
+    made = dict(sorted(made.items(), key=lambda item: (not item[0].startswith("table"), item[0])))
+    for name, table in made.items():
+        table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(_page(plan, out, made, pictures, done))
+        draft.write_text(_page(plan, out, list(made.values()), pictures, done))
     return page
 
 
-def _tables(plan: Plan, name: str, rows: list[dict[str, Any]], network: str) -> list[tables.Table]:
+def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]:
     num, reference = anatomies(plan)[name].num, plan.reference
     beside = (
         f"{num} images a cell against the real images of {reference}; image i beside real image i "
         "for the similarity (those made from a mask: its own). Columns: steps. Levels of DDIM in "
         "brackets. Best of each conditioning in bold. ")
     if name == "echo":
+        title, systems, measures = "table1", list(SYSTEMS), tables.TABLE1
         caption = "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; -C, -M, -CM: class, mask, both. "
         unknown = "FID, KID, CMMD and IS are shown where the published weights are there. "
         if network:
             unknown += f"Frechet and kernel: in the features of this data's own {network}."
-        first = tables.generation(
-            "table1", caption + beside + unknown, plan, rows, list(SYSTEMS), (
-                tables.Measure("FID (64) ↓", "fid_64", True),
-                tables.Measure("FID (2048) ↓", "fid_2048", True),
-                tables.Measure("Frechet ↓", "frechet", True),
-                tables.Measure("SSIM ↑", "ssim", False),
-                tables.Measure("KID ↓", "kid", True),
-                tables.Measure("kernel ↓", "kernel", True),
-                tables.Measure("CMMD ↓", "cmmd", True),
-                tables.Measure("IS", "is", None),
-                tables.Measure("intensity W1 ↓", "density_w1", True),
-                tables.Measure("SSIM between", "ssim_between", None)))
     else:
+        title, systems, measures = "table2", ["D", "M"], tables.TABLE2
         caption = "Table 2. D and M: DDPM and MOTFM, unconditional. "
         unknown = "3D-FID is shown where the published weights are there."
-        first = tables.generation(
-            "table2", caption + beside + unknown, plan, rows, ("D", "M"), (
-                tables.Measure("3D-FID ↓", "fid_3d", True),
-                tables.Measure("MS-SSIM ↑", "ms_ssim", False),
-                tables.Measure("SSIM ↑", "ssim", False),
-                tables.Measure("MMD (voxels) ↓", "linear_mmd", True),
-                tables.Measure("MMD (blocks) ↓", "pixel_mmd", True),
-                tables.Measure("intensity W1 ↓", "density_w1", True),
-                tables.Measure("MS-SSIM between", "ms_ssim_between", None)))
-    systems = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
-    times = tables.generation(
-        f"times_{name}",
-        f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by steps; "
-        "padding of the last batch counts as images.", plan, rows, systems,
-        [tables.Measure("seconds", "seconds_per_image", None)])
-    copies = tables.generation(
-        f"copies_{name}",
-        f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
-        "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
-        f"without copying; {FEWEST} held-out images are needed.", plan, rows, systems,
-        [tables.Measure("by pixels", "share_closer", None),
-         tables.Measure("by features", "share_closer_features", None)])
-    return [first, times, copies]
+    own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
+    return {
+        title: tables.generation(caption + beside + unknown, plan, rows, systems, measures),
+        f"times_{name}": tables.generation(
+            f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by "
+            "steps; padding of the last batch counts as images.", plan, rows, own, tables.TIMES),
+        f"copies_{name}": tables.generation(
+            f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
+            "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
+            f"without copying; {FEWEST} held-out images are needed.",
+            plan, rows, own, tables.COPIES),
+    }  # fmt: skip
 
 
-def _downstream(plan: Plan, out: Path) -> tables.Table:
+def _downstream(plan: Plan, out: Path) -> Table:
     results, num_test = {}, 0
     for task in SYNTHETIC:
         for depth in plan.depths:
@@ -143,27 +117,17 @@ def _downstream(plan: Plan, out: Path) -> tables.Table:
     return tables.downstream_table(plan, results, num_test)
 
 
-def _denoising(folder: Path) -> tables.Table:
-    rows = json.loads((folder / "restoration.json").read_text())["rows"]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return tables.Table(
-        "denoising", "Speckle removal: noisy and denoised against clean, validation split.",
-        names, [[row.get(name) for name in names] for row in rows])  # fmt: skip
-
-
-def _samples(plan: Plan, out: Path, name: str, folder: Path) -> list[tuple[Path, str]]:
+def _samples(
+    plan: Plan, out: Path, name: str, real: Real, folder: Path
+) -> list[tuple[Path, str]]:
     """Figure 2's rows of an anatomy, and for echo figure 3."""
-    wanted = anatomies(plan)[name]
-    trained = build.load_run(run_folder(out, name, wanted.systems[-1]))
-    intensity = trained.intensity
-    reference = build.arrays(trained.config, plan.reference)
-    num = min(ROWS[name], wanted.num, len(reference))
-    real = in_units(reference.take(np.arange(num)), intensity)
-    window = (float(intensity.low), float(intensity.high))
-    titles, columns = ["real"], [[images.grey_tile(image, window) for image in real]]
-    if reference.masks is not None and name == "echo":
+    wanted, masks = anatomies(plan)[name], real.reference.masks
+    num = min(ROWS[name], wanted.num, len(real.images))
+    window = (float(real.intensity.low), float(real.intensity.high))
+    titles, columns = ["real"], [[images.grey_tile(image, window) for image in real.images[:num]]]
+    if masks is not None and name == "echo":
         titles.insert(0, "mask")
-        columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in reference.masks[:num]])
+        columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
     for cell in cells(plan, name):
         with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
             columns.append([images.grey_tile(image, window) for image in made["images"][:num]])
@@ -178,7 +142,7 @@ def _samples(plan: Plan, out: Path, name: str, folder: Path) -> list[tuple[Path,
         if pairs.is_file():
             shown.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
     if name == "echo":
-        shown.insert(1, (_densities(plan, out, folder, reference, intensity),
+        shown.insert(1, (_densities(plan, out, folder, real),
                       "Figure 3. Density of intensities, real and generated."))  # fmt: skip
     return shown
 
@@ -187,17 +151,15 @@ def _title(cell: Cell) -> str:
     return f"{cell.system}({cell.steps}{'t' * (cell.spacing == 'trailing')})"
 
 
-def _densities(
-    plan: Plan, out: Path, folder: Path, reference: Arrays, intensity: Intensity
-) -> Path:
+def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
-    low, high = intensity.low, intensity.high
+    low, high = real.intensity.low, real.intensity.high
 
     def density(values: np.ndarray):
         grey = np.clip((values - low) / (high - low), 0, 1) * GREY_LEVELS
         return GRID, intensity_density(grey, plan.seed)
 
-    curves = {"real": density(in_units(reference, intensity))}
+    curves = {"real": density(real.images)}
     for cell in cells(plan, "echo"):
         if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
             with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
@@ -208,7 +170,7 @@ def _densities(
 
 
 def _page(
-    plan: Plan, out: Path, made: Sequence[tables.Table],
+    plan: Plan, out: Path, made: Sequence[Table],
     pictures: Sequence[tuple[Path, str]], done: Sequence[Stage],
 ) -> str:  # fmt: skip
     shown = "".join(

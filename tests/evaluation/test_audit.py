@@ -8,7 +8,7 @@ from PIL import Image
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.audit import audit
+from motfm_jax.evaluation.audit import auditor
 
 NUM_TRAIN, NUM_HELD_OUT = 40, 60
 
@@ -28,7 +28,8 @@ def unseen(num):
 
 def test_moved_copies_are_all_found_and_named(tmp_path):
     copies = np.roll(TRAIN.images[[7, 3]].astype(np.float32), (1, -2), (1, 2))
-    report = audit(tmp_path, np.concatenate([copies, unseen(6)]), TRAIN, HELD_OUT, INTENSITY)
+    report = auditor(TRAIN, HELD_OUT, INTENSITY)(
+        tmp_path, np.concatenate([copies, unseen(6)]))
     assert report["share_closer"] >= 2 / 8
     for entry, name in zip(report["nearest"], ("train7", "train3")):
         assert entry["train"] == name and entry["shift"] == [1, -2]
@@ -39,14 +40,14 @@ def test_moved_copies_are_all_found_and_named(tmp_path):
 
 
 def test_unseen_images_of_the_same_kind_are_near_the_expected_share(tmp_path):
-    report = audit(tmp_path, unseen(200), TRAIN, HELD_OUT, INTENSITY, max_shift=1)
+    report = auditor(TRAIN, HELD_OUT, INTENSITY, max_shift=1)(tmp_path, unseen(200))
     assert report["share_closer"] < 0.15
     assert abs(report["generated"]["median"] - report["held_out"]["median"]) < 2
 
 
 def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
     raw = np.stack([INTENSITY.apply(image) for image in TRAIN.images[:3]])
-    report = audit(tmp_path, raw, TRAIN, HELD_OUT, INTENSITY, raw=True)
+    report = auditor(TRAIN, HELD_OUT, INTENSITY, raw=True)(tmp_path, raw)
     assert [entry["train"] for entry in report["nearest"]] == ["train0", "train1", "train2"]
     assert report["share_closer"] == 1 and report["generated"]["max"] < 1e-6
     assert report["held_out"]["median"] < 2
@@ -59,15 +60,16 @@ def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
 ])  # fmt: skip
 def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, message):
     with pytest.raises(ValueError, match=message):
-        audit(tmp_path, generated, TRAIN, held_out, INTENSITY)
+        auditor(TRAIN, held_out, INTENSITY)(tmp_path, generated)
     assert not list(tmp_path.iterdir())
 
 
 def test_copies_are_found_by_features_too(tmp_path):
     copies = TRAIN.images[[9, 2]].astype(np.float32)
-    report = audit(
-        tmp_path, np.concatenate([copies, unseen(6)]), TRAIN, HELD_OUT, INTENSITY,
-        features=lambda images: images.reshape(len(images), -1)[:, ::7], network="a net")
+    report = auditor(
+        TRAIN, HELD_OUT, INTENSITY, network="a net",
+        features=lambda images: images.reshape(len(images), -1)[:, ::7],
+    )(tmp_path, np.concatenate([copies, unseen(6)]))  # fmt: skip
     found = report["features"]
     assert "a net" in found["measure"] and found["share_closer"] >= 2 / 8
     assert [entry["train"] for entry in found["nearest"][:2]] == ["train9", "train2"]

@@ -9,7 +9,7 @@ import pytest
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
-from motfm_jax.evaluation.score import score
+from motfm_jax.evaluation.score import scorer
 
 SIZE = (16, 16)
 
@@ -145,12 +145,12 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
         "floor": TRAIN.images, "darker": TRAIN.images - 0.25 * TRAIN.images,
         "noise": np.random.default_rng(0).uniform(0, 255, TRAIN.images.shape)}  # fmt: skip
     scored = {
-        name: score(images, reference, bounds=(0.0, 210.0), features=see)
+        name: scorer(reference, bounds=(0.0, 210.0), features=see)(images)
         for name, images in sets.items()}
     for measure in ("density_w1", "frechet", "kernel"):
         values = [scored[name][measure] for name in sets]
         assert values[0] < values[1] < values[2], measure
-    same = score(reference, reference, bounds=(0.0, 210.0), features=see)
+    same = scorer(reference, bounds=(0.0, 210.0), features=see)(reference)
     assert same["density_w1"] == pytest.approx(0) and same["frechet"] == pytest.approx(0, abs=1e-6)
     assert jax.tree.all(jax.tree.map(np.isfinite, scored))
 
@@ -158,6 +158,6 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
 def test_volumes_are_scored_without_a_network():
     rng = np.random.default_rng(0)
     real = rng.uniform(0, 1, (6, 8, 8, 8, 1))
-    scores = score(real + 0.2, real, bounds=(0.0, 2.0))
+    scores = scorer(real, bounds=(0.0, 2.0))(real + 0.2)
     assert scores.keys() == {"density_w1", "linear_mmd", "pixel_mmd"}
     assert scores["density_w1"] == pytest.approx(0.1 * 255, rel=0.1)

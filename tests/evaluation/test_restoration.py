@@ -62,9 +62,10 @@ def test_it_writes_tables_and_pictures_and_does_nothing_twice(tmp_path):
     assert len((tmp_path / "restoration.csv").read_text().splitlines()) == 7
     for name in ("comparison.png", "strip.png"):
         assert np.asarray(Image.open(tmp_path / name)).std() > 5
-    solved = []
+    solved, drawn = [], (tmp_path / "strip.png").stat().st_mtime_ns
     again = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said))
     assert again == rows and not solved
+    assert (tmp_path / "strip.png").stat().st_mtime_ns == drawn
     kept = json.loads((tmp_path / "restoration.json").read_text())
     kept["rows"] = kept["rows"][:4]
     (tmp_path / "restoration.json").write_text(json.dumps(kept))

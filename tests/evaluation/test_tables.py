@@ -34,7 +34,7 @@ def test_mean_and_spread_over_seeds():
 def test_tables_in_markdown_and_csv(tmp_path):
     table = [{"system": "a, b", "dice": 0.61234, "dice_std": 0.0123, "n": 3},
              {"system": "c", "dice": None, "dice_std": None, "n": 4}]  # fmt: skip
-    tables.write(tmp_path / "table", table, caption="Some numbers.")
+    tables.Table("Some numbers.", table).write(tmp_path / "table")
     assert (tmp_path / "table.md").read_text() == (
         "Some numbers.\n\n| system | dice | n |\n|---|---|---|\n"
         "| a, b | 0.6123 ± 0.012 | 3 |\n| c | n/a | 4 |\n")

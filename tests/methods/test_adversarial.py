@@ -50,7 +50,7 @@ def expected(a, b, weight):
 
 def test_the_loss_is_hinge_and_feature_matching():
     batch, condition, keys = make_batch()
-    value = adversarial.loss(NETWORKS, PARAMS, batch, condition, keys, None, 10.0)
+    value = adversarial.loss(NETWORKS, PARAMS, batch, condition, keys, 10.0)
     assert value.shape == (3,)
     np.testing.assert_allclose(value, sum(expected(0.3, 0.7, 10.0)), rtol=1e-5)
 
@@ -59,7 +59,7 @@ def test_the_loss_is_hinge_and_feature_matching():
 def test_each_side_learns_from_its_own_loss_alone(name, side):
     batch, condition, keys = make_batch()
     gradient = jax.grad(lambda params: adversarial.loss(
-        NETWORKS, params, batch, condition, keys, None, 10.0).sum())(PARAMS)[name]
+        NETWORKS, params, batch, condition, keys, 10.0).sum())(PARAMS)[name]
     step = 1e-4
     moves = [
         expected(*(value + sign * step * (at == side) for at, value in enumerate((0.3, 0.7))), 10.0)
