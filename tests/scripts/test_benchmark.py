@@ -4,10 +4,17 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+from motfm_jax.benchmark import ours as program
+from motfm_jax.benchmark import timing
+from motfm_jax.benchmark.cases import Case, draw
+from motfm_jax.benchmark.feed import feed
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "benchmark.py"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,12 @@ def test_everything_is_timed_but_what_takes_too_long_on_a_cpu(script):
         cases(script, "--cases=backward")
 
 
+@pytest.mark.parametrize("batch", ["0", "many", "-1"])
+def test_batches_are_numbers_or_the_largest(script, batch):
+    with pytest.raises(ValueError, match='numbers from 1, or "largest"'):
+        script.flags(["--out=x", f"--batch={batch}"])
+
+
 def test_the_ratio_is_that_to_the_fastest_other_with_its_interval(script):
     random = np.random.default_rng(0)
     seconds = {
@@ -54,11 +67,37 @@ def test_the_ratio_is_that_to_the_fastest_other_with_its_interval(script):
 
 
 def test_slow_calls_are_measured_less_often(script, monkeypatch):
-    monkeypatch.setattr(script, "SLOW_SECONDS", -1.0)
+    monkeypatch.setattr(timing, "SLOW_SECONDS", -1.0)
     calls = []
     with script.tqdm(disable=True) as bar:
-        seconds = script.measure({"ours": lambda: calls.append(1)}, 15, bar)
-    assert len(seconds["ours"]) == script.FEW_PAIRS and len(calls) == script.FEW_PAIRS + 2
+        seconds = timing.measure({"ours": lambda: calls.append(1)}, 15, bar)
+    assert len(seconds["ours"]) == timing.FEW_PAIRS and len(calls) == timing.FEW_PAIRS + 2
+
+
+def test_the_largest_batch_is_a_power_of_two_whose_memory_grows_with_it(monkeypatch):
+    case = Case("unconditional", "forward", 16, 1)
+    found = []
+    for limit in (210 << 20, 300 << 20):
+        monkeypatch.setattr(program, "memory_limit", lambda limit=limit: limit)
+        found.append(program.largest_batch(case, 1, ROOT))
+    assert all(batch & (batch - 1) == 0 for batch in found)
+    assert 1 <= found[0] < found[1]
+    monkeypatch.setattr(program, "memory_limit", lambda: 1 << 20)
+    with pytest.raises(ValueError, match=r"needs 0\.17 GB of the device's 0\.001 GB"):
+        program.largest_batch(case, 1, ROOT)
+
+
+def test_networks_of_ours_alone_can_be_timed():
+    for network, side in (("paper_mask_class", 32), ("paper_3d", 16)):
+        case = Case(network, "forward", side, 2)
+        made = program.program(case, draw(case), 1, ROOT)
+        shape = jax.eval_shape(made.function, *made.arguments).shape
+        assert shape == (2, *(side,) * case.dims, 1)
+
+
+def test_the_data_path_is_timed_as_training_uses_it(tmp_path):
+    made = feed(2, 32, tmp_path, seconds=0.1)
+    assert made["data"] == "32^2" and made["examples_per_second"] > made["batch"]
 
 
 @pytest.mark.slow
@@ -71,4 +110,6 @@ def test_a_whole_call_writes_its_tables(script, tmp_path):
     assert len(forward["seconds"]["ours"]) == 2 and "ratio" not in forward
     # The network's work, and twice that: the loop's own is nothing beside it.
     assert 1.9 < sample["flop"] / forward["flop"] < 2.2
-    assert "unconditional sample 16^2" in (tmp_path / "benchmark.md").read_text()
+    assert 0 < forward["warm_s"] < forward["trace_s"] + forward["compile_s"]
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "unconditional sample 16^2" in text and "examples a second at 96^3" in text

@@ -1,0 +1,1 @@
+"""How fast the networks, their training and their data are, measured beside others in turn."""
