@@ -31,7 +31,7 @@ from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
 TASKS = ("classify", "segment")
-SMALL_IMAGES = 64  # pixels a side up to which networks begin at full resolution
+SMALL_IMAGES = 32  # pixels a side up to which networks begin at full resolution (He et al., 4.2)
 MEASURES = {
     "classify": ("accuracy", "macro_f1"),
     "segment": ("dice", "iou", "hausdorff", "hausdorff_95", "asd"),

@@ -124,12 +124,17 @@ class GroupNorm(nnx.Module):
         """[B, *S, C] -> [B, *S, C] in `dtype`."""
         batch, *space, features = x.shape
         x = x.astype(jnp.float32)
-        grouped = x.reshape(batch, -1, self.groups, features // self.groups)
-        mean = grouped.mean(axis=(1, 3))
-        variance = jnp.square(grouped - mean[:, None, :, None]).mean(axis=(1, 3))
-        spread = lambda group: jnp.repeat(group, features // self.groups, axis=1)  # noqa: E731
-        slope = spread(jax.lax.rsqrt(variance + NORM_EPSILON)) * self.scale[None]
-        offset = self.bias[None] - spread(mean) * slope
+        rows, each = x.reshape(batch, -1, features), features // self.groups
+
+        def of_group(means: Array) -> Array:
+            """Means of channels [B, C] -> mean of each channel's group."""
+            return jnp.repeat(means.reshape(batch, self.groups, each).mean(axis=2), each, axis=1)
+
+        # First over space, channel by channel: rows of channels are added as vectors.
+        mean = of_group(rows.mean(axis=1))
+        variance = of_group(jnp.square(rows - mean[:, None]).mean(axis=1))
+        slope = jax.lax.rsqrt(variance + NORM_EPSILON) * self.scale[None]
+        offset = self.bias[None] - mean * slope
         to_space = (batch,) + (1,) * len(space) + (features,)
         return (x * slope.reshape(to_space) + offset.reshape(to_space)).astype(self.dtype)
 
