@@ -1,6 +1,7 @@
 """Settings every test runs under, and the folder of real data."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def _memory_maps_stay_few():
     maps = Path("/proc/self/maps")
     if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 2.5 MB of its own."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here (it takes root on Linux)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

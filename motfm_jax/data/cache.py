@@ -1,7 +1,8 @@
 """Decoded examples as memory-mapped arrays: written once, keyed by what they were made from.
 
 An entry is a folder named by a hash of the source's fingerprint and this file's VERSION. It is
-built beside its final name and renamed into place, so that it is either whole or not there.
+built beside its final name and renamed into place, so that it is either whole or not there; its
+files' checksums are compared at every opening.
 """
 
 import concurrent.futures
@@ -16,6 +17,7 @@ import os
 import shutil
 import socket
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import numpy as np
 
 from motfm_jax.data.records import Record, Source, check_record, not_finite
 
-VERSION = 1  # raise when what is stored for the same source changes
+VERSION = 2  # raise when what is stored for the same source changes
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
 
@@ -85,7 +87,7 @@ def open_cached(source: Source, cache_dir: Path, progress: Progress | None = Non
     """The examples of `source`, decoded now or by an earlier call.
 
     Builders of the same entry take turns where the file system has locks, and otherwise both
-    build: the first rename wins. An entry whose files are damaged is built again.
+    build: the first rename wins. An entry whose files are damaged, be it by one bit, is built again.
 
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
@@ -182,10 +184,12 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
     files = sorted(path for path in draft.iterdir())
     entry = dict(
         files={path.name: path.stat().st_size for path in files},
+        sums={path.name: _checksum(path) for path in files},
         classes=list(source.classes),
         mask_labels=list(source.mask_labels),
         meta=meta,
     )
+    entry["sum"] = _sum(entry)
     (draft / "entry.json").write_text(json.dumps(entry))
     for path in (*files, draft / "entry.json", draft):
         _sync(path)
@@ -213,7 +217,12 @@ def _common_dtype(stored: np.dtype, new: np.dtype) -> np.dtype:
 
 
 def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # Without its room on disk, a write to the map would end the process (SIGBUS).
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def _widen(path: Path, images: np.memmap, dtype: np.dtype, num_done: int) -> np.memmap:
@@ -225,15 +234,38 @@ def _widen(path: Path, images: np.memmap, dtype: np.dtype, num_done: int) -> np.
     return wide
 
 
-def _open(folder: Path) -> Arrays | None:
-    """The entry's arrays, or None where it does not exist or a file has not its recorded size."""
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _sum(entry: dict[str, Any]) -> int:
+    """CRC-32 of what entry.json says."""
+    return zlib.crc32(json.dumps(entry, sort_keys=True).encode())
+
+
+def _open(folder: Path, thoroughly: bool = True) -> Arrays | None:
+    """The entry's arrays, or None where it does not exist or a file is not as it was written.
+
+    Args:
+      folder: of the entry.
+      thoroughly: compare checksums, not sizes alone.
+    """
     try:
         entry = json.loads((folder / "entry.json").read_text())
+        if entry.pop("sum") != _sum(entry):
+            return None
         for name, size in entry["files"].items():
             if (folder / name).stat().st_size != size:
                 return None
+            if thoroughly and _checksum(folder / name) != entry["sums"][name]:
+                return None
         arrays = {name: np.load(folder / name, mmap_mode="r") for name in entry["files"]}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     labels = arrays.get("labels.npy")
     return Arrays(
@@ -249,7 +281,7 @@ def _open(folder: Path) -> Arrays | None:
 
 
 def _reopen(folder: Path, first: int, count: int) -> Arrays:
-    arrays = _open(folder)
+    arrays = _open(folder, thoroughly=False)
     if arrays is None:
         raise OSError(f"{folder}: the cache entry was removed or damaged while in use; start again")
     return arrays.take(slice(first, first + count))

@@ -1,25 +1,38 @@
 """Checkpoints: the training state with the config and the facts of its data, through Orbax.
 
-On disk: checkpoints/STEP/{state/ (arrays), config/, facts/, metrics/ (JSON)}. A checkpoint appears
-under its number once it is complete; older ones go only after that.
+On disk: checkpoints/STEP/{state/ (arrays), config/, facts/, sums/, metrics/ (JSON)}. A checkpoint
+appears under its number once it is complete; older ones go only after that. `sums` holds a digest
+of every array and of the JSON beside it, made before anything is written: what is read back is
+compared with it, and where a checkpoint is damaged the one before is used.
 """
 
+import concurrent.futures
 import contextlib
+import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from motfm_jax.io.hashes import hash_arrays
+
 Which = str | int  # "last", "best" (lowest validation loss), or a step
 
 _LOSS = "valid_loss"
+_ITEMS = ("config", "facts")
+_Read = TypeVar("_Read")
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read, or is not what was saved."""
 
 
 class Weights(NamedTuple):
@@ -49,7 +62,7 @@ class Checkpoints:
     Args:
       folder: where they are.
       config, facts: JSON-able, saved with each.
-      keep_every: besides the last and the best, keep each step that is a multiple; 0 for none.
+      keep_every: besides the last two and the best, keep each step that is a multiple; 0 for none.
     """
 
     def __init__(
@@ -62,7 +75,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._beside = {"config": dict(config), "facts": dict(facts)}
         keep = [
-            policies.LatestN(1),
+            policies.LatestN(2),
             policies.BestN(
                 get_metric_fn=_valid_loss, reverse=True, n=1,
                 keep_checkpoints_without_metrics=False),
@@ -93,48 +106,72 @@ class Checkpoints:
           step: the number it goes by; a step that is already there is left as it is.
           state: a NamedTuple of pytrees of arrays.
           valid_loss: validation loss of exactly this state, where it was measured.
+
+        Raises:
+          ValueError: this checkpoint or the one before could not be written.
         """
         if step in self.steps:
             return
         # Copies, not views: the next update donates the buffers while Orbax still writes.
         host = {name: np.array(leaf, copy=True) for name, leaf in _flatten(state).items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(host),
-                **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()}),
-            metrics=None if valid_loss is None else {_LOSS: float(valid_loss)},
-        )
+        metrics = None if valid_loss is None else {_LOSS: float(valid_loss)}
+        sums = {"arrays": _digests(host), "metrics": _digest(metrics)}
+        sums |= {name: _digest(value) for name, value in self._beside.items()}
+        with _writable(self.folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(host), sums=ocp.args.JsonSave(sums),
+                    **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()}),
+                metrics=metrics,
+            )  # fmt: skip
 
     def restore(self, template: Any, which: Which = "last") -> Any:
         """The state saved, as numpy arrays in the template's structure.
+
+        A damaged checkpoint is said to be so on the terminal and set aside under the name
+        damaged-STEP; the one before it is taken. One asked for by its step is not replaced.
 
         Args:
           template: a state of the same structure, shapes and types (arrays or their shapes).
           which: "last", "best" or a step.
 
         Raises:
-          ValueError: no such checkpoint; one of another architecture or optimiser; unreadable.
+          ValueError: no such checkpoint; one of another architecture or optimiser; none readable.
         """
-        step = _pick(self._manager, which, self.folder)
-        path = self.folder / str(step)
-        wanted, found = _flatten(template), _saved_arrays(self._manager, step, path)
-        check_parameters(_under("params/", found), _under("params/", wanted), str(path))
-        if {name: leaf.shape for name, leaf in found.items()} != {
-            name: leaf.shape for name, leaf in wanted.items()
-        }:
-            raise ValueError(
-                f"{path}: was saved with another optimiser or moving average; resume with the "
-                "run's own config, or start another run")
-        arrays = _read_arrays(self._manager, step, path, wanted)
+        wanted = _flatten(template)
+
+        def read(step: int) -> dict[str, np.ndarray]:
+            path = self.folder / str(step)
+            found = _saved_arrays(self._manager, step, path)
+            check_parameters(_under("params/", found), _under("params/", wanted), str(path))
+            if {name: leaf.shape for name, leaf in found.items()} != {
+                name: leaf.shape for name, leaf in wanted.items()
+            }:
+                raise ValueError(
+                    f"{path}: was saved with another optimiser or moving average; resume with the "
+                    "run's own config, or start another run")
+            return _read_arrays(self._manager, step, path, wanted)
+
+        arrays, damaged = _first_whole(_candidates(self._manager, which, self.folder), read)
+        for step in damaged if jax.process_index() == 0 else ():
+            (self.folder / str(step)).rename(_free_name(self.folder / f"damaged-{step}"))
+        if damaged:
+            self._manager.reload()
         return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns once everything saved is on disk.
+
+        Raises:
+          ValueError: it could not be written.
+        """
+        with _writable(self.folder):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with _writable(self.folder):
+            self._manager.close()
 
 
 def restore_weights(run: Path, which: Which = "last") -> Weights:
@@ -144,20 +181,26 @@ def restore_weights(run: Path, which: Which = "last") -> Weights:
       run: run directory (or a folder that holds `checkpoints/` alone).
       which: "last", "best" (lowest validation loss) or a step.
 
+    A damaged checkpoint is said to be so on the terminal, and the one before it is taken (the last,
+    where it was the best); one asked for by its step is not replaced.
+
     Raises:
-      ValueError: no such checkpoint, or an unreadable one.
+      ValueError: no such checkpoint, or none that is readable.
     """
     folder = Path(run).absolute() / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{run}: no checkpoints/ in it; give the --workdir of a training run")
     with contextlib.closing(_manager(folder, read_only=True)) as manager:
-        step = _pick(manager, which, folder)
-        path = folder / str(step)
-        found = _saved_arrays(manager, step, path)
-        prefix = "ema/" if _under("ema/", found) else "params/"
-        names = {name: leaf for name, leaf in found.items() if name.startswith(prefix)}
-        params = _under(prefix, _read_arrays(manager, step, path, names))
-    return Weights(params, step, _read_json(path / "config"), _read_json(path / "facts"), path)
+
+        def read(step: int) -> Weights:
+            path = folder / str(step)
+            found = _saved_arrays(manager, step, path)
+            prefix = "ema/" if _under("ema/", found) else "params/"
+            names = {name: leaf for name, leaf in found.items() if name.startswith(prefix)}
+            params = _under(prefix, _read_arrays(manager, step, path, names))
+            return Weights(params, step, *(_read_json(path / item) for item in _ITEMS), path)
+
+        return _first_whole(_candidates(manager, which, folder), read)[0]
 
 
 def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -203,23 +246,53 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
             "state": ocp.PyTreeCheckpointHandler(),
             "config": ocp.JsonCheckpointHandler(),
             "facts": ocp.JsonCheckpointHandler(),
+            "sums": ocp.JsonCheckpointHandler(),
         },
     )
 
 
-def _pick(manager: ocp.CheckpointManager, which: Which, folder: Path) -> int:
-    steps = sorted(manager.all_steps())
+def _candidates(manager: ocp.CheckpointManager, which: Which, folder: Path) -> list[int]:
+    """The step asked for, and those to fall back on where it is damaged."""
+    steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
         raise ValueError(f"{folder}: no complete checkpoint; train first, or give another run")
     if which == "last":
-        return steps[-1]
+        return steps
     if which == "best":
         best = manager.best_step()
-        return steps[-1] if best is None else best
+        return steps if best is None else [best, *(step for step in steps if step != best)]
     if str(which).isdigit() and int(which) in steps:
-        return int(which)
-    raise ValueError(
-        f"{folder}: no checkpoint {which!r}; use last, best or one of {', '.join(map(str, steps))}")
+        return [int(which)]
+    known = ", ".join(map(str, reversed(steps)))
+    raise ValueError(f"{folder}: no checkpoint {which!r}; use last, best or one of {known}")
+
+
+def _first_whole(
+    candidates: list[int], read: Callable[[int], _Read]
+) -> tuple[_Read, list[int]]:
+    """What the first undamaged checkpoint holds, and the steps of those before it."""
+    damaged = []
+    for step in candidates:
+        if damaged:
+            print(f"WARNING: trying step {step} instead", file=sys.stderr, flush=True)
+        try:
+            return read(step), damaged
+        except Damaged as error:
+            if len(candidates) == 1:
+                raise
+            print(f"WARNING: {error}", file=sys.stderr, flush=True)
+            damaged.append(step)
+    raise Damaged(
+        f"all {len(damaged)} checkpoints are damaged ({', '.join(map(str, damaged))}); restore the "
+        "run's checkpoints/ from a copy, or train again")
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or one beside it that nothing has yet."""
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
@@ -253,7 +326,34 @@ def _read_arrays(
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
     with _readable(path):
-        return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+    sums = _read_json(path / "sums") if (path / "sums").exists() else None
+    if sums is None:  # saved before there were sums
+        return arrays
+    now = _digests(arrays)
+    changed = [name for name in arrays if sums["arrays"].get(name) != now[name]]
+    changed += [name for name in _ITEMS if sums[name] != _digest(_read_json(path / name))]
+    if sums["metrics"] != _digest(manager.metrics(step)):
+        changed.append("metrics")
+    if changed:
+        raise Damaged(
+            f"{path}: this checkpoint is damaged: {changed[0]} is not what was saved "
+            f"({len(changed)} such); {_USE_ANOTHER}")
+    return arrays
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _digests(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """BLAKE2b of each array's type, shape and values, on all cores."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        sums = pool.map(lambda item: hash_arrays(dict([item])), arrays.items())
+        return dict(zip(arrays, sums))
+
+
+_USE_ANOTHER = "use another one of the run (--checkpoint=STEP), or a copy"
 
 
 @contextlib.contextmanager
@@ -262,10 +362,24 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise Damaged(
+            f"{path}: this checkpoint cannot be read ({_first_line(error)}); {_USE_ANOTHER}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turns whatever a full or forbidden disk makes the writers raise into one line."""
+    try:
+        yield
+    except Exception as error:
         raise ValueError(
-            f"{path}: this checkpoint cannot be read ({reason}); use another one of the run "
-            "(--checkpoint=STEP), or a copy") from error
+            f"{folder}: a checkpoint cannot be written ({_first_line(error)}); those before it are "
+            "whole: make room or give the right to write, then --resume goes on") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -212,16 +212,32 @@ def test_a_killed_builder_leaves_nothing_that_is_read_and_its_draft_is_swept(tmp
 
 
 @pytest.mark.parametrize("file", ["images.npy", "masks.npy", "labels.npy", "entry.json"])
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_entry_is_built_again(tmp_path, file, damage):
     path = open_cached(Listed([record(0)]), tmp_path).folder / file
     if damage == "truncate":
         path.write_bytes(path.read_bytes()[:-5])
+    elif damage == "flip":
+        content = bytearray(path.read_bytes())
+        content[-4] ^= 1
+        path.write_bytes(content)
     else:
         path.unlink()
     arrays = open_cached(Listed([record(0)]), tmp_path)
     np.testing.assert_array_equal(arrays.images[0], record(0).image)
     assert entries(tmp_path) == [arrays.folder.name]
+
+
+def test_a_full_disk_is_said_and_the_entry_made_once_there_is_room(small_disk):
+    source = Listed([record(0, shape=(1000, 500)), record(1, shape=(1000, 500))])
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(1_000_000))
+    with pytest.raises(OSError, match="No space left"):
+        open_cached(source, small_disk / "cache")
+    assert not entries(small_disk / "cache")
+    filler.unlink()
+    arrays = open_cached(source, small_disk / "cache")
+    np.testing.assert_array_equal(arrays.images[1], source.records[1].image)
 
 
 @pytest.mark.parametrize("locks", [True, False])

@@ -1,6 +1,7 @@
 """Checkpoints: what is saved, kept, restored, and said when it cannot be."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -87,7 +88,7 @@ def test_last_best_and_every_nth_are_kept(tmp_path):
     for step, loss in losses.items():
         checkpoints.save(step, make_state()._replace(step=jnp.int32(step)), loss)
         checkpoints.wait()
-    assert checkpoints.steps == [20, 40, 70]
+    assert checkpoints.steps == [20, 40, 60, 70]  # 60 in case 70 turns out damaged
     assert checkpoints.best_loss == pytest.approx(0.2)
     checkpoints.close()
     steps = {which: restore_weights(tmp_path, which).step for which in ("last", "best", 40, "20")}
@@ -97,7 +98,7 @@ def test_last_best_and_every_nth_are_kept(tmp_path):
     assert checkpoints.best_loss == pytest.approx(0.2)
     checkpoints.save(80, make_state(), 0.1)
     checkpoints.wait()
-    assert checkpoints.steps == [40, 80]
+    assert checkpoints.steps == [40, 70, 80]
     checkpoints.close()
 
 
@@ -106,7 +107,7 @@ def test_without_validation_the_best_is_the_last(tmp_path):
     for step in (1, 2):
         checkpoints.save(step, make_state())
     checkpoints.wait()
-    assert checkpoints.steps == [2] and checkpoints.best_loss == float("inf")
+    assert checkpoints.steps == [1, 2] and checkpoints.best_loss == float("inf")
     checkpoints.close()
     assert restore_weights(tmp_path, "best").step == 2
 
@@ -197,23 +198,119 @@ def test_nothing_to_restore(tmp_path):
         restore_weights(tmp_path)
 
 
-@pytest.mark.parametrize("damaged", ["config/metadata", "facts/metadata", "state/_METADATA"])
-def test_damaged_json_is_one_line(tmp_path, damaged):
+def save_two(tmp_path):
+    """Checkpoints 1 (all zeros but the moving average) and 2, the best; their folder."""
     checkpoints = open_checkpoints(tmp_path)
-    checkpoints.save(1, make_state())
+    zeros = jax.tree.map(jnp.zeros_like, make_state(width=1000))
+    checkpoints.save(1, zeros, 0.5)
+    checkpoints.wait()
+    checkpoints.save(2, make_state(width=1000), 0.25)
     checkpoints.close()
-    (tmp_path / "checkpoints" / "1" / damaged).write_text('{"cond": ')
-    with pytest.raises(ValueError, match="checkpoints/1: this checkpoint cannot be read") as error:
-        restore_weights(tmp_path)
+    return tmp_path / "checkpoints"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def data_file(checkpoint):
+    """The file with the arrays."""
+    files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+DAMAGE = [
+    (os.unlink, data_file),
+    *((damage, lambda step, name=name: step / name)
+      for damage in (cut, os.unlink)
+      for name in ("config/metadata", "facts/metadata", "state/_METADATA", "sums/metadata")),
+    (flip, lambda step: step / "facts" / "metadata"),
+]  # fmt: skip
+# What is hit may be of the optimiser, which sampling does not read.
+IN_UNREAD = [(cut, data_file), (flip, data_file), (flip, lambda step: step / "sums" / "metadata")]
+
+
+@pytest.mark.parametrize("damage, choose", DAMAGE)
+def test_of_a_damaged_checkpoint_the_one_before_is_used_loudly(tmp_path, capfd, damage, choose):
+    folder = save_two(tmp_path)
+    damage(choose(folder / "2"))
+    for which in ("last", "best"):
+        assert restore_weights(tmp_path, which).step == 1
+        said = capfd.readouterr().err
+        assert "WARNING" in said and "checkpoints/2" in said and "trying step 1" in said
+    with pytest.raises(ValueError, match="checkpoints/2: this checkpoint") as error:
+        restore_weights(tmp_path, 2)
     assert "\n" not in str(error.value)
 
 
-def test_damaged_arrays_are_one_line(tmp_path):
+@pytest.mark.parametrize("damage, choose", DAMAGE + IN_UNREAD)
+def test_a_training_goes_on_from_before_the_damage(tmp_path, capfd, damage, choose):
+    folder = save_two(tmp_path)
+    damage(choose(folder / "2"))
     checkpoints = open_checkpoints(tmp_path)
-    checkpoints.save(1, make_state())
+    state = checkpoints.restore(make_state(width=1000))
+    assert not state.params["unet/conv_in/kernel"].any()
+    assert "WARNING" in capfd.readouterr().err
+    # The damaged one is not thrown away, and step 2 is written again.
+    assert checkpoints.steps == [1] and (folder / "damaged-2").is_dir()
+    checkpoints.save(2, make_state(width=1000))
     checkpoints.close()
-    for path in (tmp_path / "checkpoints/1/state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(ValueError, match="checkpoints/1: this checkpoint cannot be read") as error:
-        restore_weights(tmp_path)
-    assert "\n" not in str(error.value)
+    assert restore_weights(tmp_path).step == 2 and "WARNING" not in capfd.readouterr().err
+
+
+def test_without_any_whole_checkpoint_nothing_is_touched(tmp_path):
+    folder = save_two(tmp_path)
+    for step in ("1", "2"):
+        os.unlink(data_file(folder / step))
+    for read in (
+        lambda: restore_weights(tmp_path),
+        lambda: open_checkpoints(tmp_path).restore(make_state(width=1000)),
+    ):
+        with pytest.raises(ValueError, match=r"all 2 checkpoints are damaged \(2, 1\)"):
+            read()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+def test_a_checkpoint_of_before_there_were_sums_is_read(tmp_path):
+    folder = save_two(tmp_path)
+    shutil.rmtree(folder / "2" / "sums")
+    assert restore_weights(tmp_path).step == 2
+
+
+SAVE_UNDER_A_LIMIT = """
+import resource, sys, numpy as np
+from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.training.state import TrainState
+checkpoints = Checkpoints(sys.argv[1], {}, {})
+rng = np.random.default_rng(0)
+def save(step):
+    weights = {"w": rng.standard_normal((400, 400)).astype(np.float32)}
+    checkpoints.save(step, TrainState(np.int32(step), weights, None, (), np.bool_(False)))
+    checkpoints.wait()
+save(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    save(2)
+except ValueError as error:
+    print("said:", error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+def test_no_room_for_a_checkpoint_is_said_and_costs_none(tmp_path):
+    said = subprocess.run(
+        [sys.executable, "-c", SAVE_UNDER_A_LIMIT, str(tmp_path / "checkpoints")], text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).stdout
+    assert "said: " in said and "a checkpoint cannot be written" in said and "--resume" in said
+    assert restore_weights(tmp_path).step == 1
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.steps == [1]
+    checkpoints.save(2, make_state())
+    checkpoints.close()
+    assert restore_weights(tmp_path).step == 2
