@@ -1,6 +1,7 @@
 """How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
 
 import argparse
+import errno
 import json
 import re
 import sys
@@ -12,6 +13,12 @@ from ml_collections import ConfigDict, config_flags
 
 from motfm_jax import config as configs
 
+_ROOM = "; make room, then call it again: what is complete is kept"
+_CURES = {
+    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
+    errno.EROFS: "; give a folder that can be written to",
+}
+
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Calls main(arguments) and exits with what it returns; 2 after a mistake, said in a line; 130
@@ -19,7 +26,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        cure = _CURES.get(getattr(error, "errno", None), "")
+        print(f"error: {error}{cure}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

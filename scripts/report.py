@@ -6,7 +6,8 @@
 
 OUT/report/index.html shows all: tables 1 to 3, figures 2 to 4, times, the search for copies, and
 every command that was run. The same call again goes on where an interrupted one stopped; a stage
-that is done is not done again. --list prints the stages and does nothing.
+that is done is not done again. --list prints the stages and does nothing; --so-far writes the page
+of the stages that are done, with the rest marked as not run.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--echo-root", default="", help="of the plan's 2-D data")
     add("--brain-root", default="", help="of the plan's volumes")
     add("--list", action="store_true", help="print the stages and which are done")
+    add("--so-far", action="store_true", help="write the page of what is done")
     return parser.parse_args(arguments)
 
 
@@ -76,8 +78,12 @@ def main(arguments: Sequence[str]) -> None:
         for stage in todo:
             print(f"{'done' if is_done(asked.out, stage) else 'to do'}  {stage.said()}")
         return
-    carry_out(asked.out, Path(__file__).parent, todo)
-    print(f"see {write_report(plan, asked.out, todo)}")
+    if not asked.so_far:
+        carry_out(asked.out, Path(__file__).parent, todo)
+    done = [stage for stage in todo if is_done(asked.out, stage)]
+    if not done:
+        raise ValueError(f"--so-far: no stage is done in {asked.out}; leave the flag out to begin")
+    print(f"see {write_report(plan, asked.out, done)}")
 
 
 if __name__ == "__main__":

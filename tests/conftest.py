@@ -59,10 +59,10 @@ def _memory_maps_stay_few():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of 2.5 MB of its own."""
+    """A folder on a file system of 12 MiB of its own."""
     folder = tmp_path / "small_disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here (it takes root on Linux)")
     yield folder

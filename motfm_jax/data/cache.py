@@ -87,7 +87,7 @@ def open_cached(source: Source, cache_dir: Path, progress: Progress | None = Non
     """The examples of `source`, decoded now or by an earlier call.
 
     Builders of the same entry take turns where the file system has locks, and otherwise both
-    build: the first rename wins. An entry whose files are damaged, be it by one bit, is built again.
+    build: the first rename wins. An entry whose files are damaged, if by a bit, is built again.
 
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does

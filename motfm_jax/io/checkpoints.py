@@ -236,8 +236,9 @@ def _valid_loss(metrics: Mapping[str, Any]) -> float:
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
-    # Orbax reports each phase of each save through absl's logger; errors come as exceptions.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax reports each phase of each save, and tracebacks, through absl's logger; errors come as
+    # exceptions.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(
         folder,

@@ -17,8 +17,8 @@ from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.report.plan import Cell, Plan, anatomies, cells
-from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder
+from motfm_jax.report.plan import Cell, Plan, anatomies
+from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
 
 FLOOR = "real"
 
@@ -39,8 +39,8 @@ class Real(NamedTuple):
 
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
-    """The real images of an anatomy whose systems are trained."""
-    trained = build.load_run(run_folder(out, anatomy, anatomies(plan)[anatomy].systems[-1]))
+    """The real images of an anatomy of which some set is there."""
+    trained = build.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
     train, reference = (build.arrays(trained.config, split) for split in ("train", plan.reference))
     return Real(train, reference, trained.intensity, in_units(reference, trained.intensity))
 
@@ -48,10 +48,10 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
 def measure(
     plan: Plan, out: Path, anatomy: str, real: Real, progress: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Scores and looks for copies in every set of an anatomy.
+    """Scores and looks for copies in every set of an anatomy that is there.
 
     Args:
-      plan: checked, its stages carried out.
+      plan: checked.
       out: folder of the report.
       anatomy: "echo" or "brain".
       real: of `read_real`.
@@ -75,7 +75,7 @@ def measure(
     # Of other settings, as when published weights were found since, in a file of their own.
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
     results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)
-    sets = [cell for cell in cells(plan, anatomy) if not results.has(**_key(cell))]
+    sets = [cell for cell in sampled(plan, out, anatomy) if not results.has(**_key(cell))]
     if not sets and results.has(system=FLOOR):
         return results.rows, name
     progress(f"{anatomy}: {len(real.images)} real images of {plan.reference}")

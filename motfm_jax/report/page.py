@@ -18,8 +18,8 @@ from motfm_jax.io.files import whole_file
 from motfm_jax.metrics.density import GRID, intensity_density
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
-from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies, cells
-from motfm_jax.report.stages import Stage, downstream_folder, sample_folder, seconds
+from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
+from motfm_jax.report.stages import Stage, downstream_folder, sample_folder, sampled, seconds
 
 ROWS = {"echo": 2, "brain": 1}  # of figure 2
 _STYLE = """
@@ -35,12 +35,12 @@ pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
 def write_report(
     plan: Plan, out: Path, done: Sequence[Stage], progress: Callable[[str], None] = print
 ) -> Path:
-    """Measures what is not measured yet and writes OUT/report.
+    """Measures what is not measured yet and writes OUT/report; what is not there is not run.
 
     Args:
       plan: checked.
       out: folder of the report.
-      done: all stages, carried out.
+      done: the stages carried out.
       progress: told what is being made.
 
     Returns:
@@ -50,6 +50,8 @@ def write_report(
     made: dict[str, Table] = {}
     pictures: list[tuple[Path, str]] = []
     for name in anatomies(plan):
+        if not sampled(plan, out, name):
+            continue
         real = read_real(plan, out, name)
         rows, network = measure(plan, out, name, real, progress)
         made |= _tables(plan, name, rows, network)
@@ -57,8 +59,8 @@ def write_report(
         pictures += _samples(plan, out, name, real, folder)
     if plan.depths:
         made["table3"] = _downstream(plan, out)
-    if plan.denoise is not None:
-        denoised = out / "denoised"
+    denoised = out / "denoised"
+    if plan.denoise is not None and (denoised / "restoration.json").is_file():
         pictures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images.")]
@@ -128,7 +130,7 @@ def _samples(
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
         columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
-    for cell in cells(plan, name):
+    for cell in sampled(plan, out, name):
         with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
             columns.append([images.grey_tile(image, window) for image in made["images"][:num]])
         titles.append(_title(cell))
@@ -136,8 +138,8 @@ def _samples(
     images.write_grid(
         path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window))
     shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
-    for system in wanted.systems:
-        last = [cell for cell in cells(plan, name) if cell.system == system][-1]
+    last_of = {cell.system: cell for cell in sampled(plan, out, name)}
+    for last in last_of.values():
         pairs = sample_folder(out, last, plan.reference) / "audit.png"
         if pairs.is_file():
             shown.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
@@ -160,7 +162,7 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
         return GRID, intensity_density(grey, plan.seed)
 
     curves = {"real": density(real.images)}
-    for cell in cells(plan, "echo"):
+    for cell in sampled(plan, out, "echo"):
         if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
             with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
                 curves[_title(cell)] = density(made["images"])

@@ -55,6 +55,12 @@ def sample_folder(out: Path, cell: Cell, split: str) -> Path:
     return out / "samples" / f"{cell.anatomy}_{split}" / cell.name
 
 
+def sampled(plan: Plan, out: Path, anatomy: str) -> list[Cell]:
+    """The generated sets of an anatomy's table that are there."""
+    return [cell for cell in cells(plan, anatomy)
+            if (sample_folder(out, cell, plan.reference) / "samples.json").is_file()]  # fmt: skip
+
+
 def downstream_folder(out: Path, task: str, depth: int) -> Path:
     """Where table 3's networks of a kind are."""
     return out / "downstream" / f"{task}{depth}"
@@ -71,25 +77,11 @@ def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
     listed = []
     for name, anatomy in anatomies(plan).items():
         listed += [_training(plan, out, name, anatomy, system) for system in anatomy.systems]
-    if plan.denoise is not None:
-        listed += _denoising(plan, out)
-    for name, anatomy in anatomies(plan).items():
         listed += [_sampling(plan, out, cell, plan.reference, anatomy.num)
                    for cell in cells(plan, name)]  # fmt: skip
-    for task in SYNTHETIC if plan.depths else ():
-        sets = synthetic(plan, task)
-        if not sets:
-            continue
-        listed += [_sampling(plan, out, cell, "train", num_train) for cell in sets]
-        for depth in plan.depths:
-            listed.append(Stage(
-                f"downstream {task}{depth}", "downstream",
-                (f"--run={run_folder(out, 'echo', sets[-1].system)}",
-                 f"--out={downstream_folder(out, task, depth)}", f"--task={task}",
-                 f"--depth={depth}", f"--width={plan.width}", f"--epochs={plan.epochs}",
-                 f"--seeds={plan.seeds}", "--synthetic",
-                 *(f"{cell.system}({cell.steps})={sample_folder(out, cell, 'train')}"
-                   for cell in sets))))  # fmt: skip
+        if name == "echo":
+            listed += _downstream(plan, out, num_train)
+            listed += _denoising(plan, out) if plan.denoise is not None else []
     return listed
 
 
@@ -110,6 +102,25 @@ def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -
         f"train {name}/{system}", "train",
         (*_config(anatomy, f"method={method},cond={cond}"), f"--config.seed={plan.seed}", *kept,
          f"--workdir={run_folder(out, name, system)}", "--resume"))
+
+
+def _downstream(plan: Plan, out: Path, num_train: int) -> list[Stage]:
+    listed = []
+    for task in SYNTHETIC if plan.depths else ():
+        sets = synthetic(plan, task)
+        if not sets:
+            continue
+        listed += [_sampling(plan, out, cell, "train", num_train) for cell in sets]
+        for depth in plan.depths:
+            listed.append(Stage(
+                f"downstream {task}{depth}", "downstream",
+                (f"--run={run_folder(out, 'echo', sets[-1].system)}",
+                 f"--out={downstream_folder(out, task, depth)}", f"--task={task}",
+                 f"--depth={depth}", f"--width={plan.width}", f"--epochs={plan.epochs}",
+                 f"--seeds={plan.seeds}", "--synthetic",
+                 *(f"{cell.system}({cell.steps})={sample_folder(out, cell, 'train')}"
+                   for cell in sets))))  # fmt: skip
+    return listed
 
 
 def _denoising(plan: Plan, out: Path) -> list[Stage]:

@@ -231,7 +231,7 @@ def test_a_damaged_entry_is_built_again(tmp_path, file, damage):
 def test_a_full_disk_is_said_and_the_entry_made_once_there_is_room(small_disk):
     source = Listed([record(0, shape=(1000, 500)), record(1, shape=(1000, 500))])
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(1_000_000))
+    filler.write_bytes(bytes(12_000_000))
     with pytest.raises(OSError, match="No space left"):
         open_cached(source, small_disk / "cache")
     assert not entries(small_disk / "cache")

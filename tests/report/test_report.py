@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,18 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     listed = subprocess.run(
         [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "to do" not in listed and listed.count("done") >= len(markers)
+
+    # What is not there yet is marked, and the rest is shown.
+    for folder in ("measured", "samples/echo_test/SPADE_1", "samples/brain_test", "denoised"):
+        shutil.rmtree(out / folder)
+    (out / "stages" / "sample_echo_test_SPADE_1.json").unlink()
+    partly = subprocess.run(
+        [*command, "--so-far"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert partly.returncode == 0, partly.stderr
+    with open(report / "table1.csv") as file:
+        now = {row[0]: row for row in csv.reader(file)}
+    assert now["SPADE"][1] == "not run" and now["M-M"] == rows[8]
+    assert "Table 2" not in (report / "index.html").read_text()
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -1,0 +1,174 @@
+"""Kills scripts at random moments, calls them again until they finish, and compares the results.
+
+    .venv/bin/python tests/faults/kill.py --what=train --kills=50 --out=kills
+    .venv/bin/python tests/faults/kill.py --what=sample --kills=20 --out=kills
+
+Every process group is ended by SIGKILL, at a moment drawn evenly from the time that one
+uninterrupted call takes without any cache, so that starting, decoding, compiling, updating, saving,
+validating, drawing and the writing of caches are all hit. What has to be equal to the
+uninterrupted run, bit for bit: of a training every array of its last checkpoint (weights, moving
+average, optimiser) and each logged loss; of a sampling all images. And after no kill may there be
+fewer readable checkpoints than before. Every other trial starts with empty caches. The first lines
+say whether a program compiled anew and one from the cache compute the same: without that nothing
+here would mean anything.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+TRAIN = (
+    "--config=configs/phantom.py:cond=mask+class,size=debug", "--config.data.phantom_patients=20",
+    "--config.data.size=(16,16)", "--config.model.channels=(8,8)", "--config.model.head_dim=8",
+    "--config.model.norm_groups=4", "--config.train.batch_size=8", "--config.train.steps=200",
+    "--config.train.save_every=10", "--config.train.eval_every=20", "--config.train.log_every=5",
+    "--config.train.sample_every=50",
+)  # fmt: skip
+TIMES = ("images_per_second",)  # of a logged row, not compared
+
+
+class Job(NamedTuple):
+    """What is killed.
+
+    Attributes:
+      script: of scripts/.
+      arguments: those that every call has.
+      target: the flag that names the folder it writes to.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    target: str
+
+    def call(self, out: Path, caches: Path) -> subprocess.Popen:
+        """Starts the script in a process group of its own."""
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MOTFM_CACHE": str(caches / "decoded"),
+            "JAX_COMPILATION_CACHE_DIR": str(caches / "compiled")}  # fmt: skip
+        with open(out.parent / f"{out.name}.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, f"scripts/{self.script}.py", *self.arguments,
+                 f"{self.target}={out}"], cwd=ROOT, env=environment, stdout=log, stderr=log,
+                start_new_session=True)  # fmt: skip
+
+    def finish(self, out: Path, caches: Path) -> float:
+        """An uninterrupted call: seconds it took."""
+        begin = time.perf_counter()
+        code = self.call(out, caches).wait()
+        if code:
+            raise RuntimeError(f"{out}: exit code {code}, see {out}.log")
+        return time.perf_counter() - begin
+
+
+def kill_until_done(job: Job, out: Path, caches: Path, rng: random.Random, span: float, most: int):
+    """Calls and kills until a call finishes, or finishes after `most` kills; yields after each
+    kill."""
+    for _ in range(most):
+        process = job.call(out, caches)
+        try:
+            code = process.wait(rng.uniform(0, span))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            yield
+            continue
+        if code:
+            raise RuntimeError(f"{out}: exit code {code}, see {out}.log")
+        return
+    job.finish(out, caches)
+
+
+def readable(run: Path) -> list[int]:
+    """Steps of a run's checkpoints that read back as they were saved."""
+    from motfm_jax.io.checkpoints import Damaged, restore_weights
+
+    steps = [entry.name for entry in (run / "checkpoints").glob("*") if entry.name.isdecimal()]
+    whole = []
+    for step in sorted(map(int, steps)):
+        try:
+            restore_weights(run, step)
+        except Damaged:
+            continue
+        whole.append(step)
+    return whole
+
+
+def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
+    """Digests of all arrays of the last checkpoint, and what was logged."""
+    from motfm_jax.io.checkpoints import restore_weights
+    from motfm_jax.io.runs import read_metrics
+
+    path = restore_weights(run, "last").path
+    rows = [{name: value for name, value in row.items() if name not in TIMES}
+            for row in read_metrics(run)]  # fmt: skip
+    return json.loads((path / "sums" / "metadata").read_text())["arrays"], rows
+
+
+def sampled(out: Path) -> dict[str, bytes]:
+    """All arrays of a sampling."""
+    with np.load(out / "samples.npz") as arrays:
+        return {name: arrays[name].tobytes() for name in arrays.files}
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=("train", "sample"), default="train")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--num", type=int, default=500, help="images of a sampling")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all of it, new")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(arguments)
+    out = asked.out.absolute()
+    out.mkdir(parents=True)
+    rng = random.Random(asked.seed)
+
+    job, result = Job("train", (*TRAIN, "--resume"), "--workdir"), trained
+    if asked.what == "sample":
+        job.finish(out / "run", out / "caches")
+        shutil.rmtree(out / "caches")
+        job = Job("sample", (f"--run={out / 'run'}", f"--num={asked.num}", "--steps=10"), "--out")
+        result = sampled
+    cold = job.finish(out / "fresh", out / "caches")
+    warm = job.finish(out / "cached", out / "caches")
+    wanted = result(out / "fresh")
+    print(f"uninterrupted: {cold:.0f} s with empty caches, {warm:.0f} s with full ones", flush=True)
+    if result(out / "cached") != wanted:
+        print("a cached program computes something else than a fresh one: no comparison possible")
+        return 1
+
+    kills, trials, failures = 0, 0, []
+    while kills < asked.kills:
+        trials += 1
+        target, before = out / f"trial{trials}", []
+        caches = out / f"caches{trials // 2}"  # two trials share theirs: cold, then warm
+        for _ in kill_until_done(job, target, caches, rng, cold, asked.kills - kills):
+            kills += 1
+            if asked.what == "train":
+                now = readable(target)
+                if len(now) < min(len(before), 2) or (before and max(now) < max(before)):
+                    failures.append(f"trial {trials}: checkpoints {before} became {now}")
+                before = now
+        if result(target) != wanted:
+            failures.append(f"trial {trials}: another result than the uninterrupted run's")
+        print(f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures",
+              flush=True)  # fmt: skip
+    print(f"{asked.what}: {kills} kills in {trials} trials, {len(failures)} failures", *failures,
+          sep="\n")  # fmt: skip
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,17 @@
+"""Killed at random moments, a training and a sampling end as if nothing had been."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "sample"])
+def test_a_few_kills_change_nothing(tmp_path, what):
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("kill.py"), f"--what={what}", "--kills=3",
+         "--num=40", f"--out={tmp_path / 'kills'}"], capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failures" in done.stdout
