@@ -1,4 +1,4 @@
-"""CAMUS at 64 x 64 and brains at 32 x 32 x 32 on two CPU cores: an hour and a half, resumable.
+"""CAMUS at 64 x 64 and brains at 32 x 32 x 32 on two CPU cores: hours, resumable.
 
     .venv/bin/python scripts/report.py --plan=configs/report/camus64.py --out=report \
         --echo-root=CAMUS --brain-root=BRAINS

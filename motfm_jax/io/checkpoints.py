@@ -28,6 +28,7 @@ Which = str | int  # "last", "best" (lowest validation loss), or a step
 
 _LOSS = "valid_loss"
 _ITEMS = ("config", "facts")
+_USE_ANOTHER = "use another one of the run (--checkpoint=STEP), or a copy"
 _Read = TypeVar("_Read")
 
 
@@ -352,9 +353,6 @@ def _digests(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         sums = pool.map(lambda item: hash_arrays(dict([item])), arrays.items())
         return dict(zip(arrays, sums))
-
-
-_USE_ANOTHER = "use another one of the run (--checkpoint=STEP), or a copy"
 
 
 @contextlib.contextmanager

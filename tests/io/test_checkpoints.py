@@ -112,6 +112,14 @@ def test_without_validation_the_best_is_the_last(tmp_path):
     assert restore_weights(tmp_path, "best").step == 2
 
 
+def assert_goes_on_from_step_1(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.steps == [1]
+    checkpoints.save(2, make_state())
+    checkpoints.close()
+    assert restore_weights(tmp_path).step == 2
+
+
 def test_an_interrupted_save_leaves_the_previous_one(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(1, make_state())
@@ -119,11 +127,7 @@ def test_an_interrupted_save_leaves_the_previous_one(tmp_path):
     for name in ("2.orbax-checkpoint-tmp", "2.orbax-checkpoint-tmp-123"):
         (tmp_path / "checkpoints" / name / "state").mkdir(parents=True)
     assert restore_weights(tmp_path).step == 1
-    checkpoints = open_checkpoints(tmp_path)
-    assert checkpoints.steps == [1]
-    checkpoints.save(2, make_state())
-    checkpoints.close()
-    assert restore_weights(tmp_path).step == 2
+    assert_goes_on_from_step_1(tmp_path)
 
 
 SAVE_FOR_EVER = """
@@ -309,8 +313,4 @@ def test_no_room_for_a_checkpoint_is_said_and_costs_none(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).stdout
     assert "said: " in said and "a checkpoint cannot be written" in said and "--resume" in said
     assert restore_weights(tmp_path).step == 1
-    checkpoints = open_checkpoints(tmp_path)
-    assert checkpoints.steps == [1]
-    checkpoints.save(2, make_state())
-    checkpoints.close()
-    assert restore_weights(tmp_path).step == 2
+    assert_goes_on_from_step_1(tmp_path)
