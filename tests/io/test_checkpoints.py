@@ -223,27 +223,27 @@ def flip(path):
     path.write_bytes(content)
 
 
-def data_file(checkpoint):
-    """The file with the arrays."""
-    files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_size)
+def data_files(checkpoint):
+    """The files with the arrays: which of them hold which, and which are left over, Orbax knows."""
+    return [path for path in (checkpoint / "state").rglob("d/*") if path.is_file()]
 
 
 DAMAGE = [
-    (os.unlink, data_file),
-    *((damage, lambda step, name=name: step / name)
+    (cut, data_files), (os.unlink, data_files),
+    *((damage, lambda step, name=name: [step / name])
       for damage in (cut, os.unlink)
       for name in ("config/metadata", "facts/metadata", "state/_METADATA", "sums/metadata")),
-    (flip, lambda step: step / "facts" / "metadata"),
+    (flip, lambda step: [step / "facts" / "metadata"]),
 ]  # fmt: skip
 # What is hit may be of the optimiser, which sampling does not read.
-IN_UNREAD = [(cut, data_file), (flip, data_file), (flip, lambda step: step / "sums" / "metadata")]
+IN_UNREAD = [(flip, data_files), (flip, lambda step: [step / "sums" / "metadata"])]
 
 
 @pytest.mark.parametrize("damage, choose", DAMAGE)
 def test_of_a_damaged_checkpoint_the_one_before_is_used_loudly(tmp_path, capfd, damage, choose):
     folder = save_two(tmp_path)
-    damage(choose(folder / "2"))
+    for path in choose(folder / "2"):
+        damage(path)
     for which in ("last", "best"):
         assert restore_weights(tmp_path, which).step == 1
         said = capfd.readouterr().err
@@ -256,7 +256,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_loudly(tmp_path, capfd, 
 @pytest.mark.parametrize("damage, choose", DAMAGE + IN_UNREAD)
 def test_a_training_goes_on_from_before_the_damage(tmp_path, capfd, damage, choose):
     folder = save_two(tmp_path)
-    damage(choose(folder / "2"))
+    for path in choose(folder / "2"):
+        damage(path)
     checkpoints = open_checkpoints(tmp_path)
     state = checkpoints.restore(make_state(width=1000))
     assert not state.params["unet/conv_in/kernel"].any()
@@ -271,7 +272,8 @@ def test_a_training_goes_on_from_before_the_damage(tmp_path, capfd, damage, choo
 def test_without_any_whole_checkpoint_nothing_is_touched(tmp_path):
     folder = save_two(tmp_path)
     for step in ("1", "2"):
-        os.unlink(data_file(folder / step))
+        for path in data_files(folder / step):
+            path.unlink()
     for read in (
         lambda: restore_weights(tmp_path),
         lambda: open_checkpoints(tmp_path).restore(make_state(width=1000)),
