@@ -218,8 +218,10 @@ def cut(path):
 
 
 def flip(path):
+    """A bit in the middle, of a long file one in every 256 bytes: parts of it may be left over."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    for at in range(len(content) // 2 % 256, len(content), 256):
+        content[at] ^= 1
     path.write_bytes(content)
 
 
