@@ -236,12 +236,27 @@ def _valid_loss(metrics: Mapping[str, Any]) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which reads the losses of all checkpoints when it is made: a damaged one must not
+    keep the others from being read."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics of a checkpoint; None where there are none or they are damaged."""
+        try:
+            metrics = super().metrics(step)
+            return metrics and {name: float(value) for name, value in metrics.items()}
+        except (ValueError, TypeError, AttributeError):
+            path = self.directory / str(step)
+            print(f"WARNING: {path}: its validation loss cannot be read", file=sys.stderr)
+            return None
+
+
+def _manager(folder: Path, **options: Any) -> _Manager:
     # Orbax reports each phase of each save, and tracebacks, through absl's logger; errors come as
     # exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
-    return ocp.CheckpointManager(
+    return _Manager(
         folder,
         options=ocp.CheckpointManagerOptions(best_fn=_valid_loss, best_mode="min", **options),
         item_handlers={
@@ -253,7 +268,7 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     )
 
 
-def _candidates(manager: ocp.CheckpointManager, which: Which, folder: Path) -> list[int]:
+def _candidates(manager: _Manager, which: Which, folder: Path) -> list[int]:
     """The step asked for, and those to fall back on where it is damaged."""
     steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
@@ -314,29 +329,29 @@ def _under(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _saved_arrays(manager: ocp.CheckpointManager, step: int, path: Path) -> dict[str, Any]:
+def _saved_arrays(manager: _Manager, step: int, path: Path) -> dict[str, Any]:
     """What the checkpoint holds by name, with .shape and .dtype, without reading the arrays."""
     with _readable(path):
         return dict(manager.item_metadata(step)["state"].tree)
 
 
 def _read_arrays(
-    manager: ocp.CheckpointManager, step: int, path: Path, wanted: Mapping[str, Any]
+    manager: _Manager, step: int, path: Path, leaves: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The named arrays as numpy, whatever devices they were saved from."""
-    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    """The named arrays as numpy, whatever devices they were saved from; compared with the sums."""
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in leaves}
     arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
     with _readable(path):
         arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-    sums = _read_json(path / "sums") if (path / "sums").exists() else None
-    if sums is None:  # saved before there were sums
-        return arrays
-    now = _digests(arrays)
-    changed = [name for name in arrays if sums["arrays"].get(name) != now[name]]
-    changed += [name for name in _ITEMS if sums[name] != _digest(_read_json(path / name))]
-    if sums["metrics"] != _digest(manager.metrics(step)):
-        changed.append("metrics")
+        if not (path / "sums").exists():  # saved before there were sums
+            return arrays
+        wanted = _read_json(path / "sums")
+        found = {name: _digest(_read_json(path / name)) for name in _ITEMS}
+        found["metrics"] = _digest(manager.metrics(step))
+        changed = [name for name in found if wanted[name] != found[name]]
+        changed += [
+            name for name, digest in _digests(arrays).items() if wanted["arrays"][name] != digest]
     if changed:
         raise Damaged(
             f"{path}: this checkpoint is damaged: {changed[0]} is not what was saved "
@@ -360,6 +375,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns whatever a damaged file makes the readers raise into one line."""
     try:
         yield
+    except Damaged:
+        raise
     except Exception as error:
         raise Damaged(
             f"{path}: this checkpoint cannot be read ({_first_line(error)}); {_USE_ANOTHER}"
