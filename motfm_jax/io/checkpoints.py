@@ -6,9 +6,7 @@ of every array and of the JSON beside it, made before anything is written: what 
 compared with it, and where a checkpoint is damaged the one before is used.
 """
 
-import concurrent.futures
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -22,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.hashes import hash_each, hash_json
 
 Which = str | int  # "last", "best" (lowest validation loss), or a step
 
@@ -116,8 +114,8 @@ class Checkpoints:
         # Copies, not views: the next update donates the buffers while Orbax still writes.
         host = {name: np.array(leaf, copy=True) for name, leaf in _flatten(state).items()}
         metrics = None if valid_loss is None else {_LOSS: float(valid_loss)}
-        sums = {"arrays": _digests(host), "metrics": _digest(metrics)}
-        sums |= {name: _digest(value) for name, value in self._beside.items()}
+        sums = {"arrays": hash_each(host), "metrics": hash_json(metrics)}
+        sums |= {name: hash_json(value) for name, value in self._beside.items()}
         with _writable(self.folder):
             self._manager.save(
                 step,
@@ -347,27 +345,16 @@ def _read_arrays(
         if not (path / "sums").exists():  # saved before there were sums
             return arrays
         wanted = _read_json(path / "sums")
-        found = {name: _digest(_read_json(path / name)) for name in _ITEMS}
-        found["metrics"] = _digest(manager.metrics(step))
+        found = {name: hash_json(_read_json(path / name)) for name in _ITEMS}
+        found["metrics"] = hash_json(manager.metrics(step))
         changed = [name for name in found if wanted[name] != found[name]]
         changed += [
-            name for name, digest in _digests(arrays).items() if wanted["arrays"][name] != digest]
+            name for name, digest in hash_each(arrays).items() if wanted["arrays"][name] != digest]
     if changed:
         raise Damaged(
             f"{path}: this checkpoint is damaged: {changed[0]} is not what was saved "
             f"({len(changed)} such); {_USE_ANOTHER}")
     return arrays
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _digests(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """BLAKE2b of each array's type, shape and values, on all cores."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        sums = pool.map(lambda item: hash_arrays(dict([item])), arrays.items())
-        return dict(zip(arrays, sums))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
-"""A fingerprint of weights."""
+"""Fingerprints of weights and of what stands beside them."""
 
+import concurrent.futures
 import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,3 +17,15 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def hash_each(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """`hash_arrays` of every array by itself, on all cores."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda name: hash_arrays({name: arrays[name]}), arrays)
+        return dict(zip(arrays, hashes))
+
+
+def hash_json(value: Any) -> str:
+    """BLAKE2b of what JSON can say: 32 hexadecimal digits."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
