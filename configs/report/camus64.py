@@ -21,7 +21,7 @@ PLAN = Plan(
         settings={"data.split": "paper", "train.batch_size": 8, "train.steps": 500,
                   "train.eval_every": 250, "train.save_every": 250, "train.sample_every": 500,
                   **SHORT},
-        num=100),
+        num=200),
     brain=Anatomy(
         "configs/brain.py", "size=small",
         settings={"train.steps": 200, "train.eval_every": 100, "train.save_every": 100,
