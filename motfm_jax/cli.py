@@ -29,6 +29,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         cure = _CURES.get(getattr(error, "errno", None), "")
         print(f"error: {error}{cure}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:  # of XLA
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        print(
+            "error: the device has not enough memory left: a smaller train.batch_size or --batch, "
+            f"model.remat=True, or nothing else running on it ({str(error).splitlines()[0]})",
+            file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -29,8 +29,8 @@ from motfm_jax.io.runs import (
     read_metrics,
 )  # fmt: skip
 from motfm_jax.nn.control import attach
-from motfm_jax.training import loop, parallel
-from motfm_jax.training.state import init_state
+from motfm_jax.training import loop, memory, parallel
+from motfm_jax.training.state import TrainState, init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
 
 GRID_IMAGES = 8
@@ -109,6 +109,14 @@ def train(
                 lines.append("starts from converted weights, with a fresh optimiser")
             print("\n".join(lines), flush=True)
         grid = sample_grid(model, data, run, config)
+
+        def examine(compiled: Any, state: TrainState) -> None:
+            line = memory.describe(
+                memory.of_training(compiled, state.params), train_config.batch_size,
+                train_config.accumulation, jax.device_count())
+            if first:
+                tqdm.write(line)
+
         try:
             return loop.train(
                 parallel.replicate(state),
@@ -121,7 +129,7 @@ def train(
                 key=run_key,
                 update=parallel.train_step(make_train_step(
                     loss, optimizer, train_config.ema, train_config.accumulation, parallel.AXIS,
-                    refresh)),
+                    refresh), examine),
                 # An adversarial loss ranks no checkpoints: the best is the last.
                 evaluate=None if config.method == "spade" else parallel.evaluator(
                     make_eval_step(loss), _valid_batches(config, data), valid_key),

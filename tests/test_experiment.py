@@ -251,3 +251,23 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     check_facts(path, facts)
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))
+
+
+def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
+    def compilations(work) -> int:
+        found.clear()
+        work()
+        return sum(event.endswith("backend_compile_duration") for event in found)
+
+    found = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: found.append(event))
+    config = tiny(2, "mask+class", steps=3, sample_every=3)
+    train(config, tmp_path / "warm")  # what several runs share is compiled
+    few = compilations(lambda: train(config, tmp_path / "few"))
+    config.train.steps = 24  # epochs of 15 images, validations, pictures, saves
+    assert compilations(lambda: train(config, tmp_path / "many")) == few
+
+    sampled(tmp_path / "few", tmp_path / "a", num=3, batch=2)
+    few = compilations(lambda: sampled(tmp_path / "few", tmp_path / "b", num=3, batch=2))
+    assert compilations(lambda: sampled(tmp_path / "few", tmp_path / "c", num=9, batch=2)) == few

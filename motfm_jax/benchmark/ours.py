@@ -1,7 +1,6 @@
 """Our side of a benchmark: compiled programs, what compiling took, what they need."""
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,10 @@ from motfm_jax.benchmark.cases import Case, Inputs, config, draw
 from motfm_jax.data.records import Facts
 from motfm_jax.methods import flow
 from motfm_jax.sampling.ode import Solver
+from motfm_jax.training import memory
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
-
-USED = 0.9  # of a device's memory, by the largest batch
 
 
 class Program(NamedTuple):
@@ -166,20 +164,12 @@ def largest_batch(case: Case, calls: int, root: Path) -> int:
     for batch in (1, 2):
         small = case._replace(batch=batch)
         made = program(small, draw(small), calls, root)
-        memory = made.function.lower(*made.arguments).compile().memory_analysis()
-        needed.append(
-            memory.temp_size_in_bytes + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes - memory.alias_size_in_bytes)
-    each = max(needed[1] - needed[0], 1)
-    fitting = int((USED * memory_limit() - needed[0]) // each) + 1
+        needed.append(memory.needed(made.function.lower(*made.arguments).compile()))
+    one, two = needed
+    held = memory.Memory(one, one - max(two - one, 0), memory.limit())
+    fitting = held.images(1)
     if fitting < 1:
         raise ValueError(
-            f"{case.name}: needs {needed[0] / 1e9:.2g} GB of the device's "
-            f"{memory_limit() / 1e9:.2g} GB; leave it out, --cases or --sizes")
+            f"{case.name}: needs {one / 1e9:.2g} GB of the device's {held.limit / 1e9:.2g} GB; "
+            "leave it out, --cases or --sizes")
     return 1 << fitting.bit_length() - 1
-
-
-def memory_limit() -> int:
-    """Bytes of the first device; of a CPU, the machine's memory that is free now."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

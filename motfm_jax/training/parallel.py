@@ -69,8 +69,12 @@ def shard(batch: Any) -> Any:
     return jax.tree.map(split, batch)
 
 
-def train_step(step: Callable) -> Callable:
+def train_step(step: Callable, examine: Callable[[Any, Any], None] | None = None) -> Callable:
     """Compiles `step.make_train_step(..., axis_name=AXIS)` over all devices of all processes.
+
+    Args:
+      step: the update.
+      examine: (compiled program, state), called once, before the first update.
 
     Returns:
       (replicated state, this process's rows of the batch, key) -> (state, metrics). The state
@@ -78,7 +82,15 @@ def train_step(step: Callable) -> Callable:
     """
     compiled = jax.pmap(
         step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
-    return lambda state, batch, key: compiled(state, shard(batch), key)
+    unseen = [] if examine is None else [examine]
+
+    def update(state, batch, key):
+        rows = shard(batch)
+        if unseen:  # what is compiled here is what runs below
+            unseen.pop()(compiled.lower(state, rows, key).compile(), state)
+        return compiled(state, rows, key)
+
+    return update
 
 
 def evaluator(

@@ -12,6 +12,7 @@ from motfm_jax.benchmark import ours as program
 from motfm_jax.benchmark import timing
 from motfm_jax.benchmark.cases import Case, draw
 from motfm_jax.benchmark.feed import feed
+from motfm_jax.training import memory
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -78,11 +79,11 @@ def test_the_largest_batch_is_a_power_of_two_whose_memory_grows_with_it(monkeypa
     case = Case("unconditional", "forward", 16, 1)
     found = []
     for limit in (210 << 20, 300 << 20):
-        monkeypatch.setattr(program, "memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(memory, "limit", lambda limit=limit: limit)
         found.append(program.largest_batch(case, 1, ROOT))
     assert all(batch & (batch - 1) == 0 for batch in found)
     assert 1 <= found[0] < found[1]
-    monkeypatch.setattr(program, "memory_limit", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "limit", lambda: 1 << 20)
     with pytest.raises(ValueError, match=r"needs 0\.17 GB of the device's 0\.001 GB"):
         program.largest_batch(case, 1, ROOT)
 
