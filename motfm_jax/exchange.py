@@ -1,6 +1,5 @@
 """Runs from checkpoints of the PyTorch original, and checkpoints for it from runs."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax import build, original
 from motfm_jax.config import check
+from motfm_jax.data.files import content_hash
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
 from motfm_jax.io import torch_weights
@@ -77,7 +77,7 @@ def from_torch(
     wanted = jax.eval_shape(model.init, jax.random.key(0))
     params = torch_weights.from_torch(read.state, wanted, str(weights))
     _write(out, config, facts, params, overwrite, {
-        "from": str(weights), "blake2b": _digest(weights), "origin": read.origin,
+        "from": str(weights), "blake2b": content_hash(weights), "origin": read.origin,
         "step": read.step, "notes": notes})
     return Converted(build.load_run(out), read.origin, said.solver, notes)
 
@@ -173,8 +173,3 @@ def _write(
         checkpoints.save(0, state)
         checkpoints.wait()
         checkpoints.close()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -72,7 +72,7 @@ def test_with_its_data_a_run_knows_everything(folder, params, tmp_path):
     for name, values in params.items():
         np.testing.assert_array_equal(made.trained.params[name], values, err_msg=name)
     record = json.loads((tmp_path / "run" / "converted.json").read_text())
-    assert record["from"].endswith("weights.safetensors") and len(record["blake2b"]) == 32
+    assert record["from"].endswith("weights.safetensors") and len(record["blake2b"]) == 40
 
 
 @pytest.mark.slow

@@ -240,13 +240,23 @@ class _Manager(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """The metrics of a checkpoint; None where there are none or they are damaged."""
+        path = self.directory / str(step)
         try:
             metrics = super().metrics(step)
+            if metrics is None and _had_metrics(path):
+                raise ValueError("missing")
             return metrics and {name: float(value) for name, value in metrics.items()}
         except (ValueError, TypeError, AttributeError):
-            path = self.directory / str(step)
             print(f"WARNING: {path}: its validation loss cannot be read", file=sys.stderr)
             return None
+
+
+def _had_metrics(path: Path) -> bool:
+    """Whether the sums of a checkpoint speak of metrics."""
+    try:
+        return _read_json(path / "sums")["metrics"] != hash_json(None)
+    except (ValueError, KeyError, TypeError):  # damaged, or saved before there were sums
+        return False
 
 
 def _manager(folder: Path, **options: Any) -> _Manager:

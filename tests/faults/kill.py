@@ -2,12 +2,14 @@
 
     .venv/bin/python tests/faults/kill.py --what=train --kills=50 --out=kills
     .venv/bin/python tests/faults/kill.py --what=sample --kills=20 --out=kills
+    .venv/bin/python tests/faults/kill.py --what=report --kills=20 --out=kills
 
 Every process group is ended by SIGKILL, at a moment drawn evenly from the time that one
 uninterrupted call takes without any cache, so that starting, decoding, compiling, updating, saving,
 validating, drawing and the writing of caches are all hit. What has to be equal to the
 uninterrupted run, bit for bit: of a training every array of its last checkpoint (weights, moving
-average, optimiser) and each logged loss; of a sampling all images. And after no kill may there be
+average, optimiser) and each logged loss; of a sampling all images; of a report both of these for
+every system, and its tables but those of times. And after no kill may there be
 fewer readable checkpoints than before. Every other trial starts with empty caches. The first lines
 say whether a program compiled anew and one from the cache compute the same: without that nothing
 here would mean anything.
@@ -24,7 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -116,16 +118,28 @@ def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
     return json.loads((path / "sums" / "metadata").read_text())["arrays"], rows
 
 
-def sampled(out: Path) -> dict[str, bytes]:
-    """All arrays of a sampling."""
+def sampled(out: Path) -> dict[str, str]:
+    """Digests of all arrays of a sampling."""
+    from motfm_jax.io.hashes import hash_each
+
     with np.load(out / "samples.npz") as arrays:
-        return {name: arrays[name].tobytes() for name in arrays.files}
+        return hash_each(arrays)
+
+
+def reported(out: Path) -> dict[str, Any]:
+    """What a report's stages made, by folder, and its tables but those of times."""
+    runs = [path.parent for path in out.glob("runs/*/*/checkpoints")]
+    sets = [path.parent for path in out.glob("samples/*/*/samples.npz")]
+    tables = [path for path in out.glob("report/*.csv") if not path.stem.startswith("times")]
+    made = {str(run.relative_to(out)): trained(run) for run in runs}
+    made |= {str(made_set.relative_to(out)): sampled(made_set) for made_set in sets}
+    return made | {table.name: table.read_text() for table in tables}
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=("train", "sample"), default="train")
+    parser.add_argument("--what", choices=("train", "sample", "report"), default="train")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--num", type=int, default=500, help="images of a sampling")
     parser.add_argument("--out", type=Path, required=True, help="folder for all of it, new")
@@ -141,6 +155,9 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(out / "caches")
         job = Job("sample", (f"--run={out / 'run'}", f"--num={asked.num}", "--steps=10"), "--out")
         result = sampled
+    if asked.what == "report":
+        job = Job("report", ("--plan=tests/report/tiny_plan.py",), "--out")
+        result = reported
     cold = job.finish(out / "fresh", out / "caches")
     warm = job.finish(out / "cached", out / "caches")
     wanted = result(out / "fresh")

@@ -20,22 +20,6 @@ ROOT = Path(__file__).parents[2]
 ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
 SMALL = Plan("small", ECHO)
 
-TINY = '''
-from motfm_jax.report.plan import Anatomy, Plan
-
-TINY = {"train.steps": 2, "train.sample_every": 2, "train.batch_size": 4}
-MODEL = {"model.channels": (8, 8), "model.head_dim": 8, "model.norm_groups": 4}
-PLAN = Plan(
-    "Tiny & complete", notes="Nothing was learned.",
-    echo=Anatomy(
-        "configs/phantom.py", "size=debug", settings={**TINY, **MODEL, "data.size": (16, 16)},
-        systems=("M-C", "D", "SD-M", "M-M", "SPADE"), num=6),
-    brain=Anatomy(
-        "configs/phantom.py", "anatomy=brain,size=debug",
-        settings={**TINY, **MODEL, "data.size": (8, 8, 8)}, systems=("M",), num=4),
-    steps=(1, 2), spacings=("trailing",), depths=(18,), width=8, epochs=1, seeds=1)
-'''
-
 
 def test_every_system_of_the_papers_tables_has_its_cells():
     made = cells(SMALL, "echo")
@@ -144,10 +128,9 @@ def test_names_of_cells():
 
 @pytest.mark.slow
 def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
-    plan, out = tmp_path / "tiny.py", tmp_path / "out"
-    plan.write_text(TINY)
+    out = tmp_path / "out"
     command = [
-        sys.executable, "scripts/report.py", "--plan", str(plan), "--out", str(out)]
+        sys.executable, "scripts/report.py", "--plan=tests/report/tiny_plan.py", f"--out={out}"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     report = out / "report"
