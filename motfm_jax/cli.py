@@ -5,8 +5,10 @@ import errno
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -23,6 +25,7 @@ _CURES = {
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Calls main(arguments) and exits with what it returns; 2 after a mistake, said in a line; 130
     after Ctrl-C."""
+    threading.excepthook, sys.unraisablehook = _say_of_thread, _say_of_callback
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
@@ -40,6 +43,20 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _say_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """A disk that ends a background thread, such as TensorBoard's, in a line."""
+    if not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)
+        return
+    print(f"WARNING: {ended.thread and ended.thread.name}: {ended.exc_value}", file=sys.stderr)
+
+
+def _say_of_callback(ended: Any) -> None:
+    """Nothing of writes that Orbax gave up: they end after its event loop has."""
+    if str(ended.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ended)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ def assert_said(done):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
     assert "make room" in errors[0]
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.slow
