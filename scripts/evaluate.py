@@ -32,11 +32,12 @@ from tqdm import tqdm
 from motfm_jax import build, cli
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
-from motfm_jax.evaluation.audit import auditor, in_units
+from motfm_jax.evaluation.audit import auditor
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
 from motfm_jax.evaluation.score import scorer
+from motfm_jax.evaluation.sets import ImageSet, in_units, stored
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
@@ -104,13 +105,13 @@ def contrast(asked: argparse.Namespace) -> None:
         if name not in names:
             raise ValueError(
                 f"{asked.samples}: its masks have no label {name!r}; there are {names}")
-    with np.load(arrays) as made:
-        share, number = darker_share(
-            made["images"], made["masks"], names.index(asked.darker), names.index(asked.brighter))
+    share, number = darker_share(
+        stored(arrays).each(), stored(arrays, "masks").each(), names.index(asked.darker),
+        names.index(asked.brighter))
     print(f"{asked.darker} darker than {asked.brighter} in {share:.1%} of {number} images")
 
 
-def sampled_from(asked: argparse.Namespace) -> tuple[build.Trained, np.ndarray, bool]:
+def sampled_from(asked: argparse.Namespace) -> tuple[build.Trained, ImageSet, bool]:
     """The run that --samples come from, its data where it is now, the images, and if they are raw.
     """
     sidecar, arrays = read_samples(asked.samples)
@@ -127,8 +128,7 @@ def sampled_from(asked: argparse.Namespace) -> tuple[build.Trained, np.ndarray, 
         raise ValueError("--split=train: held-out images needed, such as valid or test")
     if asked.data_root:
         trained.config.data.root = asked.data_root
-    with np.load(arrays) as made:
-        return trained, made["images"], sidecar["settings"]["raw"]
+    return trained, stored(arrays), sidecar["settings"]["raw"]
 
 
 def distances(asked: argparse.Namespace) -> None:
@@ -138,13 +138,14 @@ def distances(asked: argparse.Namespace) -> None:
     enable_compile_cache()
     intensity = trained.intensity
     reference, train = (build.arrays(trained.config, split) for split in (asked.split, "train"))
-    others = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)]))
+    others = np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)])
     see, name = None, ""
     if asked.features:
         see, name = downstream.read_features(asked.features, reference, intensity)
-    sets = {"generated": images, f"real, {len(others)} of train": in_units(others, intensity)}
+    sets = {"generated": images, f"real, {len(others)} of train": in_units(
+        train, intensity, rows=others)}
     real = in_units(reference, intensity)
-    networks = Networks(asked.networks or build.features_dir(), images.ndim - 2)
+    networks = Networks(asked.networks or build.features_dir(), len(images.shape) - 2)
     bounds = float(intensity.low), float(intensity.high)
     score = scorer(real, bounds=bounds, features=see, networks=networks)
     rows = [{"images": title} | score(shown) for title, shown in sets.items()]

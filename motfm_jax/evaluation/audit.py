@@ -9,9 +9,16 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.sets import ImageSet, in_units
 from motfm_jax.io import images as pictures
 from motfm_jax.io.files import whole_file
-from motfm_jax.metrics.nearest import Nearest, nearest_features, nearest_pixels, share_closer
+from motfm_jax.metrics.nearest import (
+    Nearest,
+    block_rows,
+    nearest_features,
+    nearest_pixels,
+    share_closer,
+)
 
 QUANTILE = 0.05
 FEWEST = round(1 / QUANTILE)  # held-out images
@@ -27,7 +34,7 @@ def auditor(
     max_shift: int | None = None,
     features: Callable[[np.ndarray], np.ndarray] | None = None,
     network: str = "",
-) -> Callable[[Path, np.ndarray], dict[str, Any]]:
+) -> Callable[[Path, ImageSet], dict[str, Any]]:
     """Looks for copies in sets of generated images; the real ones are compared once.
 
     For each generated and each held-out image the nearest training image is found after the best
@@ -60,18 +67,19 @@ def auditor(
         max_shift = min(train.images.shape[1:-1]) // 8
     references = in_units(train, intensity, raw)
     real = in_units(held_out, intensity, raw)
-    floor = nearest_pixels(real, references, max_shift)
+    floor = _nearest(real, references, max_shift)
     names = [meta["name"] for meta in train.meta]
     if features is not None:
-        seen = features(references)
-        seen_floor = nearest_features(features(real), seen)
+        see = lambda images: np.concatenate([features(batch) for batch in images.batches()])  # noqa: E731
+        seen = see(references)
+        seen_floor = nearest_features(see(real), seen)
 
-    def audit(out: Path, generated: np.ndarray) -> dict[str, Any]:
+    def audit(out: Path, generated: ImageSet) -> dict[str, Any]:
         if generated.shape[1:] != train.images.shape[1:]:
             raise ValueError(
                 f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ "
                 "in size; audit samples with the data of their own run")
-        ours = nearest_pixels(generated, references, max_shift)
+        ours = _nearest(generated, references, max_shift)
         report = {
             "measure":
                 "root mean square difference of intensities after the best cyclic translation",
@@ -83,7 +91,7 @@ def auditor(
         }  # fmt: skip
         _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
         if features is not None:
-            ours = nearest_features(features(generated), seen)
+            ours = nearest_features(see(generated), seen)
             report["features"] = {
                 "measure": f"Euclidean distance of the features of {network}",
                 **_compared(ours, seen_floor, names)}  # fmt: skip
@@ -95,6 +103,14 @@ def auditor(
         return report
 
     return audit
+
+
+def _nearest(images: ImageSet, references: ImageSet, max_shift: int) -> Nearest:
+    """Block by block of the images, each against all references."""
+    rows = block_rows(references.shape[1:])
+    parts = [nearest_pixels(batch, references.batches(rows), max_shift)
+             for batch in images.batches(rows)]  # fmt: skip
+    return Nearest(*map(np.concatenate, zip(*parts)))
 
 
 def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]:
@@ -114,31 +130,24 @@ def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def in_units(arrays: Arrays, intensity: Intensity, raw: bool = False) -> np.ndarray:
-    """Real images as a perfect network's samples would be: scaled, and the scaling undone."""
-    scaled = [
-        intensity.apply(np.asarray(image), meta["name"])
-        for image, meta in zip(arrays.images, arrays.meta)
-    ]
-    return np.stack(scaled if raw else [intensity.invert(image) for image in scaled])
-
-
 def _quantiles(distances: np.ndarray) -> dict[str, float]:
     levels = {"min": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1}
     return {name: float(np.quantile(distances, level)) for name, level in levels.items()}
 
 
 def _draw(
-    path: Path, generated: np.ndarray, references: np.ndarray, ours: Nearest, names: list[str],
+    path: Path, generated: ImageSet, references: ImageSet, ours: Nearest, names: list[str],
     share: float,
 ) -> None:  # fmt: skip
     """The closest pairs, the generated image on the left, the moved training image beside it."""
-    axes, tiles, titles = tuple(range(generated.ndim - 2)), [], []
-    for image in np.argsort(ours.distance, kind="stable")[:PAIRS]:
-        index = ours.index[image]
-        shift = 0 if ours.shift is None else tuple(ours.shift[image])
-        tiles += [generated[image], np.roll(references[index], shift, axes)]
-        titles += [f"generated {image}", f"{names[index]}: {ours.distance[image]:.4g}"]
+    axes, tiles, titles = tuple(range(len(generated.shape) - 2)), [], []
+    closest = np.argsort(ours.distance, kind="stable")[:PAIRS]
+    pairs = generated.take(closest), references.take(ours.index[closest])
+    for number, made, real in zip(closest, *pairs):
+        shift = 0 if ours.shift is None else tuple(ours.shift[number])
+        tiles += [made, np.roll(real, shift, axes)]
+        titles += [
+            f"generated {number}", f"{names[ours.index[number]]}: {ours.distance[number]:.4g}"]
     pictures.write_samples(
         path, np.stack(tiles), titles=titles, columns=4,
         caption=f"closest pairs: each generated image and its nearest training image; "

@@ -3,23 +3,43 @@
 They go by these names only where the published weights are there; see `features.weights`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from motfm_jax.arrays import Params
+from motfm_jax.evaluation.sets import ImageSet
 from motfm_jax.features import weights
+from motfm_jax.metrics import inception_score
 from motfm_jax.metrics.frechet import frechet_distance
-from motfm_jax.metrics.inception_score import inception_score
+from motfm_jax.metrics.inception_score import Answers
 from motfm_jax.metrics.kernel import cmmd, kid
-from motfm_jax.metrics.moments import moments
+from motfm_jax.metrics.moments import Moments, merge, moments
 from motfm_jax.training import parallel
 
 NETWORKS = {2: ("inception", "clip"), 3: ("r3d",)}  # by dimensions
 FID_LAYERS = ("64", "192", "768", "2048")  # the paper does not say which; pytorch-fid has 2048
+FRECHET = {f"inception/{layer}": f"fid_{layer}" for layer in FID_LAYERS} | {"r3d/512": "fid_3d"}
+KERNEL = ("inception/2048", "clip/clip")  # layers that KID and CMMD need whole
+LOGITS = "inception/logits"
 _BATCH = 16  # images a device
+
+
+class Seen(NamedTuple):
+    """What the networks leave behind of a set of images.
+
+    Attributes:
+      moments: of the features that a Frechet distance is taken in, by "inception/2048", ..
+      rows: [N, F] float32 of those that a kernel distance is taken in.
+      answers: of the classifier; None without it.
+    """
+
+    moments: dict[str, Moments]
+    rows: dict[str, np.ndarray]
+    answers: Answers | None
 
 
 class Networks:
@@ -41,10 +61,33 @@ class Networks:
             params, self.hashes[name] = weights.read(folder, name)
             self._look[name] = _looker(weights.network(name), params)
 
-    def features(self, units: np.ndarray) -> dict[str, np.ndarray]:
-        """What all networks make of images from 0 to 1: {"inception/2048": [N, 2048], ..}."""
-        return {f"{name}/{layer}": rows for name, look in self._look.items()
-                for layer, rows in look(units).items()}
+    def look(self, units: ImageSet, seed: int) -> Seen:
+        """Looks at each image once, batch by batch.
+
+        Args:
+          units: from 0 to 1.
+          seed: of the order in which IS splits the images.
+        """
+        splits = min(10, len(units))
+        split_of_each = inception_score.split_of_each(len(units), seed, splits)
+        totals: dict[str, Moments] = {}
+        rows: dict[str, list[np.ndarray]] = {}
+        answers, done = None, 0
+        for batch in units.batches() if self._look else ():
+            made = {f"{name}/{layer}": features for name, look in self._look.items()
+                    for layer, features in look(batch).items()}  # fmt: skip
+            for layer in FRECHET.keys() & made:
+                new = moments(made[layer])
+                totals[layer] = merge(totals[layer], new) if layer in totals else new
+            for layer in made.keys() & KERNEL:
+                rows.setdefault(layer, []).append(made[layer])
+            if LOGITS in made:
+                new = inception_score.answers(
+                    made[LOGITS], split_of_each[done : done + len(batch)], splits)
+                answers = new if answers is None else Answers(*map(np.add, answers, new))
+            done += len(batch)
+        return Seen(
+            totals, {layer: np.concatenate(parts) for layer, parts in rows.items()}, answers)
 
 
 def _looker(apply: Callable, params: Params) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -61,30 +104,27 @@ def _looker(apply: Callable, params: Params) -> Callable[[np.ndarray], dict[str,
     return look
 
 
-def compare(
-    generated: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray], seed: int
-) -> dict[str, float]:
+def compare(generated: Seen, real: Seen, seed: int) -> dict[str, float]:
     """The scores that the features allow.
 
     Args:
-      generated, real: of `Networks.features`.
-      seed: of KID's subsets and the order of IS.
+      generated, real: of `Networks.look`.
+      seed: of KID's subsets.
 
     Returns:
       "fid_64" .. "fid_2048", "kid" with "kid_std", "is" with "is_std", "cmmd", or "fid_3d".
     """
     scores = {}
-    frechet = {f"inception/{layer}": f"fid_{layer}" for layer in FID_LAYERS} | {"r3d/512": "fid_3d"}
-    for layer, title in frechet.items():
-        if layer in generated:
+    for layer, title in FRECHET.items():
+        if layer in generated.moments:
             scores[title] = frechet_distance(
-                moments(generated[layer]), moments(real[layer])).distance
-    if "inception/2048" in generated:
-        distance = kid(generated["inception/2048"], real["inception/2048"], seed)
-        variety = inception_score(
-            generated["inception/logits"], seed, min(10, len(generated["inception/logits"])))
+                generated.moments[layer], real.moments[layer]).distance
+    if "inception/2048" in generated.rows:
+        distance = kid(generated.rows["inception/2048"], real.rows["inception/2048"], seed)
         scores |= {"kid": distance.mean, "kid_std": distance.std}
+    if generated.answers is not None:
+        variety = inception_score.score(generated.answers)
         scores |= {"is": variety.mean, "is_std": variety.std}
-    if "clip/clip" in generated:
-        scores["cmmd"] = cmmd(generated["clip/clip"], real["clip/clip"])
+    if "clip/clip" in generated.rows:
+        scores["cmmd"] = cmmd(generated.rows["clip/clip"], real.rows["clip/clip"])
     return scores

@@ -3,14 +3,18 @@
 A distance means little alone: with few images, or images this network sees little in, real ones
 are not at 0 either. Every score therefore comes with the same score of real images that are not the
 reference: the floor.
+
+Images are read in batches and not kept; a kernel distance keeps the features of all.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from motfm_jax.evaluation.published import Networks, compare
-from motfm_jax.metrics.density import intensity_density, wasserstein
+from motfm_jax.evaluation.sets import ImageSet
+from motfm_jax.metrics.density import density_of_batches, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
 from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance
 from motfm_jax.metrics.moments import moments
@@ -21,25 +25,25 @@ SSIM_SIDE = 11  # taps of its window
 
 
 def scorer(
-    reference: np.ndarray,
+    reference: ImageSet,
     *,
     bounds: tuple[float, float],
     features: Callable[[np.ndarray], np.ndarray] | None = None,
     networks: Networks | None = None,
     seed: int = 0,
-) -> Callable[[np.ndarray], dict[str, float]]:
-    """Distances of sets of images from the reference set, which is looked at once.
+) -> Callable[[ImageSet], dict[str, float]]:
+    """Distances of sets of images from the reference set, whose features are computed once.
 
     Args:
-      reference: [M, *S, C], real.
+      reference: M real images.
       bounds: intensities that grey levels 0 and 255 stand for; values beyond are clipped.
-      features: images -> [N, F] of a trained network, for the Frechet and kernel distances; None
-        leaves them out.
+      features: a batch of images -> [n, F] of a trained network, for the Frechet and kernel
+        distances; None leaves them out.
       networks: published ones, for `published.compare`.
       seed: of the kernel distance's subsets and the density's sample.
 
     Returns:
-      images [N, *S, C] in the reference's units, generated, or real ones for the floor -> scores:
+      a set in the reference's units, generated, or of real images for the floor -> scores:
       "density_w1", the Wasserstein distance of the intensities in grey levels; "ssim", and where
       images are large enough "ms_ssim", mean structural similarity of image i and real image i
       (modulo M); "ssim_between" or "ms_ssim_between" of image i and image i + 1, the lower the more
@@ -56,52 +60,78 @@ def scorer(
     def to_units(images: np.ndarray) -> np.ndarray:
         return np.clip((np.asarray(images, np.float32) - low) / (high - low), 0, 1)
 
-    real = to_units(reference)
-    real_density = intensity_density(real * GREY_LEVELS, seed)
-    volumes = real.ndim == 5
+    real = reference.map(to_units)
+    real_density = density(real, seed)
+    volumes = len(real.shape) == 5
     if volumes:
-        real_blocks = _block_means(real)
+        real_blocks = _gathered(_block_means, real)
         bandwidth = median_distance(real_blocks, seed)
     if features is not None:
-        real_seen = features(reference)
+        real_seen = _gathered(features, reference)
         real_moments = moments(real_seen)
     if networks is not None:
-        real_published = networks.features(real)
+        real_published = networks.look(real, seed)
 
-    def score(images: np.ndarray) -> dict[str, float]:
-        units = to_units(images)
-        scores = {
-            "density_w1": wasserstein(intensity_density(units * GREY_LEVELS, seed), real_density)}
+    def score(images: ImageSet) -> dict[str, float]:
+        units = images.map(to_units)
+        scores = {"density_w1": wasserstein(density(units, seed), real_density)}
         scores |= _similarities(units, real)
         if volumes:
-            scores["linear_mmd"] = linear_mmd(units, real)
-            scores["pixel_mmd"] = gaussian_mmd(_block_means(units), real_blocks, bandwidth)
+            scores["linear_mmd"] = linear_mmd(units.each(), real.each())
+            scores["pixel_mmd"] = gaussian_mmd(
+                _gathered(_block_means, units), real_blocks, bandwidth)
         if features is not None:
-            seen = features(images)
+            seen = _gathered(features, images)
             distance = kid(seen, real_seen, seed)
             scores["frechet"] = frechet_distance(moments(seen), real_moments).distance
             scores |= {"kernel": distance.mean, "kernel_std": distance.std}
         if networks is not None:
-            scores |= compare(networks.features(units), real_published, seed)
+            scores |= compare(networks.look(units, seed), real_published, seed)
         return scores
 
     return score
 
 
-def _similarities(images: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+def density(units: ImageSet, seed: int) -> np.ndarray:
+    """`intensity_density` of images from 0 to 1."""
+    grey = units.map(lambda batch: batch * GREY_LEVELS)
+    return density_of_batches(grey.batches(), math.prod(grey.shape), seed)
+
+
+def _gathered(function: Callable[[np.ndarray], np.ndarray], images: ImageSet) -> np.ndarray:
+    """What a function makes of each batch, [N, F]."""
+    return np.concatenate([function(batch) for batch in images.batches()])
+
+
+def _similarities(images: ImageSet, reference: ImageSet) -> dict[str, float]:
     """Of images from 0 to 1: see `score`."""
-    side, dims = min(images.shape[1:-1]), images.ndim - 2
+    side, dims = min(images.shape[1:-1]), len(images.shape) - 2
     smallest = MS_SSIM_TAPS[dims] * 2 ** (len(MS_SSIM_WEIGHTS[dims]) - 1)
     measures = {"ssim": ssim} if side >= SSIM_SIDE else {}
     if side >= smallest:
         measures["ms_ssim"] = ms_ssim
-    paired = reference[np.arange(len(images)) % len(reference)]
-    scores = {name: float(measure(images, paired, 1.0).mean())
-              for name, measure in measures.items()}  # fmt: skip
-    for name, measure in list(measures.items())[-1:]:
-        others = np.roll(images, -1, axis=0)
-        scores[f"{name}_between"] = float(measure(images, others, 1.0).mean())
-    return scores
+    between = list(measures)[-1:]
+    sums = dict.fromkeys([*measures, *(f"{name}_between" for name in between)], 0.0)
+
+    def add(name: str, suffix: str, image: np.ndarray, other: np.ndarray) -> None:
+        sums[name + suffix] += float(measures[name](image[None], other[None], 1.0)[0])
+
+    first = before = None
+    for image, other in zip(images.each(), _endless(reference)):
+        for name in measures:
+            add(name, "", image, other)
+        for name in between if before is not None else ():
+            add(name, "_between", before, image)
+        first = image if first is None else first
+        before = image
+    for name in between:
+        add(name, "_between", before, first)
+    return {name: total / len(images) for name, total in sums.items()}
+
+
+def _endless(images: ImageSet) -> Iterator[np.ndarray]:
+    while True:
+        yield from images.each()
 
 
 def _block_means(volumes: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import concurrent.futures
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,16 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
         digest.update(array.data)
+    return digest.hexdigest()
+
+
+def hash_batches(name: str, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> str:
+    """`hash_arrays` of one array [N, ..] that comes in batches [n, ..]."""
+    digest = hashlib.blake2b(digest_size=16)
+    for number, batch in enumerate(batches):
+        if number == 0:
+            digest.update(f"{name} {shape} {batch.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(batch).data)
     return digest.hexdigest()
 
 

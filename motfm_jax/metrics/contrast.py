@@ -1,10 +1,13 @@
 """Whether images show what their masks ask for, by the brightness of two labels."""
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 
 
 def darker_share(
-    images: np.ndarray, masks: np.ndarray, darker: int, brighter: int
+    images: Iterable[np.ndarray], masks: Iterable[np.ndarray], darker: int, brighter: int
 ) -> tuple[float, int]:
     """Share of images in which one label's mean intensity is below another's.
 
@@ -12,8 +15,8 @@ def darker_share(
     image that follows its mask has a cavity darker than its myocardium.
 
     Args:
-      images: [N, *S, C], any intensity unit that grows with brightness.
-      masks: [N, *S] labels.
+      images: N of [*S, C], any intensity unit that grows with brightness; read once, one by one.
+      masks: N of [*S] labels.
       darker, brighter: the two labels.
 
     Returns:
@@ -22,14 +25,16 @@ def darker_share(
     Raises:
       ValueError: shapes that do not belong together, or no mask with both labels.
     """
-    images, masks = np.asarray(images), np.asarray(masks)
-    if images.shape[:-1] != masks.shape:
-        raise ValueError(f"images {images.shape} and masks {masks.shape} differ in number or space")
-    both = [(mask == darker).any() and (mask == brighter).any() for mask in masks]
-    if not any(both):
+    is_darker = []
+    for number, (image, mask) in enumerate(itertools.zip_longest(images, masks)):
+        if image is None or mask is None:
+            raise ValueError(f"images and masks differ in number: there are {number} of one")
+        if image.shape[:-1] != mask.shape:
+            raise ValueError(
+                f"image {number} {image.shape} and its mask {mask.shape} differ in space")
+        low, high = image[mask == darker], image[mask == brighter]
+        if low.size and high.size:
+            is_darker.append(low.mean(dtype=float) < high.mean(dtype=float))
+    if not is_darker:
         raise ValueError(f"no mask holds both label {darker} and label {brighter}")
-    is_darker = [
-        image[mask == darker].mean(dtype=float) < image[mask == brighter].mean(dtype=float)
-        for image, mask in zip(images[both], masks[both])
-    ]
     return float(np.mean(is_darker)), len(is_darker)

@@ -1,23 +1,41 @@
 """How bright images are: the density of their intensities, and how far two densities lie apart."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import scipy.stats
 
 from motfm_jax.metrics import checks
 
 GRID = np.arange(256.0)  # grey levels
+NUM_VALUES = 100_000  # that a density is estimated from
 
 
 def intensity_density(
-    images: np.ndarray, seed: int, num_values: int = 100_000, grid: np.ndarray = GRID
+    images: np.ndarray, seed: int, num_values: int = NUM_VALUES, grid: np.ndarray = GRID
 ) -> np.ndarray:
     """Kernel density estimate of all images' intensities together, as in the paper's figure 3.
+
+    Args:
+      images: [N, *S, C] in 0-255, any real type.
+      seed, num_values, grid: see `density_of_batches`.
+    """
+    return density_of_batches([images], np.size(images), seed, num_values, grid)
+
+
+def density_of_batches(
+    batches: Iterable[np.ndarray], total: int, seed: int, num_values: int = NUM_VALUES,
+    grid: np.ndarray = GRID,
+) -> np.ndarray:  # fmt: skip
+    """`intensity_density` of images that come in batches, of which no more than the values drawn
+    is kept; it does not depend on how they are split.
 
     Give all sets the same map to 0-255: a min-max of each image would hide the shift of brightness
     that this is to show.
 
     Args:
-      images: [N, *S, C] in 0-255, any real type.
+      batches: [n, *S, C] in 0-255, any real type.
+      total: values in all batches together.
       seed: of the values drawn without replacement where there are more than `num_values`.
       grid: [G] grey levels.
 
@@ -29,21 +47,31 @@ def intensity_density(
 
     Source: scipy.stats.gaussian_kde with Scott's bandwidth.
     """
-    values = np.asarray(images).reshape(-1)
-    if not len(values):
-        raise ValueError(f"images {np.shape(images)} hold no values")
-    checks.finite("images", values)
-    low, high = values.min(), values.max()
+    places = np.arange(min(total, num_values))
+    if total > num_values:
+        random = np.random.default_rng(seed)
+        places = np.sort(random.choice(total, num_values, replace=False, shuffle=False))
+    kept, done, low, high = [], 0, np.inf, -np.inf
+    for batch in batches:
+        values = np.asarray(batch).reshape(-1)
+        if not len(values):
+            continue
+        checks.finite("images", values)
+        low, high = min(low, values.min()), max(high, values.max())
+        first, last = np.searchsorted(places, (done, done + len(values)))
+        kept.append(values[places[first:last] - done].astype(np.float64))
+        done += len(values)
+    if done != total:
+        raise ValueError(f"images of {done} values came, of {total} were announced")
+    if not total:
+        raise ValueError("the images hold no values")
     if low < 0 or high > 255:
         raise ValueError(
             f"intensities run from {low:g} to {high:g}: needed 0 to 255; scale the whole set by "
             "the range of its config, and clip")
     if low == high:
         raise ValueError(f"every intensity is {low:g}: a density needs at least two values")
-    if len(values) > num_values:
-        random = np.random.default_rng(seed)
-        values = values[random.choice(len(values), num_values, replace=False, shuffle=False)]
-    return scipy.stats.gaussian_kde(values.astype(np.float64))(grid)
+    return scipy.stats.gaussian_kde(np.concatenate(kept))(grid)
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray, grid: np.ndarray = GRID) -> float:

@@ -1,6 +1,5 @@
 """Inception score: how sure a classifier is of each image, and how varied its answers are."""
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,20 @@ class InceptionScore(NamedTuple):
     num_splits: int
 
 
+class Answers(NamedTuple):
+    """What a classifier's answers leave behind; those of two sets add up field by field.
+
+    Attributes:
+      count: [splits] images.
+      given: [splits, K] sum of p(y|x).
+      sureness: [splits] sum of the negative entropies, sum_y p(y|x) log p(y|x).
+    """
+
+    count: np.ndarray
+    given: np.ndarray
+    sureness: np.ndarray
+
+
 def inception_score(
     logits: np.ndarray, seed: int | None, num_splits: int = 10
 ) -> InceptionScore:
@@ -27,28 +40,62 @@ def inception_score(
 
     Args:
       logits: [N, K] of a classifier, before the softmax.
-      seed: shuffles the images before they are split, because images sorted by class would leave
-        little variety in a split; None keeps their order.
-      num_splits: consecutive parts, scored one by one.
+      seed, num_splits: see `split_of_each`.
 
     Raises:
       ValueError: shape, values that are not finite, fewer images than splits.
 
     Source: Salimans et al. 2016, section 4, and its code (splits, standard deviation with N).
     """
-    logits = checks.feature_rows("logits", logits, fewest=max(num_splits, 1))
+    splits = split_of_each(len(logits), seed, num_splits)
+    return score(answers(logits, splits, num_splits))
+
+
+def split_of_each(num: int, seed: int | None, num_splits: int = 10) -> np.ndarray:
+    """The split that each of `num` images belongs to, [num].
+
+    Args:
+      num: images.
+      seed: shuffles the images before they are split, because images sorted by class would leave
+        little variety in a split; None keeps their order.
+      num_splits: consecutive parts, scored one by one.
+
+    Raises:
+      ValueError: no splits, or fewer images than splits.
+    """
     if num_splits < 1:
         raise ValueError(f"{num_splits} splits: needed at least 1")
-    if seed is not None:
-        logits = np.random.default_rng(seed).permutation(logits)
+    if num < num_splits:
+        raise ValueError(f"{num} images: {num_splits} splits need at least {num_splits}")
+    order = np.arange(num) if seed is None else np.random.default_rng(seed).permutation(num)
+    sizes = np.diff(np.arange(num_splits + 1) * num // num_splits)
+    splits = np.empty(num, int)
+    splits[order] = np.repeat(np.arange(num_splits), sizes)
+    return splits
+
+
+def answers(logits: np.ndarray, splits: np.ndarray, num_splits: int) -> Answers:
+    """Answers of a batch.
+
+    Args:
+      logits: [n, K], before the softmax.
+      splits: [n], the batch's part of `split_of_each`.
+      num_splits: of it.
+
+    Raises:
+      ValueError: shape, values that are not finite.
+    """
+    logits = checks.feature_rows("logits", logits, fewest=1)
     log_given = scipy.special.log_softmax(logits, axis=1)
-    bounds = np.arange(num_splits + 1) * len(logits) // num_splits
-    scores = [_score(log_given[start:stop]) for start, stop in itertools.pairwise(bounds)]
-    return InceptionScore(float(np.mean(scores)), float(np.std(scores)), num_splits)
+    given = np.exp(log_given)
+    member = (splits == np.arange(num_splits)[:, None]).astype(np.float64)  # [splits, n]
+    return Answers(
+        member.sum(axis=1), member @ given, member @ (given * log_given).sum(axis=1))
 
 
-def _score(log_given: np.ndarray) -> float:
-    # log of the mean probability, without leaving the logarithm where it would underflow
-    log_mean = scipy.special.logsumexp(log_given, axis=0) - np.log(len(log_given))
-    divergences = (np.exp(log_given) * (log_given - log_mean)).sum(axis=1)
-    return float(np.exp(divergences.mean()))
+def score(of: Answers) -> InceptionScore:
+    """The mean divergence of a split is the entropy of its mean answer less their mean entropy."""
+    mean = of.given / of.count[:, None]
+    divergences = of.sureness / of.count - scipy.special.xlogy(mean, mean).sum(axis=1)
+    scores = np.exp(divergences)
+    return InceptionScore(float(scores.mean()), float(scores.std()), len(scores))

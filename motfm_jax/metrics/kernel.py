@@ -5,7 +5,7 @@ out of the first two means, so that the value may be negative when the sets agre
 them. Source: Gretton et al., "A kernel two-sample test", JMLR 13, 2012, equations 3 and 5.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +124,7 @@ def median_distance(features: np.ndarray, seed: int, most: int = 2000) -> float:
     return float(np.median(scipy.spatial.distance.pdist(features)))
 
 
-def linear_mmd(generated: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
+def linear_mmd(generated: Iterable[np.ndarray], real: Iterable[np.ndarray]) -> float:
     """Unbiased MMD^2 with the kernel x.y on raw voxels: what the original's 3-D evaluation prints.
 
     It is MONAI's compute_mmd without a mapping. It compares mean images only, up to the noise of
@@ -132,29 +132,28 @@ def linear_mmd(generated: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> f
     divides it by 1000. From sums over images, one image in memory at a time.
 
     Args:
-      generated: N >= 2 images of one shape, an array [N, *S, C] or a sequence of [*S, C].
+      generated: N >= 2 images [*S, C] of one shape, read once.
       real: M >= 2 images of that shape, in the same intensity range.
 
     Raises:
       ValueError: shapes, values that are not finite, fewer than two images.
     """
-    sum_generated, within_generated = _linear_sums("generated images", generated)
-    sum_real, within_real = _linear_sums("real images", real)
-    if sum_generated.shape != sum_real.shape:
+    mean_generated, within_generated = _linear_means("generated images", generated)
+    mean_real, within_real = _linear_means("real images", real)
+    if mean_generated.shape != mean_real.shape:
         raise ValueError(
-            f"generated images {sum_generated.shape} and real images {sum_real.shape} differ in "
+            f"generated images {mean_generated.shape} and real images {mean_real.shape} differ in "
             "shape: bring both to one size first")
-    between = np.vdot(sum_generated, sum_real) / (len(generated) * len(real))
+    between = np.vdot(mean_generated, mean_real)
     return float(within_generated + within_real - 2 * between)
 
 
-def _linear_sums(name: str, images: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """Sum of the images, and the mean of x.x' over pairs of different images."""
-    if len(images) < 2:
-        raise ValueError(f"{name}: {len(images)} came, at least 2 are needed")
-    total, squares = np.zeros(np.shape(images[0])), 0.0
+def _linear_means(name: str, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Mean of the images, and the mean of x.x' over pairs of different images."""
+    total, squares, count = None, 0.0, 0
     for index, image in enumerate(images):
         image = np.asarray(image, np.float64)
+        total = np.zeros(image.shape) if total is None else total
         if image.shape != total.shape:
             raise ValueError(
                 f"{name}: number {index} is {image.shape}, number 0 is {total.shape}; "
@@ -162,7 +161,10 @@ def _linear_sums(name: str, images: Sequence[np.ndarray]) -> tuple[np.ndarray, f
         checks.finite(f"{name}: number {index}", image)
         total += image
         squares += np.vdot(image, image)
-    return total, (np.vdot(total, total) - squares) / (len(images) * (len(images) - 1))
+        count += 1
+    if count < 2:
+        raise ValueError(f"{name}: {count} came, at least 2 are needed")
+    return total / count, (np.vdot(total, total) - squares) / (count * (count - 1))
 
 
 def _cubic(first: np.ndarray, second: np.ndarray) -> np.ndarray:

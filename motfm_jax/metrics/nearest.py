@@ -1,5 +1,6 @@
 """Nearest training image of each generated one, to find copies: in features and in pixels."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from motfm_jax.arrays import Array
 from motfm_jax.metrics import checks
 
 BLOCK_ROWS = 1024  # references compared with all queries at once, by features
-BLOCK_PIXELS = 2**24  # references compared with one query at once, by pixels
+BLOCK_PIXELS = 2**24  # of the references compared with one query at once, by pixels
 
 
 class Nearest(NamedTuple):
@@ -58,7 +59,7 @@ def nearest_features(queries: np.ndarray, references: np.ndarray) -> Nearest:
 
 
 def nearest_pixels(
-    queries: np.ndarray, references: np.ndarray, max_shift: int | None = None
+    queries: np.ndarray, references: Iterable[np.ndarray], max_shift: int | None = None
 ) -> Nearest:
     """Nearest images after the best integer translation of the reference.
 
@@ -68,23 +69,27 @@ def nearest_pixels(
 
     Args:
       queries: [N, *S, C].
-      references: [M, *S, C], same intensity range.
+      references: blocks [m, *S, C] of one set, same intensity range, read once; `block_rows` says
+        how many images a block should have.
       max_shift: pixels along each axis, both ways; None allows any.
 
     Raises:
       ValueError: shapes, values that are not finite, an empty set, a negative shift.
     """
-    queries, references = np.asarray(queries), np.asarray(references)
-    _check_images(queries, references, max_shift)
+    queries = np.asarray(queries)
+    if max_shift is not None and max_shift < 0:
+        raise ValueError(f"max_shift {max_shift}: needed 0 or more pixels, or None")
     size = queries.shape[1:-1]
     allowed = _allowed_shifts(size, max_shift)
-    num_rows = max(1, BLOCK_PIXELS // np.prod(queries.shape[1:]))
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), np.int64)
-    place = np.zeros(len(queries), np.int64)
-    for start in range(0, len(references), num_rows):
-        block = references[start : start + num_rows].astype(np.float32)
-        spectra = _spectra(block)
-        squares = (block.astype(np.float64) ** 2).reshape(len(block), -1).sum(axis=1)
+    place, found = np.zeros(len(queries), np.int64), [None] * len(queries)
+    start = 0
+    for block in references:
+        block = np.asarray(block)
+        _check_images(queries, block)
+        values = block.astype(np.float32)
+        spectra = _spectra(values)
+        squares = (values.astype(np.float64) ** 2).reshape(len(block), -1).sum(axis=1)
         for number, query in enumerate(queries):
             correlation, places = _best_shifts(
                 _spectra(query[None].astype(np.float32)), spectra, allowed, size)
@@ -92,8 +97,16 @@ def nearest_pixels(
             winner = squared.argmin()
             if squared[winner] < best[number]:
                 best[number], index[number] = squared[winner], start + winner
-                place[number] = places[winner]
-    return _measured(queries, references, index, np.stack(np.unravel_index(place, size), axis=1))
+                place[number], found[number] = places[winner], block[winner].copy()
+        start += len(block)
+    if not start:
+        raise ValueError("no references came: at least one is needed")
+    return _measured(queries, found, index, np.stack(np.unravel_index(place, size), axis=1))
+
+
+def block_rows(shape: tuple[int, ...]) -> int:
+    """Images [*S, C] of a block of references."""
+    return max(1, BLOCK_PIXELS // int(np.prod(shape)))
 
 
 def share_closer(
@@ -144,11 +157,11 @@ def _best_shifts(
 
 
 def _measured(
-    queries: np.ndarray, references: np.ndarray, index: np.ndarray, shift: np.ndarray
+    queries: np.ndarray, found: list[np.ndarray], index: np.ndarray, shift: np.ndarray
 ) -> Nearest:
-    """The winners' distances once more in float64: exact for copies."""
+    """The distances once more in float64, from the images found: exact for copies."""
     size, axes = np.array(queries.shape[1:-1]), tuple(range(queries.ndim - 2))
-    moved = (np.roll(references[m], tuple(s), axes) for m, s in zip(index, shift))
+    moved = (np.roll(image, tuple(s), axes) for image, s in zip(found, shift))
     distance = [
         np.sqrt(np.mean((query.astype(np.float64) - other) ** 2))
         for query, other in zip(queries, moved)
@@ -164,14 +177,12 @@ def _allowed_shifts(size: tuple[int, ...], max_shift: int | None) -> np.ndarray:
     return np.stack(np.meshgrid(*near, indexing="ij")).all(axis=0)
 
 
-def _check_images(queries: np.ndarray, references: np.ndarray, max_shift: int | None) -> None:
+def _check_images(queries: np.ndarray, references: np.ndarray) -> None:
     if queries.shape[1:] != references.shape[1:] or queries.ndim not in (4, 5):
         raise ValueError(
             f"queries {queries.shape} and references {references.shape}: needed [N, *S, C] and "
             "[M, *S, C] of one size, 2-D or 3-D")
     if not (queries.size and references.size):
         raise ValueError(f"queries {queries.shape} and references {references.shape}: one is empty")
-    if max_shift is not None and max_shift < 0:
-        raise ValueError(f"max_shift {max_shift}: needed 0 or more pixels, or None")
     checks.finite("queries", queries)
     checks.finite("references", references)

@@ -12,11 +12,12 @@ from motfm_jax import build
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
-from motfm_jax.evaluation.audit import FEWEST, auditor, in_units
+from motfm_jax.evaluation.audit import FEWEST, auditor
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import scorer
+from motfm_jax.evaluation.sets import ImageSet, in_units, stored
 from motfm_jax.evaluation.tables import Results
-from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.hashes import hash_batches
 from motfm_jax.report.plan import Cell, Plan, anatomies
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
 
@@ -35,7 +36,7 @@ class Real(NamedTuple):
     train: Arrays
     reference: Arrays
     intensity: Intensity
-    images: np.ndarray
+    images: ImageSet
 
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
@@ -68,9 +69,10 @@ def measure(
     if anatomy == "echo" and (network / "network.npz").is_file():
         see, name = downstream.read_features(
             network / "network.npz", real.reference, intensity)
-    networks = Networks(build.features_dir(), real.images.ndim - 2)
+    networks = Networks(build.features_dir(), len(real.images.shape) - 2)
     settings = {
-        "reference": plan.reference, "real": hash_arrays({"real": real.images}), "features": name,
+        "reference": plan.reference, "features": name,
+        "real": hash_batches("real", real.images.shape, real.images.batches()),
         "networks": networks.hashes, "num": num, "seed": plan.seed}  # fmt: skip
     # Of other settings, as when published weights were found since, in a file of their own.
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
@@ -90,13 +92,12 @@ def measure(
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
             {"system": FLOOR, "steps": None, "spacing": ""},
-            score(in_units(real.train.take(np.sort(chosen)), intensity)))
+            score(in_units(real.train, intensity, rows=np.sort(chosen))))
     for cell in sets:
         progress(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
         sidecar = json.loads((folder / "samples.json").read_text())
-        with np.load(folder / "samples.npz") as made:
-            images = made["images"]
+        images = stored(folder / "samples.npz")
         copies = audit(folder, images)
         results.add(_key(cell), {
             **score(images), "seconds_per_image": sidecar["seconds_per_image"],

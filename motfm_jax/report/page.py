@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from motfm_jax.evaluation.audit import FEWEST
-from motfm_jax.evaluation.score import GREY_LEVELS
+from motfm_jax.evaluation.score import density
+from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import images
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import whole_file
-from motfm_jax.metrics.density import GRID, intensity_density
+from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
@@ -126,13 +127,15 @@ def _samples(
     wanted, masks = anatomies(plan)[name], real.reference.masks
     num = min(ROWS[name], wanted.num, len(real.images))
     window = (float(real.intensity.low), float(real.intensity.high))
-    titles, columns = ["real"], [[images.grey_tile(image, window) for image in real.images[:num]]]
+    first = range(num)
+    titles, columns = ["real"], [
+        [images.grey_tile(image, window) for image in real.images.take(first)]]
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
         columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
     for cell in sampled(plan, out, name):
-        with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
-            columns.append([images.grey_tile(image, window) for image in made["images"][:num]])
+        made = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
+        columns.append([images.grey_tile(image, window) for image in made.take(first)])
         titles.append(_title(cell))
     path = folder / f"figure2_{name}.png"
     images.write_grid(
@@ -157,15 +160,15 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
     low, high = real.intensity.low, real.intensity.high
 
-    def density(values: np.ndarray):
-        grey = np.clip((values - low) / (high - low), 0, 1) * GREY_LEVELS
-        return GRID, intensity_density(grey, plan.seed)
+    def curve(shown: ImageSet):
+        units = shown.map(lambda batch: np.clip((batch - low) / (high - low), 0, 1))
+        return GRID, density(units, plan.seed)
 
-    curves = {"real": density(real.images)}
+    curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):
         if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
-            with np.load(sample_folder(out, cell, plan.reference) / "samples.npz") as made:
-                curves[_title(cell)] = density(made["images"])
+            made = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
+            curves[_title(cell)] = curve(made)
     path = folder / "figure3.png"
     images.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
     return path

@@ -1,6 +1,7 @@
 """Memorisation: copies are found and named, unseen images are not accused."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.audit import auditor
+from motfm_jax.evaluation import audit, sets
+from motfm_jax.evaluation.sets import in_memory, stored
+from motfm_jax.metrics import nearest
 
 NUM_TRAIN, NUM_HELD_OUT = 40, 60
 
@@ -20,6 +23,12 @@ def make_arrays(seed, num, split):
 
 TRAIN, HELD_OUT = make_arrays(0, NUM_TRAIN, "train"), make_arrays(1, NUM_HELD_OUT, "valid")
 INTENSITY = Intensity.fit(TRAIN.images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
+
+
+def auditor(*arguments, **settings):
+    """Of arrays."""
+    find = audit.auditor(*arguments, **settings)
+    return lambda folder, images: find(folder, in_memory(images))
 
 
 def unseen(num):
@@ -76,3 +85,26 @@ def test_copies_are_found_by_features_too(tmp_path):
     assert found["nearest"][0]["distance"] < 1e-3 < found["nearest"][2]["distance"]
     assert (tmp_path / "audit_features.png").exists()
     assert json.loads((tmp_path / "audit.json").read_text()) == report
+
+
+def test_more_images_take_no_more_memory_and_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "BATCH", 4)
+    monkeypatch.setattr(nearest, "BLOCK_PIXELS", 4 * 64 * 64)
+    images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 1)).astype(np.uint8)
+    train = Arrays(images, None, None, [{"name": f"train{index}"} for index in range(20)])
+
+    def peak(num):
+        path = tmp_path / f"{num}.npz"
+        np.savez(path, images=np.roll(images, 1, axis=2)[np.arange(num) % 20].astype(np.float32))
+        find = audit.auditor(train, train, INTENSITY, max_shift=1)
+        tracemalloc.start()
+        report = find(tmp_path, stored(path))
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [entry["train"] for entry in report["nearest"]] == [
+            f"train{index % 20}" for index in range(num)]
+        return highest
+
+    monkeypatch.setattr(audit.pictures, "write_samples", lambda *_, **__: None)
+    peak(8)  # compiles
+    assert peak(64) < 1.3 * peak(8)

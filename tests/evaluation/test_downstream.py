@@ -10,6 +10,7 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
 from motfm_jax.evaluation.score import scorer
+from motfm_jax.evaluation.sets import in_memory
 
 SIZE = (16, 16)
 
@@ -136,16 +137,15 @@ def test_too_few_images_are_refused():
 def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier):
     task, fitted, _ = classifier
 
-    def see(images):
-        arrays = downstream.generated_arrays(images, TEST)
-        return downstream.featurizer(task, fitted.params)(arrays, INTENSITY)
-
-    reference = TEST.images.astype(np.float32)
+    features = downstream.featurizer(task, fitted.params)
+    see = lambda images: features(  # noqa: E731
+        downstream.generated_arrays(images, TEST), INTENSITY)
+    reference = in_memory(TEST.images.astype(np.float32))
     sets = {
         "floor": TRAIN.images, "darker": TRAIN.images - 0.25 * TRAIN.images,
         "noise": np.random.default_rng(0).uniform(0, 255, TRAIN.images.shape)}  # fmt: skip
     scored = {
-        name: scorer(reference, bounds=(0.0, 210.0), features=see)(images)
+        name: scorer(reference, bounds=(0.0, 210.0), features=see)(in_memory(images))
         for name, images in sets.items()}
     for measure in ("density_w1", "frechet", "kernel"):
         values = [scored[name][measure] for name in sets]
@@ -158,6 +158,6 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
 def test_volumes_are_scored_without_a_network():
     rng = np.random.default_rng(0)
     real = rng.uniform(0, 1, (6, 8, 8, 8, 1))
-    scores = scorer(real, bounds=(0.0, 2.0))(real + 0.2)
+    scores = scorer(in_memory(real), bounds=(0.0, 2.0))(in_memory(real + 0.2))
     assert scores.keys() == {"density_w1", "linear_mmd", "pixel_mmd"}
     assert scores["density_w1"] == pytest.approx(0.1 * 255, rel=0.1)

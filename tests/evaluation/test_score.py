@@ -1,11 +1,28 @@
 """Distances of image sets: their names, what they are for equal sets, which image meets which."""
 
+import tracemalloc
+from functools import partial
+
 import numpy as np
 import pytest
 
-from motfm_jax.evaluation.score import scorer
+from motfm_jax.evaluation import score, sets
+from motfm_jax.evaluation.published import Networks
+from motfm_jax.evaluation.sets import in_memory, stored
+from motfm_jax.features import weights
+from motfm_jax.metrics.density import density_of_batches, intensity_density, wasserstein
+from motfm_jax.metrics.frechet import frechet_distance
+from motfm_jax.metrics.kernel import linear_mmd
+from motfm_jax.metrics.moments import moments
+from motfm_jax.metrics.similarity import ssim
 
 BOUNDS = (0.0, 200.0)
+
+
+def scorer(reference, **settings):
+    """Of arrays."""
+    measure = score.scorer(in_memory(reference), **settings)
+    return lambda images: measure(in_memory(images))
 
 
 def draw(num, *size, seed=0, high=200.0):
@@ -52,3 +69,50 @@ def test_features_name_their_distances():
     see = lambda images: images.reshape(len(images), -1)[:, :5]  # noqa: E731
     scores = scorer(real, bounds=BOUNDS, features=see)(other)
     assert {"frechet", "kernel", "kernel_std"} <= set(scores) and scores["frechet"] > 1
+
+
+def see(images):
+    return images.reshape(len(images), -1)[:, ::50].astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 100])
+def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch):
+    """21 images beside 16: in batches of 4 and 5 the last has one."""
+    monkeypatch.setattr(sets, "BATCH", batch)
+    images, real = draw(21, 12, 12, 12), draw(16, 12, 12, 12, seed=1, high=180.0)
+    scores = scorer(real, bounds=BOUNDS, features=see)(images)
+    units, real_units = images / np.float32(200), real / np.float32(200)
+    wanted = {
+        "density_w1": wasserstein(*(
+            intensity_density(each * 255, 0) for each in (units, real_units))),
+        "ssim": ssim(units, real_units[np.arange(21) % 16], 1.0).mean(),
+        "ssim_between": ssim(units, np.roll(units, -1, axis=0), 1.0).mean(),
+        "linear_mmd": linear_mmd(units, real_units),
+        "frechet": frechet_distance(moments(see(images)), moments(see(real))).distance}
+    for name, value in wanted.items():
+        assert scores[name] == pytest.approx(value, rel=1e-12), name
+
+
+def test_a_larger_set_takes_no_more_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "BATCH", 8)
+    # The values that a density is estimated from are as many for every set; here few.
+    monkeypatch.setattr(score, "density_of_batches", partial(density_of_batches, num_values=500))
+    monkeypatch.setattr(weights, "network", lambda name: lambda params, images: {
+        layer: images.mean(axis=1)[:, :8, 0] * params["fc/kernel"][0, 0]
+        for layer in ("64", "192", "logits")})  # fmt: skip
+    weights.write(tmp_path, "inception", {"fc/kernel": np.ones((1, 1), np.float32)}, "abc")
+    networks = Networks(tmp_path, 2)
+
+    def peak(num):
+        path = tmp_path / f"{num}.npz"
+        np.savez(path, images=draw(num, 48, 48))
+        tracemalloc.start()
+        measure = score.scorer(stored(path), bounds=BOUNDS, networks=networks)
+        scores = measure(stored(path))
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert {"density_w1", "ssim", "ssim_between", "fid_64", "is"} <= set(scores)
+        return highest
+
+    peak(16)  # compiles
+    assert peak(320) < 1.3 * peak(40)

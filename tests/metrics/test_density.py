@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from motfm_jax.metrics.density import GRID, intensity_density, share_between, wasserstein
+from motfm_jax.metrics.density import (
+    GRID,
+    density_of_batches,
+    intensity_density,
+    share_between,
+    wasserstein,
+)
 
 
 def _images(mean: float, spread: float = 12, count: int = 6) -> np.ndarray:
@@ -32,6 +38,26 @@ def test_order_of_images_does_not_matter_and_many_values_are_thinned_out_by_the_
     assert wasserstein(few, whole) < 3
     nearly_all = intensity_density(images, seed=0, num_values=images.size - 1)
     np.testing.assert_allclose(nearly_all, whole, atol=5e-3 * whole.max())  # none drawn twice
+
+
+@pytest.mark.parametrize("num_values", [300, 10_000])
+@pytest.mark.parametrize("edges", [(5,), (1, 2), (0, 3)])
+def test_batches_of_any_sizes_give_the_density_of_the_whole(edges, num_values):
+    images = _images(100)
+    whole = intensity_density(images, 3, num_values)
+    np.testing.assert_allclose(
+        density_of_batches(np.split(images, edges), images.size, 3, num_values), whole, rtol=1e-12)
+    with pytest.raises(ValueError, match="images of 2000 values came, of 2400 were announced"):
+        density_of_batches([images[:5]], images.size, 3)
+
+
+def test_the_values_drawn_are_as_many_as_asked_for_and_come_from_all_images(monkeypatch):
+    seen = []
+    monkeypatch.setattr("scipy.stats.gaussian_kde", lambda values: seen.append(values) or np.abs)
+    images = np.repeat(np.arange(8.0), 500).reshape(8, 500)
+    density_of_batches(np.split(images, [3, 7]), images.size, 0, num_values=400)
+    assert len(seen[0]) == 400 and set(seen[0]) == set(range(8))
+    assert (np.bincount(seen[0].astype(int)) < 90).all()
 
 
 def test_mass_is_shared_between_the_levels_asked_for():

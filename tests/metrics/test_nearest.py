@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 
 from motfm_jax.metrics import nearest
-from motfm_jax.metrics.nearest import nearest_features, nearest_pixels, share_closer
+from motfm_jax.metrics.nearest import block_rows, nearest_features, share_closer
 
 
 @pytest.fixture(params=[2**24, 500], ids=["one block", "many blocks"])
 def _blocks(request, monkeypatch):
     monkeypatch.setattr(nearest, "BLOCK_PIXELS", request.param)
     monkeypatch.setattr(nearest, "BLOCK_ROWS", max(3, request.param // 10_000))
+
+
+def nearest_pixels(queries, references, max_shift=None):
+    """Of an array of references."""
+    rows = block_rows(queries.shape[1:])
+    blocks = (references[at : at + rows] for at in range(0, len(references), rows))
+    return nearest.nearest_pixels(queries, blocks, max_shift)
 
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -101,6 +108,8 @@ def test_images_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="of one size"):
         nearest_pixels(images, np.zeros((2, 4, 5, 1)))
     with pytest.raises(ValueError, match="one is empty"):
+        nearest_pixels(images[:0], images)
+    with pytest.raises(ValueError, match="no references came"):
         nearest_pixels(images, images[:0])
     with pytest.raises(ValueError, match="max_shift -1"):
         nearest_pixels(images, images, max_shift=-1)

@@ -78,6 +78,24 @@ def test_an_audit_against_other_weights_or_the_training_images_is_refused(
         main(audited(tmp_path, monkeypatch, "--split=train"))
 
 
+def test_a_score_stands_beside_its_floor(main, tmp_path, capsys, monkeypatch):
+    arguments = audited(tmp_path, monkeypatch)
+    main(["score", *arguments[1:], "--split=valid", f"--networks={tmp_path}"])
+    assert "without inception and clip" in capsys.readouterr().out
+    report = json.loads((tmp_path / "score.json").read_text())
+    assert report["num"] == [3, 40]
+    assert [row["images"] for row in report["rows"]] == ["generated", "real, 3 of train"]
+    assert all(row["density_w1"] > 0 for row in report["rows"])
+
+
+def test_samples_that_are_damaged_are_named(main, tmp_path, monkeypatch):
+    arguments, path = audited(tmp_path, monkeypatch), tmp_path / "samples.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    for command in (["audit"], ["score", "--split=valid"]):
+        with pytest.raises(ValueError, match=r"samples\.npz: its images cannot be read"):
+            main([*command, *arguments[1:]])
+
+
 def test_restore_is_for_flows_from_images(main, tmp_path, monkeypatch):
     config = configs.default()
     run = SimpleNamespace(config=config, facts=None)
