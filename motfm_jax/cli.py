@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,29 +21,33 @@ _CURES = {
     errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
     errno.EROFS: "; give a folder that can be written to",
 }
+_NO_MEMORY = (
+    "; the device has not enough memory left: a smaller train.batch_size or --batch, "
+    "model.remat=True, or nothing else running on it")
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls main(arguments) and exits with what it returns; 2 after a mistake, said in a line; 130
-    after Ctrl-C."""
+def run(
+    main: Callable[[Sequence[str]], int | None], end: Callable[[int], None] = sys.exit
+) -> None:
+    """Calls main(arguments) and ends with what it returns; 2 after a mistake, said in a line; 130
+    after Ctrl-C; 1 after a bug, with its traceback."""
     threading.excepthook, sys.unraisablehook = _say_of_thread, _say_of_callback
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:]) or 0
     except (ValueError, OSError) as error:
         cure = _CURES.get(getattr(error, "errno", None), "")
         print(f"error: {error}{cure}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:  # of XLA
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):
-            raise
-        print(
-            "error: the device has not enough memory left: a smaller train.batch_size or --batch, "
-            f"model.remat=True, or nothing else running on it ({str(error).splitlines()[0]})",
-            file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    except Exception as error:
+        code = 2 if str(error).startswith("RESOURCE_EXHAUSTED") else 1  # XLA's word for memory
+        if code == 1:
+            traceback.print_exc()
+        else:
+            print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
+    end(code)
 
 
 def _say_of_thread(ended: threading.ExceptHookArgs) -> None:

@@ -4,6 +4,8 @@ Every process holds the whole state, replicated over its own devices, and feeds 
 global batch; the mean over devices inside the step keeps all copies equal.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +15,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from motfm_jax.arrays import Array, Batch, Params
+from motfm_jax.training.peers import Peers
 
 AXIS = "data"
 
+_peers: Peers | None = None  # of this process, once it has joined others
 
-def connect(coordinator: str, num_processes: int | None = None, process_id: int | None = None):
+
+def connect(
+    coordinator: str, num_processes: int | None = None, process_id: int | None = None
+) -> None:
     """Joins this process to the others; call it before anything touches a device.
+
+    From then on a process that dies, or ends by an error, stops the others: see `leave`, `end`.
 
     Args:
       coordinator: "" for a single process; "auto" under SLURM, Open MPI or Kubernetes, which say
@@ -28,14 +37,38 @@ def connect(coordinator: str, num_processes: int | None = None, process_id: int 
     """
     if not coordinator:
         return
+    # JAX's own service for SIGTERM keeps it from ending a process that does not train yet.
+    jax.config.update("jax_enable_preemption_service", False)
     if coordinator == "auto":
         jax.distributed.initialize()
-        return
-    if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+    elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise ValueError(
             f"coordinator {coordinator!r} with num_processes={num_processes}, "
             f"process_id={process_id}: give the number of processes and this one's, from 0")
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    else:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    if jax.process_count() > 1:
+        global _peers
+        host = "" if coordinator == "auto" else coordinator.rpartition(":")[0].strip("[]")
+        _peers = Peers(jax.process_index(), jax.process_count(), host, gather)
+
+
+def leave() -> None:
+    """To be called once this process's work is done: from here on it does not stop the others."""
+    global _peers
+    if _peers is not None:
+        _peers.leave(done=True)
+        _peers = None
+
+
+def end(code: int) -> None:
+    """Exits; where `leave` was not reached without waiting for others, as JAX would at exit."""
+    if _peers is not None:
+        _peers.leave(done=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def check_batch_size(batch_size: int, accumulation: int = 1) -> None:

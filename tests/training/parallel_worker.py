@@ -3,7 +3,6 @@
     python parallel_worker.py OUT.npz ACCUMULATION [PORT NUM_PROCESSES PROCESS_ID]
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -115,8 +114,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     if process == 0:
         np.savez(out, **result)
     parallel.barrier("done")
-    with contextlib.suppress(RuntimeError):
-        jax.distributed.shutdown()
+    parallel.leave()
 
 
 main(*sys.argv[1:])
