@@ -4,7 +4,6 @@ Every process holds the whole state, replicated over its own devices, and feeds 
 global batch; the mean over devices inside the step keeps all copies equal.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from motfm_jax.arrays import Array, Batch, Params
-from motfm_jax.training.peers import Peers
+from motfm_jax.training.peers import Peers, exit_now
 
 AXIS = "data"
 
@@ -67,7 +66,7 @@ def end(code: int) -> None:
         _peers.leave(done=False)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        exit_now(code)
     sys.exit(code)
 
 
