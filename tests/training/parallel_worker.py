@@ -31,6 +31,10 @@ def assert_replicas_equal(tree):
             np.testing.assert_array_equal(copies[0], copy)
 
 
+def numbered(name, tree):
+    return {f"{name}/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(tree))}
+
+
 def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     parallel.connect(f"localhost:{port}" if port else "", int(num_processes), int(process_id))
     process, processes = jax.process_index(), jax.process_count()
@@ -63,7 +67,13 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     checkpoints = Checkpoints(Path(out).parent / f"checkpoints_{processes}", {"a": 1}, {})
     checkpoints.save(STEPS, state, 0.5)
     checkpoints.wait()
+    result |= numbered("saved", state)
     fresh, _ = tiny.make_training(ema=0.9, clip=0.5)
+    given = Path(out).parent / "given"
+    if given.exists():  # written by another number of devices
+        other = Checkpoints(given, {"a": 1}, {})
+        result |= numbered("given", parallel.replicate(other.restore(fresh)))
+        other.close()
     restored = parallel.replicate(checkpoints.restore(fresh))
     for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(state)):
         np.testing.assert_array_equal(left, right)

@@ -1,6 +1,7 @@
 """Any number of devices and processes trains as one does."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
 
+from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.training import parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -46,14 +49,37 @@ def run_workers(out, devices, processes=1, accumulation=1):
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    return run_workers(tmp_path_factory.mktemp("one") / "out.npz", devices=1)
+def folder_of_one(tmp_path_factory):
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture(scope="module")
+def one_device(folder_of_one):
+    return run_workers(folder_of_one / "out.npz", devices=1)
+
+
+def saved_leaves(folder):
+    """The whole state of a checkpoint, read by this process and its one device."""
+    checkpoints = Checkpoints(folder, {"a": 1}, {})
+    leaves = jax.tree.leaves(checkpoints.restore(tiny.make_training(ema=0.9, clip=0.5)[0]))
+    checkpoints.close()
+    return leaves
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices, processes, accumulation", [(4, 1, 2), (2, 2, 1)])
-def test_training_is_that_of_one_device(tmp_path, one_device, devices, processes, accumulation):
+def test_training_is_that_of_one_device(
+    tmp_path, folder_of_one, one_device, devices, processes, accumulation
+):
+    shutil.copytree(folder_of_one / "checkpoints_1", tmp_path / "given")
     result = run_workers(tmp_path / "out.npz", devices, processes, accumulation)
+    # Weights, average, optimiser and step, written by some devices and read by others.
+    there = saved_leaves(tmp_path / f"checkpoints_{processes}")
+    back = saved_leaves(tmp_path / "given")
+    assert len(there) == len(back) > 10
+    for number, (leaf, leaf_back) in enumerate(zip(there, back)):
+        np.testing.assert_array_equal(leaf, result[f"saved/{number}"])
+        np.testing.assert_array_equal(leaf_back, result[f"given/{number}"])
     assert result["devices"] == devices * processes
     tolerance = 1e-5 * one_device["grad_norm"]
     assert tolerance > 1e-7  # the model has something to learn
