@@ -20,6 +20,7 @@ _ROOM = "; make room, then call it again: what is complete is kept"
 _CURES = {
     errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
     errno.EROFS: "; give a folder that can be written to",
+    errno.EACCES: "; change its rights, or give another",
 }
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "

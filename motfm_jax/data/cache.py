@@ -92,14 +92,14 @@ def open_cached(source: Source, cache_dir: Path, progress: Progress | None = Non
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
         not fit; the message names the record, with its file where the source has a method
-        `where(index)` that says it. Nothing is left behind.
+        `where(index)` that says it; or there is no entry yet and the folder cannot be written to.
+        Nothing is left behind.
     """
-    cache_dir = Path(cache_dir)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    folder = cache_dir / entry_key(source)
+    folder = Path(cache_dir) / entry_key(source)
     arrays = _open(folder)
     if arrays is not None:
         return arrays
+    cache_dir = _writable(Path(cache_dir))
     with _lock(cache_dir / f"{folder.name}.lock") as locked:
         arrays = _open(folder)  # another builder may have finished while we waited
         if arrays is None:
@@ -120,6 +120,21 @@ def entry_key(source: Source) -> str:
     )
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if os.access(folder, os.W_OK):
+            return folder
+        reason = "it is read-only"
+    raise ValueError(
+        f"{folder}: decoded data cannot be kept here ({reason}); name a folder that can be written "
+        "to: --config.data.cache, or MOTFM_CACHE")
 
 
 def _build(source: Source, folder: Path, progress: Progress | None, sweep: bool) -> None:

@@ -1,0 +1,70 @@
+"""Folders that cannot be written to: what is wanted is said in a line, what is there is kept, and
+what only has to be read is read."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motfm_jax import cli, presets
+from motfm_jax.config import default
+from motfm_jax.experiment import train
+from motfm_jax.io.compile_cache import enable_compile_cache
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "sample.py"
+
+
+def tiny(cache):
+    config = default()
+    presets.apply(config, 2, "debug")
+    config.data.update(dict(size=(16, 16), phantom_patients=10, cache=str(cache)))
+    config.model.update(dict(channels=(8, 8), head_dim=8, norm_groups=4))
+    config.train.update(dict(batch_size=4, steps=1))
+    return config
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def sample(monkeypatch, *flags):
+    """The code that scripts/sample.py exits with."""
+    spec = importlib.util.spec_from_file_location("sample_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr("sys.argv", ["sample.py", *flags, "--num=2", "--steps=1"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(script.main)
+    return exit_.value.code
+
+
+@pytest.mark.slow
+def test_nothing_but_writing_fails_and_nothing_is_lost(small_disk, tmp_path, monkeypatch, capfd):
+    run, cache = small_disk / "run", small_disk / "cache"
+    train(tiny(cache), run)
+    before = content(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    for workdir, resume in ((run, True), (small_disk / "new", False)):
+        with pytest.raises(ValueError, match=r"cannot be written \(Read-only.*--workdir"):
+            train(tiny(cache), workdir, resume=resume)
+    train(tiny(cache), tmp_path / "run")  # its data are there
+    for folder in (cache, small_disk / "none"):
+        other = tiny(folder)
+        other.data.size = (32, 32)
+        with pytest.raises(ValueError, match=r"(?i)read-only.*--config\.data\.cache, or MOTFM"):
+            train(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ValueError, match=r"Read-only.*JAX_COMPILATION_CACHE_DIR"):
+        enable_compile_cache(small_disk / "compiled")
+
+    capfd.readouterr()
+    assert sample(monkeypatch, f"--run={run}", f"--out={small_disk / 'samples'}") == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "Read-only" in line and line.endswith("give a folder that can be written to")
+    assert sample(monkeypatch, f"--run={run}", f"--out={tmp_path / 'samples'}") == 0
+    with np.load(tmp_path / "samples" / "samples.npz") as made:
+        assert made["images"].shape == (2, 16, 16, 1)
+    assert content(small_disk) == before
