@@ -95,8 +95,8 @@ def train(
 ) -> Outcome:
     """Trains until num_steps updates are made in all, or a signal comes.
 
-    SIGTERM or Ctrl-C: the update at hand is finished, the state saved, and the outcome says by
-    which (another process's counts as SIGTERM); a second Ctrl-C stops at once.
+    SIGTERM or Ctrl-C: the update or validation at hand is finished, the state saved, and the
+    outcome says by which (another process's counts as SIGTERM); a second Ctrl-C stops at once.
 
     Args:
       state: replicated over devices; donated. Its step says where the batches start.
@@ -152,7 +152,8 @@ def train(
                     window.settle()
                     checkpoints.save(step, state, valid_loss)
                 for hook in hooks:
-                    if due(hook.every):
+                    # Schedulers give seconds between a signal and the kill.
+                    if due(hook.every) and not signals:
                         window.settle()
                         hook.call(step, state.weights)
                 window.resume()
@@ -255,7 +256,7 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
         f"step {bad.step}: loss {bad.loss:.4g}, gradient norm {bad.grad_norm:.4g}: not finite; the "
         f"last good state is saved as step {bad.step - 1} (losses before: {recent}). Likely "
         f"causes: the learning rate is too high (train.lr, now {learning_rate:.3g}; try a third "
-        "or train.warmup), gradients are not clipped (train.clip), bfloat16 overflows (try "
+        "or train.warmup), gradients are not clipped (train.clip), bfloat16 rounds too much (try "
         "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)")
 
 

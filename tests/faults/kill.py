@@ -3,16 +3,19 @@
     .venv/bin/python tests/faults/kill.py --what=train --kills=50 --out=kills
     .venv/bin/python tests/faults/kill.py --what=sample --kills=20 --out=kills
     .venv/bin/python tests/faults/kill.py --what=report --kills=20 --out=kills
+    .venv/bin/python tests/faults/kill.py --what=train --signal=TERM --out=kills
 
-Every process group is ended by SIGKILL, at a moment drawn evenly from the time that one
-uninterrupted call takes without any cache, so that starting, decoding, compiling, updating, saving,
-validating, drawing and the writing of caches are all hit. What has to be equal to the
-uninterrupted run, bit for bit: of a training every array of its last checkpoint (weights, moving
-average, optimiser) and each logged loss; of a sampling all images; of a report both of these for
-every system, and its tables but those of times. And after no kill may there be
-fewer readable checkpoints than before. Every other trial starts with empty caches. The first lines
-say whether a program compiled anew and one from the cache compute the same: without that nothing
-here would mean anything.
+Every process group is ended by SIGKILL (or told to end by SIGTERM or SIGINT), at a moment drawn
+evenly from the time that one uninterrupted call takes without any cache, so that starting,
+decoding, compiling, updating, saving, validating, drawing and the writing of caches are all hit.
+What has to be equal to the uninterrupted run, bit for bit: of a training every array of its last
+checkpoint (weights, moving average, optimiser) and each logged loss (where a signal stops a
+training at a step that is due for validation, that is left out); of a sampling all images; of a
+report the last checkpoint and all images of every system, and the tables but those of times. A
+signal's exit code has to be 128 more than its number, or the process has to have died of it, within
+a minute. And after no kill may there be fewer readable checkpoints than before. Every other trial
+starts with empty caches. The first lines say whether a program compiled anew and one from the cache
+compute the same: without that nothing here would mean anything.
 """
 
 import argparse
@@ -39,6 +42,7 @@ TRAIN = (
     "--config.train.sample_every=50",
 )  # fmt: skip
 TIMES = ("images_per_second",)  # of a logged row, not compared
+GRACE_S = 60  # on a busy machine
 
 
 class Job(NamedTuple):
@@ -74,17 +78,24 @@ class Job(NamedTuple):
         return time.perf_counter() - begin
 
 
-def kill_until_done(job: Job, out: Path, caches: Path, rng: random.Random, span: float, most: int):
+def kill_until_done(
+    job: Job, out: Path, caches: Path, rng: random.Random, span: float, most: int,
+    kind: signal.Signals,
+):  # fmt: skip
     """Calls and kills until a call finishes, or finishes after `most` kills; yields after each
-    kill."""
+    kill how many seconds it took the process to end."""
     for _ in range(most):
         process = job.call(out, caches)
         try:
             code = process.wait(rng.uniform(0, span))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            yield
+            sent = time.perf_counter()
+            os.killpg(process.pid, kind)
+            code = process.wait(GRACE_S)
+            if code not in (0, -kind, 128 + kind):  # 0: it had just finished
+                raise RuntimeError(
+                    f"{out}: exit code {code} after {kind.name}, see {out}.log") from None
+            yield time.perf_counter() - sent
             continue
         if code:
             raise RuntimeError(f"{out}: exit code {code}, see {out}.log")
@@ -118,6 +129,12 @@ def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
     return json.loads((path / "sums" / "metadata").read_text())["arrays"], rows
 
 
+def losses_alone(run: Path) -> tuple[dict[str, str], list[dict]]:
+    """The same without validation."""
+    arrays, rows = trained(run)
+    return arrays, [row for row in rows if "loss" in row]
+
+
 def sampled(out: Path) -> dict[str, str]:
     """Digests of all arrays of a sampling."""
     from motfm_jax.io.hashes import hash_each
@@ -131,7 +148,7 @@ def reported(out: Path) -> dict[str, Any]:
     runs = [path.parent for path in out.glob("runs/*/*/checkpoints")]
     sets = [path.parent for path in out.glob("samples/*/*/samples.npz")]
     tables = [path for path in out.glob("report/*.csv") if not path.stem.startswith("times")]
-    made = {str(run.relative_to(out)): trained(run) for run in runs}
+    made = {str(run.relative_to(out)): trained(run)[0] for run in runs}
     made |= {str(made_set.relative_to(out)): sampled(made_set) for made_set in sets}
     return made | {table.name: table.read_text() for table in tables}
 
@@ -141,15 +158,20 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", choices=("train", "sample", "report"), default="train")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
     parser.add_argument("--num", type=int, default=500, help="images of a sampling")
     parser.add_argument("--out", type=Path, required=True, help="folder for all of it, new")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     out.mkdir(parents=True)
-    rng = random.Random(asked.seed)
+    rng, kind = random.Random(asked.seed), signal.Signals[f"SIG{asked.signal}"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in the background
 
     job, result = Job("train", (*TRAIN, "--resume"), "--workdir"), trained
+    if kind != signal.SIGKILL:  # each stop logs a row
+        job = job._replace(arguments=(*job.arguments, "--config.train.log_every=1"))
+        result = losses_alone
     if asked.what == "sample":
         job.finish(out / "run", out / "caches")
         shutil.rmtree(out / "caches")
@@ -166,13 +188,13 @@ def main(arguments: Sequence[str]) -> int:
         print("a cached program computes something else than a fresh one: no comparison possible")
         return 1
 
-    kills, trials, failures = 0, 0, []
+    kills, trials, failures, slowest_s = 0, 0, [], 0.0
     while kills < asked.kills:
         trials += 1
         target, before = out / f"trial{trials}", []
         caches = out / f"caches{trials // 2}"  # two trials share theirs: cold, then warm
-        for _ in kill_until_done(job, target, caches, rng, cold, asked.kills - kills):
-            kills += 1
+        for seconds in kill_until_done(job, target, caches, rng, cold, asked.kills - kills, kind):
+            kills, slowest_s = kills + 1, max(slowest_s, seconds)
             if asked.what == "train":
                 now = readable(target)
                 if len(now) < min(len(before), 2) or (before and max(now) < max(before)):
@@ -182,8 +204,8 @@ def main(arguments: Sequence[str]) -> int:
             failures.append(f"trial {trials}: another result than the uninterrupted run's")
         print(f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures",
               flush=True)  # fmt: skip
-    print(f"{asked.what}: {kills} kills in {trials} trials, {len(failures)} failures", *failures,
-          sep="\n")  # fmt: skip
+    print(f"{asked.what}: {kills} {kind.name} in {trials} trials, the slowest end after "
+          f"{slowest_s:.1f} s, {len(failures)} failures", *failures, sep="\n")  # fmt: skip
     return bool(failures)
 
 

@@ -112,6 +112,21 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path, whole):
     assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
 
 
+def test_after_a_signal_there_is_one_more_update_but_no_samples(tmp_path):
+    called = []
+
+    def evaluate(weights):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    outcome = train_run(
+        tmp_path / "run", 10, evaluate=evaluate,
+        hooks=[Hook(2, lambda step, weights: called.append(step))])
+    assert (outcome.step, outcome.stopped_by) == (5, signal.SIGTERM)
+    assert called == [2]
+    assert restore_weights(tmp_path / "run").step == 5
+
+
 @pytest.fixture
 def default_ctrl_c():
     """Python's own handler: a shell's background jobs are started with Ctrl-C ignored."""
