@@ -105,6 +105,16 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
+def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_path):
+    run = tmp_path / "run"
+    config = tiny(2, "none", steps=4, dtype="bfloat16", optimizer="sgd", clip=0.0, lr=1e30)
+    with pytest.raises(loop.NonFiniteError, match=r"step 2: loss (inf|nan).*train.dtype=float32"):
+        train(config, run)
+    weights = restore_weights(run)
+    assert weights.step == 1
+    assert all(np.isfinite(leaf).all() for leaf in weights.params.values())
+
+
 def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     run = tmp_path / "run"
     train(tiny(2, "class", steps=2), run)

@@ -126,6 +126,35 @@ def test_bfloat16_is_close_to_float32_and_answers_in_float32():
     assert 1e-5 < difference / exact.std() < 0.03
 
 
+@functools.cache
+def compiled_gradients(dtype):
+    """(params, scale) -> gradients of a mean square scaled so, scaled back; all in one vector."""
+    velocity = compiled(dtype=dtype)
+
+    def gradients(params, scale):
+        loss = lambda params: scale * jnp.mean(jnp.square(velocity(params, X, T, None)))  # noqa: E731
+        leaves = jax.tree.leaves(jax.grad(loss)(params))
+        return jnp.concatenate([leaf.ravel() for leaf in leaves]) / scale
+
+    return jax.jit(gradients)
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("exponent", [-20, -40, -60])
+def test_gradients_do_not_underflow_in_bfloat16_so_that_no_loss_needs_scaling(exponent):
+    """It has float32's exponents. With float16's they are gone: there losses are scaled up."""
+    lost = {}
+    for dtype in (jnp.bfloat16, jnp.float16):
+        exact = compiled_gradients(dtype)(params(), np.float32(1))
+        assert relative_error(exact, compiled_gradients(jnp.float32)(params(), 1.0)) < 0.05
+        lost[dtype] = relative_error(compiled_gradients(dtype)(params(), 2.0**exponent), exact)
+    assert lost[jnp.bfloat16] < 2**-8
+    assert lost[jnp.float16] > 0.2
+
+
 def test_dropout_is_active_with_a_key_alone():
     exact = compiled()(params(), X, T, None)
     np.testing.assert_array_equal(compiled(dropout=0.3)(params(), X, T, None), exact)
