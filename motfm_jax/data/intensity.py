@@ -126,7 +126,7 @@ class Intensity:
 
 
 def _refuse_constant(low: float, high: float, name: str, mode: str) -> None:
-    if not high > low:
+    if not high - low > np.finfo(np.float32).tiny:  # to divide by less would overflow
         raise ValueError(
             f"{name}: intensities from {low:g} to {high:g} leave nothing to scale by {mode}; "
             "remove it, or set config.data.intensity.scope=dataset, wider percentiles or mode=none")

@@ -123,6 +123,14 @@ def test_a_constant_image_is_named(mode):
     Intensity.fit(images, mode).apply(images[1])  # the data set as a whole is not constant
 
 
+@pytest.mark.parametrize("mode", ["minmax", "percentile", "zscore"])
+@pytest.mark.parametrize("scope", ["dataset", "sample"])
+def test_differences_too_small_to_divide_by_are_refused(mode, scope):
+    images = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1) * 1e-44
+    with pytest.raises(ValueError, match="leave nothing to scale by"):
+        Intensity.fit(images, mode, scope)
+
+
 def test_unknown_mode_and_one_shot_iterators_are_refused():
     with pytest.raises(ValueError, match="intensity mode 'max'"):
         Intensity.fit(IMAGES["uint8"], "max")
