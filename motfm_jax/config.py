@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,8 +198,10 @@ def _check_numbers(
     above: float = -math.inf,
 ) -> None:  # fmt: skip
     """A tuple's entries: numbers of a kind above a bound, `count` of them (0: one or more)."""
+    largest = sys.float_info.max  # a whole number may be beyond it
     fit = all(
-        isinstance(value, kind) and not isinstance(value, bool) and above < value < math.inf
+        isinstance(value, kind) and not isinstance(value, bool)
+        and max(above, -largest) < value < largest
         for value in values)
     if not fit or not values or (count and len(values) != count):
         numbers = "whole numbers" if kind is int else "numbers"
@@ -222,7 +225,7 @@ def _check_model(config: ConfigDict) -> None:
             f"{len(model.channels)} levels of config.model.channels")
     factor = 2 ** (len(model.channels) - 1)
     if any(extent % factor for extent in size):
-        nearest = tuple(max(factor, round(extent / factor) * factor) for extent in size)
+        nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
         raise ValueError(
             f"config.data.size={tuple(size)}: {len(model.channels)} levels halve it "
             f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
@@ -368,8 +371,11 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """A resolved config as it was saved; fields added since then take their defaults.
 
     Raises:
-      ValueError: a field that does not exist, or a value of another type than its default.
+      ValueError: no fields, a field that does not exist, or a value of another type than its
+        default.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config={values!r}: fields by name needed")
     config = default()
     _assign(config, values, "")
     return config
@@ -388,7 +394,7 @@ def _assign(config: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
             if value is None:  # which ml_collections would let pass
                 raise TypeError
             config[name] = _to_tuple(value)
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise ValueError(
                 f"config.{prefix}{name}={value!r}: needs the type of its default, "
                 f"{type(config[name]).__name__}") from error

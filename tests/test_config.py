@@ -82,6 +82,8 @@ WRONG = [
     ({**DECATHLON, "data.root": ""}, "config.data.root is empty: decathlon"),
     ({"data.source": "pickle"}, "config.data.root is empty: pickle"),
     ({**DECATHLON, "cond": "mask+class"}, r"config.cond='mask\+class': a Decathlon folder has no"),
+    ({"data.size": (10**400 + 1, 64)}, "config.data.size=.*whole numbers"),
+    ({"data.intensity.range": (-(10**400), 1)}, "config.data.intensity.range=.*give 2 numbers"),
     ({"data.intensity.range": (1.0, 1.0)}, "config.data.intensity.range=.*lower"),
     ({"data.intensity.range": (0.0, NAN)}, "config.data.intensity.range=.*give 2 numbers"),
     ({"data.intensity.range": (0.0, 1.0, 2.0)}, "config.data.intensity.range=.*give 2 numbers"),
@@ -183,6 +185,9 @@ def test_a_saved_config_comes_back_and_older_ones_take_defaults():
     ({"model": 3}, "config.model=3: needs"),
     ({"seed": {"a": 1}}, "config.seed=.*: needs .* int"),
     ({"data": {"size": 64}}, "config.data.size=64: needs .* tuple"),
+    ({"train": {"lr": 10**400}}, "config.train.lr=10*: needs .* float"),
+    ([], r"config=\[\]: fields by name needed"),
+    (3, "config=3: fields by name needed"),
 ])  # fmt: skip
 def test_a_saved_config_with_fields_or_types_of_another_program(values, message):
     with pytest.raises(ValueError, match=message):
