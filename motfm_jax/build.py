@@ -25,6 +25,7 @@ from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts, Source
 from motfm_jax.data.speckle import Speckle
 from motfm_jax.evaluation.generate import make_solver
+from motfm_jax.features import weights as published
 from motfm_jax.io.checkpoints import check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import adversarial, diffusion, flow
@@ -314,8 +315,31 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
     return base.params
 
 
+def perceiver(config: ConfigDict) -> Callable[[Array], list[Array]] | None:
+    """What a perceptual loss sees in images in [-1, 1]; None where the config has no such loss.
+
+    Raises:
+      ValueError: the published weights are not there.
+    """
+    if config.method != "spade" or not config.spade.perceptual_weight:
+        return None
+    try:
+        params, _ = published.read(features_dir(), "vgg")
+    except ValueError as error:
+        raise ValueError(
+            f"config.spade.perceptual_weight={config.spade.perceptual_weight}: {error}; or leave "
+            "it 0") from error
+    look = published.network("vgg")
+    return lambda images: list(look(params, (images + 1) / 2).values())
+
+
 def loss(config: ConfigDict, built: Model) -> LossFn:
-    """Loss of each example of a batch, as training and validation use it."""
+    """Loss of each example of a batch, as training and validation use it.
+
+    Raises:
+      ValueError: see `perceiver`.
+    """
+    perceive = perceiver(config)
 
     def per_example(params: Params, batch: Batch, keys: Array, dropout_key: Array | None) -> Array:
         if frozen(config):
@@ -327,7 +351,7 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
         if config.method == "spade":
             return adversarial.loss(
                 built.adversaries, params, batch, condition, keys,
-                config.spade.feature_weight)
+                config.spade.feature_weight, perceive, config.spade.perceptual_weight)
         if config.method == "ddpm":
             return diffusion.loss(
                 built.network, params, batch, condition, keys, dropout_key,

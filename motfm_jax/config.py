@@ -84,6 +84,9 @@ def default() -> ConfigDict:
                 width=64,  # channels of a discriminator's first layer
                 discriminators=2,  # each sees the image at half the size of the one before
                 feature_weight=10.0,  # of feature matching in the generator's loss
+                # of the perceptual (VGG19) loss in the generator's, 10 in the publication; above 0
+                # it needs the published weights: scripts/convert.py features --network=vgg
+                perceptual_weight=0.0,
                 discriminator_rate=4.0,  # times train.lr: the discriminators' learning rate
             ),
             train=dict(
@@ -143,6 +146,7 @@ NOT_NEGATIVE = (
     "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine",
     "data.augment.gamma", "model.head_dim", "train.steps", "train.epochs", "train.warmup",
     "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
+    "spade.perceptual_weight",
 )  # fmt: skip
 
 
@@ -268,6 +272,11 @@ def _check_spade(config: ConfigDict) -> None:
         raise ValueError(
             f"config.train.optimizer={config.train.optimizer!r} with config.method='spade': it is "
             "trained with adam")
+    weight, size = config.spade.perceptual_weight, tuple(config.data.size)
+    if weight and (len(size) != 2 or min(size) < 16):
+        raise ValueError(
+            f"config.spade.perceptual_weight={weight} with config.data.size={size}: VGG19 sees 2-D "
+            "images of 16 pixels a side and more; leave it 0")
     _check_signed_range(config, "its generator ends in a tanh and makes")
 
 

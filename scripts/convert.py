@@ -1,5 +1,6 @@
 """Takes checkpoints of the PyTorch original (MOTFM) over, and hands runs back to it; takes over the
-published networks that FID, KID, IS (inception), CMMD (clip) and 3D-FID (r3d) are defined by.
+published networks that FID, KID, IS (inception), CMMD (clip) and 3D-FID (r3d) are defined by, and
+the one of SPADE's perceptual loss (vgg).
 
     .venv/bin/python scripts/convert.py from-torch --ckpt=last.ckpt --config=original.yaml \\
         --data=dataset.pkl --out=runs/converted

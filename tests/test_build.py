@@ -13,6 +13,7 @@ from motfm_jax import config as configs
 from motfm_jax.arrays import Batch
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
+from motfm_jax.features import weights
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.nn.dispatch import Capabilities
@@ -209,6 +210,31 @@ def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part()
     shape = jax.eval_shape(
         loss, jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
     assert shape.shape == (4,) and shape.dtype == jnp.float32
+
+
+def test_a_perceptual_loss_needs_the_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
+    config = make_config(method="spade", cond="mask", spade__perceptual_weight=10.0)
+    with pytest.raises(ValueError, match=(
+            r"config\.spade\.perceptual_weight=10\.0: .* no weights of vgg; download "
+            r"vgg19-dcbb9e9d\.pth .*scripts/convert\.py features --network=vgg")) as error:
+        build.loss(config, build.model(config, FACTS))
+    assert "\n" not in str(error.value)
+    for other in (dict(method="spade"), dict(spade__perceptual_weight=10.0)):
+        assert build.perceiver(make_config(cond="mask", **other)) is None
+
+
+def test_a_perceptual_loss_looks_through_the_published_network(tmp_path, monkeypatch):
+    """At images from 0 to 1, with the weights that were taken over."""
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
+    params = {"features/0/kernel": np.full((1, 1), 3.0, np.float32)}
+    weights.write(build.features_dir(), "vgg", params, "dcbb9e9d")
+    monkeypatch.setattr(weights, "network", lambda name: lambda params, images: {
+        layer: params["features/0/kernel"][0, 0] * images + len(name) for layer in "abcde"})
+    perceive = build.perceiver(
+        make_config(method="spade", cond="mask", spade__perceptual_weight=10.0))
+    seen = perceive(np.array([-1.0, 0.0, 1.0]))
+    assert [layer.tolist() for layer in seen] == [[3.0, 4.5, 6.0]] * 5
 
 
 def save_run(folder, config, params, facts=FACTS):

@@ -112,6 +112,9 @@ WRONG = [
     ({"method": "spade", "cond": "class"}, "cond='class': it makes images from masks"),
     ({"method": "spade", "cond": "mask", "train.base": "x"}, "only a UNet can be kept"),
     ({"method": "spade", "cond": "mask", "train.optimizer": "sgd"}, "trained with adam"),
+    ({**DECATHLON, "method": "spade", "cond": "mask", "spade.perceptual_weight": 10.0},
+     "perceptual_weight=10.0 with config.data.size=.*2-D images"),
+    ({"method": "spade", "cond": "mask", "spade.perceptual_weight": -1.0}, "0 or more"),
 ]
 EDGES = [
     {"data.size": (16, 16)},

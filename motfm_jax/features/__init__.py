@@ -1,1 +1,1 @@
-"""Published feature networks, by whose eyes FID, KID, CMMD, IS and 3D-FID see images."""
+"""Published feature networks, by whose eyes FID, KID, CMMD, IS, 3D-FID and a loss see images."""

@@ -19,6 +19,7 @@ from motfm_jax.arrays import Array, Params
 from motfm_jax.features.clip import ClipImageTower
 from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18
+from motfm_jax.features.vgg import VGG19
 from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.io.torch_files import load, load_safetensors, to_arrays
@@ -72,6 +73,7 @@ NETWORKS = {
             "position_embedding": "vision_model.embeddings.position_embedding.weight"}),
     "r3d": Published(
         R3D18, "r3d_18-b3b3357e.pth", "download.pytorch.org/models", "b3b3357e", ".0", ".1", 1e-5),
+    "vgg": Published(VGG19, "vgg19-dcbb9e9d.pth", "download.pytorch.org/models", "dcbb9e9d"),
 }  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Adversarial training of a generator that makes an image in one call.
 
-Source: Park et al. 2019 (SPADE): hinge losses (Lim and Ye 2017) and feature matching (Wang et al.
-2018). Both networks learn from the same state, in one update.
+Source: Park et al. 2019 (SPADE): hinge losses (Lim and Ye 2017), feature matching and, if wanted, a
+perceptual loss (Wang et al. 2018). Both networks learn from the same state, in one update.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from motfm_jax.arrays import (
 )
 from motfm_jax.sampling.ode import Solution
 
+# Of the layers relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of VGG19.
+PERCEPTUAL_LAYERS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+
 
 class OneCall(NamedTuple):
     """How a generator is sampled: there is nothing to choose."""
@@ -35,6 +39,8 @@ def loss(
     condition: Condition,
     keys: Array,
     feature_weight: float = 10.0,
+    perceive: Callable[[Array], Sequence[Array]] | None = None,
+    perceptual_weight: float = 0.0,
 ) -> Array:
     """The generator's loss plus the discriminators', per example.
 
@@ -49,6 +55,10 @@ def loss(
       keys: [B], one per example; noise is drawn from it alone.
       feature_weight: of feature matching, the mean absolute difference of what the discriminators'
         layers make of the generated and of the real image.
+      perceive: images in [-1, 1] -> what the PERCEPTUAL_LAYERS of a network that is not trained
+        here make of them; None without a perceptual loss.
+      perceptual_weight: of the perceptual loss, the weighted sum of the layers' mean absolute
+        differences between the generated and the real image.
 
     Returns:
       [B] float32.
@@ -70,7 +80,12 @@ def loss(
             for one, other in zip(tried[:-1], real_layers[:-1], strict=True))
         hinge = _mean(_relu(1 - real_layers[-1])) + _mean(_relu(1 + made_layers[-1]))
         total = total + adversarial + feature_weight * matching + hinge
-    return total / len(of_real)
+    total = total / len(of_real)
+    if perceive is not None:
+        pairs = zip(PERCEPTUAL_LAYERS, perceive(made), perceive(batch.image), strict=True)
+        total = total + perceptual_weight * sum(
+            weight * _mean(jnp.abs(one - held(other))) for weight, one, other in pairs)
+    return total
 
 
 def _relu(x: Array) -> Array:

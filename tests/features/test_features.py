@@ -1,7 +1,10 @@
 """The feature networks agree with the reference implementations under the same drawn weights."""
 
 import importlib.util
+import itertools
 import json
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -11,6 +14,7 @@ import pytest
 from motfm_jax.features import weights
 from motfm_jax.features.clip import ClipImageTower, ClipSettings
 from motfm_jax.features.layers import resize, resize_matrix
+from motfm_jax.features.vgg import VGG19
 from motfm_jax.io.torch_files import save_safetensors
 from motfm_jax.nn.functional import functional
 
@@ -87,6 +91,37 @@ def test_the_image_tower_of_clip_sees_what_the_reference_sees():
     compare("clip", jax.jit(lambda x: module(params)(x))(reference().images(2, 40, 56, 1)))
 
 
+def look_by_vgg(*shape):
+    seen = jax.jit(weights.network("vgg"))(
+        drawn_params(weights.NETWORKS["vgg"]), reference().images(*shape, 1))
+    return {layer: np.asarray(rows)[..., ::8] for layer, rows in seen.items()}
+
+
+def test_vgg_sees_what_the_reference_sees():
+    made = look_by_vgg(2, 36, 21)  # odd sides leave a row out where they are halved
+    assert list(made) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
+    assert made["relu5_1"].shape == (2, 2, 1, 64)
+    compare("vgg", made)
+
+
+@pytest.mark.torch
+def test_vgg_sees_what_torchvision_sees(monkeypatch):
+    pytest.importorskip("torch", reason="compares with PyTorch: install torch and torchvision")
+    # Compiled operators, which this network doesn't use and torchvision's wheel may lack.
+    monkeypatch.setitem(
+        sys.modules, "torchvision._meta_registrations", types.ModuleType("unused"))
+    vgg = pytest.importorskip("torchvision.models.vgg", reason="compares with torchvision")
+    made, wanted = look_by_vgg(1, 64, 48), reference().vgg_layers(vgg, 1, 64, 48)
+    for layer, rows in wanted.items():
+        np.testing.assert_allclose(made[layer], rows, rtol=0, atol=1e-4 * np.abs(rows).max())
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 16, 1), (1, 15, 64, 1)])
+def test_vgg_refuses_volumes_and_images_it_would_halve_away(shape):
+    with pytest.raises(ValueError, match="2-D images of 16 pixels"):
+        jax.eval_shape(lambda x: VGG19()(x), np.zeros(shape, np.float32))
+
+
 def test_resizing_is_that_of_the_reference():
     images = reference().images(2, 40, 56, 1)
     with np.load(GOLDEN / "clip.npz") as stored:
@@ -110,6 +145,9 @@ def test_published_sizes():
     # vector are not there.
     norms = 64 + 2 * (2 * 64 + 2 * 128 + 2 * 256 + 2 * 512) + 128 + 256 + 512
     assert count("r3d") == 33_371_472 - (512 * 400 + 400) - norms
+    # Of torchvision's VGG19 the convolutions conv1_1 to conv5_1, biases with them.
+    widths = [3, *[64] * 2, *[128] * 2, *[256] * 4, *[512] * 5]
+    assert count("vgg") == sum(9 * a * b + b for a, b in itertools.pairwise(widths))
     assert count("clip") == 304_293_888 + 1024  # its patch embedding has no bias
 
 
@@ -139,6 +177,8 @@ def test_only_the_published_file_is_taken(tmp_path):
         weights.convert("inception", other, tmp_path)
     with pytest.raises(ValueError, match="no such file; inception needs"):
         weights.convert("inception", tmp_path / "none.pth", tmp_path)
+    with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d\.pth .* begins with dcbb9e9d"):
+        weights.convert("vgg", other, tmp_path)
 
 
 def test_a_published_file_is_converted_whole(tmp_path, monkeypatch):

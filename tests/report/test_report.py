@@ -7,14 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from motfm_jax import build
+from motfm_jax.data.cache import Arrays
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.io.files import write_npz
 from motfm_jax.report import plan as plans
 from motfm_jax.report import tables
+from motfm_jax.report.page import write_report
 from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
-from motfm_jax.report.stages import Stage, carry_out, is_done, stages
+from motfm_jax.report.stages import Stage, carry_out, is_done, sample_folder, stages
 
 ROOT = Path(__file__).parents[2]
 ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
@@ -119,6 +126,33 @@ def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
     assert list(second.values())[:3] == ["ResNet18", "D-C(50)", "not run"]
     assert {row["trained on"] for row in table.rows} >= {"M-M(10)", "real + M-M(10)"}
     assert "| ResNet18 | real | 0.85 ± 0.071 | n/a |" in table.markdown()
+
+
+def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
+    """Without a training: the real images, and a set that is 20 grey levels brighter."""
+    images = np.random.default_rng(0).integers(20, 200, (30, 16, 16, 1)).astype(np.uint8)
+    real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
+    intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
+    monkeypatch.setattr(build, "load_run", lambda path: SimpleNamespace(
+        config=None, intensity=intensity))
+    monkeypatch.setattr(build, "arrays", lambda config, split: real)
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
+    plan = dataclasses.replace(
+        SMALL, echo=dataclasses.replace(ECHO, systems=("M",)), steps=(1, 2), depths=())
+    for steps, shift in ((1, 0), (2, 20)):
+        folder = sample_folder(tmp_path, Cell("echo", "M", steps), plan.reference)
+        write_npz(folder / "samples.npz", images=images[:25].astype(np.float32) + shift)
+        (folder / "samples.json").write_text(json.dumps({"seconds_per_image": 0.1, "calls": 1}))
+    page = write_report(plan, tmp_path, [], progress=lambda text: None)
+    (kept,) = (tmp_path / "measured").glob("echo_*.json")
+    floor, same, brighter = json.loads(kept.read_text())["rows"]
+    assert floor["system"] == "real" and same["ssim"] == pytest.approx(1, abs=1e-4)
+    assert same["share_closer"] == 0 and brighter["share_closer"] == 0
+    assert brighter["density_w1"] == pytest.approx(20, rel=0.1)
+    for name in ("figure2_echo", "figure3"):
+        assert f'src="{name}.png"' in page.read_text()
+        with Image.open(page.parent / f"{name}.png") as picture:
+            assert min(picture.size) > 50
 
 
 def test_names_of_cells():

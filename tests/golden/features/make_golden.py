@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+VGG = {1: "relu1_1", 6: "relu2_1", 11: "relu3_1", 20: "relu4_1", 29: "relu5_1"}
+
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values of a parameter by its published name, of a size that keeps activations near 1."""
@@ -51,6 +53,7 @@ def main() -> None:
     # Compiled operators, which these networks don't use and torchvision's wheel may lack.
     sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
     import pytorch_fid.inception as fid
+    from torchvision.models import vgg
     from torchvision.models.video import r3d_18
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -92,6 +95,26 @@ def main() -> None:
     embedded = clip(torch.from_numpy((resized - mean) / spread)).image_embeds.numpy()
     embedded = embedded / np.linalg.norm(embedded, axis=-1, keepdims=True)
     np.savez_compressed(folder / "clip.npz", resized=np.moveaxis(resized, 1, -1), clip=embedded)
+
+    np.savez_compressed(folder / "vgg.npz", **vgg_layers(vgg, 2, 36, 21))
+
+
+def vgg_layers(vgg, *shape: int) -> dict[str, np.ndarray]:
+    """Of torchvision's module: {"relu1_1": every eighth channel [B, H, W, 8], ..}."""
+    import torch
+
+    x = np.repeat(images(*shape, 1), 3, axis=-1)
+    mean, spread = (np.array(v, np.float32) for v in (
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    network = torch.nn.Module()
+    network.features = vgg.make_layers(vgg.cfgs["E"], batch_norm=False)
+    fill(network)
+    x, seen = torch.from_numpy(np.moveaxis((x - mean) / spread, -1, 1).copy()), {}
+    for number, layer in enumerate(network.features[:30]):
+        x = layer(x)
+        if number in VGG:
+            seen[VGG[number]] = np.moveaxis(x.detach().numpy(), 1, -1)[..., ::8].copy()
+    return seen
 
 
 if __name__ == "__main__":
