@@ -139,20 +139,15 @@ def compiled_gradients(dtype):
     return jax.jit(gradients)
 
 
-def relative_error(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize("exponent", [-20, -40, -60])
 def test_gradients_do_not_underflow_in_bfloat16_so_that_no_loss_needs_scaling(exponent):
-    """It has float32's exponents. With float16's they are gone: there losses are scaled up."""
-    lost = {}
-    for dtype in (jnp.bfloat16, jnp.float16):
-        exact = compiled_gradients(dtype)(params(), np.float32(1))
-        assert relative_error(exact, compiled_gradients(jnp.float32)(params(), 1.0)) < 0.05
-        lost[dtype] = relative_error(compiled_gradients(dtype)(params(), 2.0**exponent), exact)
-    assert lost[jnp.bfloat16] < 2**-8
-    assert lost[jnp.float16] > 0.2
+    """It has float32's exponents; in float16 they vanish, and losses are scaled up for that."""
+    wanted = np.asarray(compiled_gradients(jnp.bfloat16)(params(), 1.0))
+    found = np.asarray(compiled_gradients(jnp.bfloat16)(params(), 2.0**exponent))
+    assert np.linalg.norm(found - wanted) < 2**-8 * np.linalg.norm(wanted)
+    there = wanted != 0
+    assert (found[there] != 0).mean() > 0.999
+    assert ((wanted[there] * 2.0**exponent).astype(np.float16) == 0).mean() > 0.5
 
 
 def test_dropout_is_active_with_a_key_alone():

@@ -53,7 +53,8 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     result["grad_norm"] = metrics.grad_norm
 
     compilations = []
-    state, update = tiny.make_training(ema=0.9, accumulation=int(accumulation), clip=0.5)
+    state, update = tiny.make_training(
+        "adam", lr=0.03, ema=0.9, accumulation=int(accumulation), clip=0.5)
     losses = []
     for step in range(STEPS):
         if step == 1:
@@ -68,7 +69,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     checkpoints.save(STEPS, state, 0.5)
     checkpoints.wait()
     result |= numbered("saved", state)
-    fresh, _ = tiny.make_training(ema=0.9, clip=0.5)
+    fresh, _ = tiny.make_training("adam", ema=0.9, clip=0.5)
     given = Path(out).parent / "given"
     if given.exists():  # written by another number of devices
         other = Checkpoints(given, {"a": 1}, {})

@@ -61,7 +61,7 @@ def one_device(folder_of_one):
 def saved_leaves(folder):
     """The whole state of a checkpoint, read by this process and its one device."""
     checkpoints = Checkpoints(folder, {"a": 1}, {})
-    leaves = jax.tree.leaves(checkpoints.restore(tiny.make_training(ema=0.9, clip=0.5)[0]))
+    leaves = jax.tree.leaves(checkpoints.restore(tiny.make_training("adam", ema=0.9, clip=0.5)[0]))
     checkpoints.close()
     return leaves
 
