@@ -105,6 +105,7 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_path):
     run = tmp_path / "run"
     config = tiny(2, "none", steps=4, dtype="bfloat16", optimizer="sgd", clip=0.0, lr=1e30)

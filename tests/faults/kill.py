@@ -3,9 +3,9 @@
     .venv/bin/python tests/faults/kill.py --what=train --kills=50 --out=kills
     .venv/bin/python tests/faults/kill.py --what=sample --kills=20 --out=kills
     .venv/bin/python tests/faults/kill.py --what=report --kills=20 --out=kills
-    .venv/bin/python tests/faults/kill.py --what=train --signal=TERM --out=kills
+    .venv/bin/python tests/faults/kill.py --what=train --signals KILL TERM INT --out=kills
 
-Every process group is ended by SIGKILL (or told to end by SIGTERM or SIGINT), at a moment drawn
+Every process group is ended by SIGKILL (or by the signals named, in turn), at a moment drawn
 evenly from the time that one uninterrupted call takes without any cache, so that starting,
 decoding, compiling, updating, saving, validating, drawing and the writing of caches are all hit.
 What has to be equal to the uninterrupted run, bit for bit: of a training every array of its last
@@ -19,6 +19,7 @@ compute the same: without that nothing here would mean anything.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ class Job(NamedTuple):
 
 def kill_until_done(
     job: Job, out: Path, caches: Path, rng: random.Random, span: float, most: int,
-    kind: signal.Signals,
+    kinds: Iterator[signal.Signals],
 ):  # fmt: skip
     """Calls and kills until a call finishes, or finishes after `most` kills; yields after each
     kill how many seconds it took the process to end."""
@@ -89,7 +90,7 @@ def kill_until_done(
         try:
             code = process.wait(rng.uniform(0, span))
         except subprocess.TimeoutExpired:
-            sent = time.perf_counter()
+            kind, sent = next(kinds), time.perf_counter()
             os.killpg(process.pid, kind)
             code = process.wait(GRACE_S)
             if code not in (0, -kind, 128 + kind):  # 0: it had just finished
@@ -158,18 +159,19 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", choices=("train", "sample", "report"), default="train")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    parser.add_argument("--signals", nargs="+", choices=("KILL", "TERM", "INT"), default=["KILL"])
     parser.add_argument("--num", type=int, default=500, help="images of a sampling")
     parser.add_argument("--out", type=Path, required=True, help="folder for all of it, new")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     out.mkdir(parents=True)
-    rng, kind = random.Random(asked.seed), signal.Signals[f"SIG{asked.signal}"]
+    rng = random.Random(asked.seed)
+    kinds = itertools.cycle(signal.Signals[f"SIG{name}"] for name in asked.signals)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in the background
 
     job, result = Job("train", (*TRAIN, "--resume"), "--workdir"), trained
-    if kind != signal.SIGKILL:  # each stop logs a row
+    if asked.signals != ["KILL"]:  # each stop logs a row
         job = job._replace(arguments=(*job.arguments, "--config.train.log_every=1"))
         result = losses_alone
     if asked.what == "sample":
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         trials += 1
         target, before = out / f"trial{trials}", []
         caches = out / f"caches{trials // 2}"  # two trials share theirs: cold, then warm
-        for seconds in kill_until_done(job, target, caches, rng, cold, asked.kills - kills, kind):
+        for seconds in kill_until_done(job, target, caches, rng, cold, asked.kills - kills, kinds):
             kills, slowest_s = kills + 1, max(slowest_s, seconds)
             if asked.what == "train":
                 now = readable(target)
@@ -204,7 +206,7 @@ def main(arguments: Sequence[str]) -> int:
             failures.append(f"trial {trials}: another result than the uninterrupted run's")
         print(f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures",
               flush=True)  # fmt: skip
-    print(f"{asked.what}: {kills} {kind.name} in {trials} trials, the slowest end after "
+    print(f"{asked.what}: {kills} kills in {trials} trials, the slowest end after "
           f"{slowest_s:.1f} s, {len(failures)} failures", *failures, sep="\n")  # fmt: skip
     return bool(failures)
 

@@ -84,7 +84,7 @@ def test_training_is_that_of_one_device(
     tolerance = 1e-5 * one_device["grad_norm"]
     assert tolerance > 1e-7  # the model has something to learn
     for name in one_device:
-        if name != "devices":
+        if not name.startswith(("devices", "saved/")):
             difference = np.max(np.abs(result[name] - one_device[name]))
             assert difference <= tolerance, name
 
