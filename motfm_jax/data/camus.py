@@ -10,6 +10,7 @@ top) and columns left to right, and the affine's columns follow.
 Source: Leclerc et al., IEEE TMI 38(9), 2019, doi 10.1109/TMI.2019.2900516.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +157,7 @@ def read_info(path: Path) -> dict[str, str]:
     """The `key: value` lines of an Info_*.cfg; empty where the release has none."""
     if not path.is_file():
         return {}
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -208,7 +209,7 @@ def patient_folders(root: Path) -> dict[str, Path]:
 
 
 def list_frames(patient: str, folder: Path) -> list[Frame]:
-    """The ED and ES frames of both views that are there.
+    """The ED and ES frames of both views that are there, readable or not.
 
     Raises:
       ValueError: there is none.
@@ -218,7 +219,8 @@ def list_frames(patient: str, folder: Path) -> list[Frame]:
         for phase in PHASES:
             stem = folder / f"{folder.name}_{view}_{phase}"
             paths = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
-            path = next((path for path in paths if path.is_file()), None)
+            # What is there and no file, such as a link to nowhere, is refused when it is read.
+            path = next((path for path in paths if os.path.lexists(path)), None)
             if path:
                 frames.append(Frame(patient, view, phase, path))
     if not frames:
@@ -228,9 +230,16 @@ def list_frames(patient: str, folder: Path) -> list[Frame]:
 
 
 def read_list(root: Path, split: str) -> list[str] | None:
-    """The patients of an official list, or None where the release has no such list."""
+    """The patients of an official list, or None where the release has no such list.
+
+    Raises:
+      ValueError: the list is no text.
+    """
     path = root / LISTS[split]
-    return path.read_text().split() if path.is_file() else None
+    try:
+        return path.read_text("utf-8-sig").split() if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8 ({error}); copy it again") from error
 
 
 def split_patients(

@@ -170,8 +170,8 @@ def read_description(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: missing; give a Medical Segmentation Decathlon folder")
     try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
+        description = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     needed = {"modality": dict, "training": list}
     found = description if isinstance(description, dict) else {}
@@ -290,6 +290,8 @@ def read_entry(root: Path, item: Any) -> Entry:
     for path in filter(None, (image_path, mask_path)):
         if not path.is_file():
             raise ValueError(f"{path}: listed in dataset.json but missing; complete the data set")
+        if not path.name.lower().endswith(files.NIFTI_SUFFIXES):
+            raise ValueError(f"{path}: listed in dataset.json, a NIfTI file needed; convert it")
     return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
 
 

@@ -4,45 +4,36 @@ import concurrent.futures
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import nibabel
 import numpy as np
 
+from motfm_jax.data.formats import Volume, read_metaimage, read_nifti
+
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+METAIMAGE_SUFFIXES = (".mhd", ".mha")
+SPACING_TOLERANCE = 0.01  # between pixel sizes and affine, relative
 
 
 class NoSplit(ValueError):
     """The data set has no such split, or nothing in it; the data may be whole all the same."""
 
 
-class Volume(NamedTuple):
-    """A file's array with where it lies.
-
-    Attributes:
-      array: [*S] or [*S, C] in the file's axis order (x first) and type.
-      affine: [4, 4] float64, array index to RAS+ millimetres.
-      spacing_mm: one number a spatial axis.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    spacing_mm: tuple[float, ...]
-
-
 def read(path: Path) -> Volume:
     """Reads a NIfTI or, through SimpleITK, a MetaImage (.mhd) file.
 
     Raises:
-      ValueError: no such file, unreadable, no numbers in it, NaN or infinite values, or a spacing
-        that is not positive.
+      ValueError: no such file, of another type, unreadable, no numbers in it, NaN or infinite
+        values, a spacing that is not positive, or an affine that does not fit it.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; complete the data set or correct its list")
-    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
-    reader = _read_nifti if is_nifti else _read_metaimage
+    name = path.name.lower()
+    if not name.endswith((*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES)):
+        raise ValueError(
+            f"{path}: unknown type of image; {', '.join((*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES))} "
+            "needed: convert it")
     try:
-        volume = reader(path)
+        volume = read_nifti(path) if name.endswith(NIFTI_SUFFIXES) else read_metaimage(path)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path}: .mhd files need SimpleITK, which is not installed; "
@@ -62,30 +53,23 @@ def read(path: Path) -> Volume:
         raise ValueError(
             f"{path}: {count} NaN or infinite voxels, finite ones needed; repair the file or "
             "take it out of the data set")
-    if not np.isfinite(volume.affine).all() or not all(s > 0 for s in volume.spacing_mm):
-        raise ValueError(
-            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header")
+    _check_grid(path, volume)
     return volume
 
 
-def _read_nifti(path: Path) -> Volume:
-    image = nibabel.load(path)
-    array = np.asanyarray(image.dataobj)
-    spacing = image.header.get_zooms()[:3]
-    return Volume(array, image.affine, tuple(float(extent) for extent in spacing))
-
-
-def _read_metaimage(path: Path) -> Volume:
-    import SimpleITK  # optional: only the older CAMUS release needs it
-
-    image = SimpleITK.ReadImage(str(path))
-    dims = image.GetDimension()
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(dims, dims)
-    affine[:dims, :dims] = direction * np.array(image.GetSpacing())
-    affine[:dims, 3] = image.GetOrigin()
-    affine[:2] *= -1  # ITK counts millimetres to the left and back, NIfTI to the right and front
-    return Volume(SimpleITK.GetArrayFromImage(image).T, affine, image.GetSpacing())
+def _check_grid(path: Path, volume: Volume) -> None:
+    spacing = np.array(volume.spacing_mm)
+    if not np.isfinite(volume.affine).all() or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ValueError(
+            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header")
+    steps = volume.affine[:3, : len(spacing)]
+    lengths = np.linalg.norm(steps, axis=0)
+    if np.linalg.matrix_rank(steps) < len(spacing) or (
+            np.abs(lengths / spacing - 1) > SPACING_TOLERANCE).any():  # fmt: skip
+        raise ValueError(
+            f"{path}: its affine has steps of {tuple(lengths.round(4).tolist())} mm, its header "
+            f"says {volume.spacing_mm}; they must agree and point to different directions: repair "
+            "the header")
 
 
 def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:
@@ -132,5 +116,5 @@ def hash_files(root: Path, paths: Iterable[Path]) -> str:
     total = hashlib.blake2b(digest_size=20)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         for path, digest in zip(paths, pool.map(content_hash, paths)):
-            total.update(f"{path.relative_to(root)} {digest}\n".encode())
+            total.update(f"{path.relative_to(root)} {digest}\n".encode(errors="surrogateescape"))
     return total.hexdigest()

@@ -15,6 +15,7 @@ from motfm_jax.data import files, geometry
 from motfm_jax.data.records import Facts
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
+MOST_PIXELS = 2**26  # of a picture: 8192 x 8192
 MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
 
 
@@ -216,8 +217,15 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
     if suffix not in PICTURES:
         raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
     try:
-        values = np.asarray(Image.open(path))
-    except (OSError, EOFError, ValueError) as error:
+        # Of any other format the reader might be a program of its own.
+        with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
+            width, height = picture.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS} are read")
+            if getattr(picture, "n_frames", 1) > 1:
+                raise ValueError(f"{picture.n_frames} pictures in one file, one a file needed")
+            values = np.asarray(picture)
+    except Exception as error:  # a decoder may raise anything on foreign bytes
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
     if values.ndim != 2:
         raise ValueError(

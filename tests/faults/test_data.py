@@ -1,0 +1,359 @@
+"""Faulty data, each fault tried on every loader: one line that names the file, or the right values."""
+
+import gzip
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from motfm_jax.data.cache import open_cached
+from motfm_jax.data.camus import CLASSES, Camus
+from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.pickles import PickleSet
+from motfm_jax.evaluation import given
+
+FLAT, SOLID = (12, 8), (8, 6, 4)  # x first, as on disk
+LABELS = ("background", "cavity", "myocardium", "atrium")
+AFFINE = np.array([[0.5, 0, 0, 7], [0, 0.25, 0, -3], [0, 0, 2, 5], [0, 0, 0, 1.0]])
+
+
+class Seen(NamedTuple):
+    """What a loader made of a file: values [*S] in the file's axes, and the affine of those."""
+
+    values: np.ndarray
+    affine: np.ndarray
+
+
+class Victim(NamedTuple):
+    """A file of a data set that is whole but for it.
+
+    Attributes:
+      path: of the file.
+      shape: what it holds.
+      is_mask: whether its values are labels.
+      read: opens the data set, and gives what this file became.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    is_mask: bool
+    read: Callable[[], Seen]
+
+
+def content(shape, seed=0):
+    """Labels, which are intensities too."""
+    return np.random.default_rng(seed).integers(0, 4, shape).astype(np.int16)
+
+
+def save(path, array, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def decoded(source, cache, is_mask):
+    arrays = open_cached(source, cache)
+    values = arrays.masks[0] if is_mask else arrays.images[0][..., 0]
+    return np.asarray(values), np.array(arrays.meta[0]["affine"])
+
+
+def camus(root, part=""):
+    """The first frame of a CAMUS folder, or its mask ("_gt")."""
+    folder = root / "database_nifti"
+    for number in range(1, 4):
+        for seed, name in enumerate(CLASSES["view_phase"]):
+            for end in ("", "_gt"):
+                path = folder / f"patient000{number}/patient000{number}_{name}{end}.nii.gz"
+                save(path, content(FLAT, seed + 4 * number))
+    (root / "database_split").mkdir()
+    for name, patients in (("training", "1 3"), ("validation", "2")):
+        listed = " ".join(f"patient000{number}" for number in patients.split())
+        (root / f"database_split/subgroup_{name}.txt").write_text(listed)
+
+    def read():
+        source = Camus(root, "train", FLAT[::-1], "stretch")
+        values, affine = decoded(source, root / "cache", bool(part))
+        return Seen(values.T, affine[:, [1, 0, 2, 3]])
+
+    return Victim(folder / f"patient0001/patient0001_2CH_ED{part}.nii.gz", FLAT, bool(part), read)
+
+
+def decathlon(root, part="imagesTr"):
+    """The first training volume of a Decathlon folder, or its mask ("labelsTr")."""
+    for number in range(5):
+        for name in ("imagesTr", "labelsTr"):
+            save(root / name / f"V{number}.nii.gz", content(SOLID, number))
+    training = [
+        {"image": f"imagesTr/V{number}.nii.gz", "label": f"labelsTr/V{number}.nii.gz"}
+        for number in range(5)
+    ]
+    description = {
+        "modality": {"0": "T1w"}, "training": training,
+        "labels": {str(value): name for value, name in enumerate(LABELS)}}  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(description))
+    first = Decathlon(root, "train", SOLID).entries[0].image_path.name
+
+    def read():
+        source = Decathlon(root, "train", SOLID, fit="stretch")
+        return Seen(*decoded(source, root / "cache", part == "labelsTr"))
+
+    return Victim(root / part / first, SOLID, part == "labelsTr", read)
+
+
+def sampling(root):
+    """A mask of a folder given to scripts/sample.py."""
+    for name in ("a", "b"):
+        save(root / f"{name}.nii.gz", content(SOLID))
+
+    def read():
+        masks = given.read_masks([root], LABELS, SOLID)
+        return Seen(masks.values[0], np.array(masks.affines[0]))
+
+    return Victim(root / "a.nii.gz", SOLID, True, read)
+
+
+NIFTI = {
+    "camus image": camus,
+    "camus mask": lambda root: camus(root, "_gt"),
+    "decathlon image": decathlon,
+    "decathlon mask": lambda root: decathlon(root, "labelsTr"),
+    "sampling mask": sampling,
+}
+
+
+def refused(read, *said):
+    """Raises one line that says all of this."""
+    with pytest.raises(ValueError) as error:
+        read()
+    line = str(error.value)
+    assert "\n" not in line and len(line) < 500, line
+    for text in said:
+        assert str(text) in line, (text, line)
+
+
+def packed(change):
+    """A fault of the bytes of the file as it lies on disk."""
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def unpacked(change):
+    """A fault of the NIfTI inside the gzip."""
+    return packed(lambda data: gzip.compress(change(gzip.decompress(data))))
+
+
+def header(**fields):
+    """A header that says something else; a field "dim_1" is dim[1]."""
+
+    def change(data):
+        edited = nibabel.Nifti1Header(data[:348], check=False)
+        for name, value in fields.items():
+            name, _, index = name.rpartition("_") if name[-1].isdigit() else (name, "", "")
+            if index:
+                edited[name][int(index)] = value
+            else:
+                edited[name] = value
+        return edited.binaryblock + data[348:]
+
+    return unpacked(change)
+
+
+def again(**settings):
+    """The file anew: other values, another affine."""
+
+    def change(path):
+        shape = FLAT if "patient" in path.name else SOLID
+        make = settings.get("make", lambda values: values)
+        save(path, make(content(shape, 5)), settings.get("affine", AFFINE))
+
+    return change
+
+
+def flip_bit(data):
+    """In the checksum, which alone tells that the voxels before it are whole."""
+    return data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
+
+
+def with_value(value):
+    def make(values):
+        values = values.astype(np.float32)
+        values[2, 3] = value
+        return values
+
+    return make
+
+
+def to_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def to_link(target):
+    def change(path):
+        path.unlink()
+        path.symlink_to(path if target == "itself" else target)
+
+    return change
+
+
+AS_RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+REFUSED = {
+    "gzip cut in the middle": (packed(lambda data: data[: len(data) // 2]), "cannot be read"),
+    "gzip without its last bytes": (packed(lambda data: data[:-5]), "cannot be read"),
+    "gzip whose checksum differs": (packed(flip_bit), "cannot be read"),
+    "gzip with garbage behind": (packed(lambda data: data + b"garbage"), "cannot be read"),
+    "no gzip": (packed(gzip.decompress), "cannot be read"),
+    "text": (packed(lambda data: b"not found\n" * 99), "cannot be read"),
+    "packed text": (unpacked(lambda data: b"not found\n" * 99), "cannot be read"),
+    "another magic": (header(magic=b"xyz"), "cannot be read"),
+    "magic of a header without voxels": (header(magic=b"ni1"), "cannot be read"),
+    "no byte": (packed(lambda data: b""), "cannot be read"),
+    "header alone": (unpacked(lambda data: data[:352]), "cannot be read"),
+    "a folder": (to_folder, ""),
+    "a link to nowhere": (to_link("nowhere"), ""),
+    "a link to itself": (to_link("itself"), ""),
+    "a row more declared": (header(dim_1=13), "cannot be read"),
+    "a row less declared": (header(dim_1=5), "holds more than"),
+    "a huge shape": (header(dim=[5, 32767, 32767, 32767, 9, 9, 1, 1]), "than the file can hold"),
+    "a negative shape": (header(dim_1=-8), "cannot be read"),
+    "no axis": (header(dim_0=0), ""),
+    "nine axes": (header(dim_0=9), "cannot be read"),
+    "an axis of nothing": (header(dim_1=0), ""),
+    "voxels behind the end": (header(vox_offset=1e6), "cannot be read"),
+    "voxels far behind the end": (header(vox_offset=1e30), "cannot be read"),
+    "an unknown type": (header(datatype=77), "cannot be read"),
+    "infinite scale": (header(scl_slope=np.inf), "cannot be read"),
+    "complex voxels": (again(make=lambda values: values.astype(np.complex64)), "real numbers"),
+    "colours": (again(make=lambda values: np.zeros(values.shape, AS_RGB)), "real numbers needed"),
+    "NaN": (again(make=with_value(np.nan)), "NaN or infinite"),
+    "infinity": (again(make=with_value(np.inf)), "NaN or infinite"),
+    "zero spacing": (header(pixdim_1=0), "mm, positive numbers needed"),
+    "NaN spacing": (header(pixdim_2=np.nan), "mm, positive numbers needed"),
+    "another spacing than the affine": (header(pixdim_1=3), "they must agree"),
+    "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),
+    "affine in one plane": (
+        again(affine=AFFINE[:, [0, 0, 2, 3]]), "point to different directions"),
+    "an axis more": (again(make=lambda values: np.stack([values] * 3, -1)), ""),
+    "an axis less": (again(make=lambda values: values[..., 0]), ""),
+    "another size": (again(make=lambda values: values[:-1]), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize("loader", NIFTI)
+def test_a_faulty_nifti_is_one_line_that_names_it(tmp_path, loader, fault):
+    victim, (spoil, said) = NIFTI[loader](tmp_path), REFUSED[fault]
+    if fault == "another size" and not victim.is_mask:
+        pytest.skip("images are fitted; with a mask of the old size it is refused by the mask")
+    spoil(victim.path)
+    name = victim.path.name.removesuffix("_gt.nii.gz").removesuffix(".nii.gz")
+    refused(victim.read, name, said)
+    cache = tmp_path / "cache"
+    assert not cache.exists() or not any(path.is_dir() for path in cache.iterdir())
+
+
+def rotated(degrees):
+    angle = np.deg2rad(degrees)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn @ AFFINE
+
+
+SHEARED = np.array([[0.5, 0.05, 0, 7], [0, 0.25, 0.3, -3], [0, 0, 2, 5], [0, 0, 0, 1.0]])
+PERMUTED = AFFINE[:, [2, 0, 1, 3]]
+AFFINES = {
+    "straight": AFFINE, "rotated": rotated(30), "upside down": rotated(180), "sheared": SHEARED,
+    "permuted": PERMUTED, "mirrored": AFFINE @ np.diag([-1.0, 1, 1, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+@pytest.mark.parametrize("loader", NIFTI)
+def test_any_affine_belongs_to_the_same_voxels(tmp_path, loader, affine):
+    victim = NIFTI[loader](tmp_path)
+    for path in (victim.path, victim.path.with_name(victim.path.name.replace("_gt", "")),
+                 Path(str(victim.path).replace("labelsTr", "imagesTr"))):  # fmt: skip
+        save(path, content(victim.shape, 5), AFFINES[affine])
+    seen = victim.read()
+    np.testing.assert_array_equal(seen.values, content(victim.shape, 5))
+    np.testing.assert_allclose(seen.affine, AFFINES[affine], rtol=1e-6, atol=1e-6)
+
+
+def big_endian(path, values):
+    image = nibabel.Nifti1Image(values, AFFINE)
+    turned = nibabel.Nifti1Image(
+        values.astype(values.dtype.newbyteorder(">")), AFFINE, image.header.as_byteswapped(">")
+    )
+    nibabel.save(turned, path)
+
+
+def as_nifti2(path, values):
+    nibabel.save(nibabel.Nifti2Image(values, AFFINE), path)
+
+
+def scaled(path, values):
+    save(path, values * 2 + 200)
+    header(scl_slope=0.5, scl_inter=-100)(path)
+
+
+def typed(dtype):
+    return lambda path, values: nibabel.save(
+        nibabel.Nifti1Image(values.astype(dtype), AFFINE, dtype=dtype), path
+    )
+
+
+FORMS = {
+    **{np.dtype(dtype).name: typed(dtype)
+       for dtype in ("u1", "i1", "u2", "i2", "i4", "u4", "i8", "f4", "f8")},
+    "big-endian": big_endian, "NIfTI-2": as_nifti2, "scaled": scaled,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loader", NIFTI)
+def test_any_type_of_voxel_has_the_same_values(tmp_path, loader, form):
+    victim = NIFTI[loader](tmp_path)
+    FORMS[form](victim.path, content(victim.shape, 5))
+    np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
+
+
+INTENSITIES = {
+    "16 bits": np.array([0, 65535, 40000, 1], np.uint16),
+    "negative": np.array([-1024, -1, 3071, -32768], np.int16),
+    "32 bits": np.array([-(2**31), 2**31 - 128, 0, 1 << 20], np.int32),
+    "tiny and huge": np.array([-1e-30, 3e38, 1e-30, -3e38], np.float64),
+    "constant": np.array([7, 7, 7, 7], np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", INTENSITIES)
+@pytest.mark.parametrize("loader", ["camus image", "decathlon image"])
+def test_any_intensity_is_read_as_it_is(tmp_path, loader, kind):
+    victim = NIFTI[loader](tmp_path)
+    values = INTENSITIES[kind][content(victim.shape, 5)]
+    typed(values.dtype)(victim.path, values)
+    np.testing.assert_array_equal(victim.read().values, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("loader", [name for name in NIFTI if "mask" in name])
+def test_a_mask_of_intensities_is_refused(tmp_path, loader):
+    victim = NIFTI[loader](tmp_path)
+    save(victim.path, content(victim.shape) * 100 - 50)
+    refused(victim.read, victim.path, "only 0, 1, 2, 3 declared")
+
+
+@pytest.mark.parametrize(
+    "name", ["mit Leerzeichen", " both ends ", "Грудь 心臓 🫀", "e\u0301", "ß;$(x)'\""]
+)
+@pytest.mark.parametrize("loader", NIFTI)
+def test_folders_of_any_name(tmp_path, loader, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    victim = NIFTI[loader](folder)
+    save(victim.path, content(victim.shape, 5))
+    np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
