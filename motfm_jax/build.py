@@ -119,13 +119,15 @@ def source(config: ConfigDict, split: str) -> Source:
         return PhantomBrain(split, data.size, data.phantom_patients, data.split_seed)
     if data.source == "camus":
         return Camus(
-            data.root, split, data.size, data.fit, data.split, data.split_seed, data.classes)
+            data.root, split, data.size, data.fit, data.split, data.split_seed, data.classes,
+            data.on_fault)  # fmt: skip
     if data.source == "decathlon":
         return Decathlon(
             data.root, split, data.size, data.channel, data.fit, data.crop_foreground,
             data.spacing_mm, data.label_map, data.split_seed,
-            config.flow.source_channel if config.flow.source == "channel" else "")  # fmt: skip
-    return PickleSet(data.root, split, data.size, data.fit)
+            config.flow.source_channel if config.flow.source == "channel" else "",
+            data.on_fault)  # fmt: skip
+    return PickleSet(data.root, split, data.size, data.fit, data.on_fault)
 
 
 def arrays(config: ConfigDict, split: str, progress: CacheProgress | None = None) -> Arrays:
@@ -134,7 +136,10 @@ def arrays(config: ConfigDict, split: str, progress: CacheProgress | None = None
     Raises:
       ValueError: files that cannot be used, or a condition the data does not have.
     """
-    opened = open_cached(source(config, split), cache_dir(config), progress)
+    intensity = config.data.intensity
+    opened = open_cached(
+        source(config, split), cache_dir(config), progress, config.data.on_fault,
+        varied=intensity.scope == "sample" and intensity.mode != "none")
     where = config.data.root or config.data.source
     if "mask" in config.cond and opened.masks is None:
         raise ValueError(f"{where}: config.cond={config.cond!r} needs masks, the data has none")
@@ -451,11 +456,16 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
       ValueError: no such run or checkpoint, or one that does not fit its config.
     """
     weights = restore_weights(run, which)
-    config, facts = configs.from_json(weights.config), Facts.from_json(weights.facts)
+    try:
+        config, facts = configs.from_json(weights.config), Facts.from_json(weights.facts)
+        intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{weights.path}: its config or facts are another program's ({error!r}); give a run of "
+            "scripts/train.py") from error
     built = model(config, facts, attention=attention)
     wanted = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, wanted, str(weights.path))
-    intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
     return Trained(
         config, facts, intensity, built, weights.params, weights.step,
         hash_arrays(weights.params))  # fmt: skip

@@ -37,6 +37,8 @@ def default() -> ConfigDict:
                 crop_foreground=False,  # decathlon
                 spacing_mm=(),  # decathlon: resample to this before fitting to size; () = as it is
                 label_map=(),  # decathlon: pairs (from, to); () = as they are
+                # an example that cannot be read: stop | skip (leave out and list, at most half)
+                on_fault="stop",
                 limit=0,  # use only the first so many training examples; 0 = all
                 phantom_patients=100,
                 intensity=dict(
@@ -121,6 +123,7 @@ CHOICES = {
     "data.source": ("phantom_echo", "phantom_brain", "camus", "decathlon", "pickle"),
     "data.fit": ("pad", "stretch"),
     "data.split": ("official", "paper"),
+    "data.on_fault": ("stop", "skip"),
     "data.classes": ("view_phase", "view", "phase"),
     "data.intensity.mode": ("none", "minmax", "percentile", "zscore"),
     "data.intensity.scope": ("dataset", "sample"),

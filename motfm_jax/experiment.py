@@ -34,6 +34,7 @@ from motfm_jax.training.state import TrainState, init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
 
 GRID_IMAGES = 8
+SHOWN_FAULTS = 5  # lines a split
 
 
 def num_steps(config: ConfigDict, num_examples: int) -> int:
@@ -88,6 +89,8 @@ def train(
         if resume and not converted:
             check_facts(run.path / "facts.json", data.facts)
         run.write_json("facts.json", data.facts.to_json())
+        if config.data.on_fault == "skip":
+            run.write_json("skipped.json", skipped(data))
         checkpoints = Checkpoints(
             run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -226,9 +229,17 @@ def startup_lines(
         f"{batch // len(devices) // config.train.accumulation} x {config.train.accumulation} "
         f"accumulated); {per_epoch} updates an epoch, {total} in all",
     ]
+    for split, faults in skipped(data).items():
+        lines += [f"{split}: {len(faults)} left out, listed in skipped.json"] * bool(faults)
+        lines += [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
     if start:
         lines.append(f"resumed after update {start}")
     return lines
+
+
+def skipped(data: build.Data) -> dict[str, list[str]]:
+    """What was left out, by split: a line an example, its file and the reason."""
+    return {"train": list(data.train.skipped), "valid": list(data.valid.skipped)}
 
 
 def _data_progress(done: int, total: int) -> None:

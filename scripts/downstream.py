@@ -23,6 +23,7 @@ from motfm_jax import build, cli
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.files import open_npz
 from motfm_jax.io.hashes import hash_arrays
 
 
@@ -52,7 +53,7 @@ def read_synthetic(text: str, task: str, real: Arrays) -> tuple[str, Arrays]:
         raise ValueError(f"--synthetic {text}: NAME=FOLDER of scripts/sample.py needed")
     if json.loads(path.with_suffix(".json").read_text())["settings"]["raw"]:
         raise ValueError(f"--synthetic {text}: made with --raw; sample again without it")
-    with np.load(path) as made:
+    with open_npz(path) as made:
         arrays = downstream.generated_arrays(
             made["images"], real, made.get("masks"), made.get("classes"))
     if (arrays.labels if task == "classify" else arrays.masks) is None:

@@ -51,6 +51,8 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
             add("--out", default=Path("preview.png"), type=Path, help="PNG file")
         else:
             add("--out", required=True, type=Path, help=".pkl file")
+            add("--on-fault", default="stop", choices=("stop", "skip"),
+                help="what cannot be read: stop, or leave out and list")
     command = commands.add_parser("phantom", allow_abbrev=False, usage=argparse.SUPPRESS)
     command.set_defaults(run=simulate)
     command.add_argument("--layout", required=True, choices=("camus", "decathlon"))
@@ -64,11 +66,14 @@ def source(asked: argparse.Namespace, split: str) -> Source:
     root, size, fit = asked.root, asked.size, asked.fit
     if min(size) < 1:
         raise ValueError(f"--size {size}: numbers above 0 needed")
+    on_fault = getattr(asked, "on_fault", "stop")
     if asked.layout == "camus":
-        return Camus(root, split, size, fit, asked.split_rule, asked.split_seed)
+        return Camus(
+            root, split, size, fit, asked.split_rule, asked.split_seed, on_fault=on_fault)
     if asked.layout == "decathlon":
-        return Decathlon(root, split, size, asked.channel, fit, split_seed=asked.split_seed)
-    return PickleSet(root, split, size, fit)
+        return Decathlon(
+            root, split, size, asked.channel, fit, split_seed=asked.split_seed, on_fault=on_fault)
+    return PickleSet(root, split, size, fit, on_fault)
 
 
 def check(asked: argparse.Namespace) -> int:
@@ -90,7 +95,8 @@ def preview(asked: argparse.Namespace) -> int:
 
 
 def convert(asked: argparse.Namespace) -> int:
-    counts = to_pickle(lambda split: source(asked, split), asked.out, say=print)
+    counts = to_pickle(
+        lambda split: source(asked, split), asked.out, say=print, on_fault=asked.on_fault)
     print(f"{asked.out}: {', '.join(f'{split} {count}' for split, count in counts.items())}")
     return 0
 

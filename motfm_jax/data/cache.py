@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -24,7 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.data.records import Record, Source, check_record, not_finite
+from motfm_jax.data.records import (
+    Record,
+    Source,
+    check_record,
+    check_varied,
+    not_finite,
+    refuse_many,
+)
 
 VERSION = 2  # raise when what is stored for the same source changes
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
@@ -44,6 +51,7 @@ class Arrays:
       folder: the cache entry behind the arrays; None when they are in memory only.
       first: where in the entry example 0 stands.
       sources: [N, *S, C], memory-mapped, what the images are to be made from; or None.
+      skipped: a line for each example that was left out, with its file and the reason.
     """
 
     images: np.ndarray
@@ -55,6 +63,7 @@ class Arrays:
     folder: Path | None = None
     first: int = 0
     sources: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,34 +92,46 @@ class Arrays:
         return _reopen, (self.folder, self.first, len(self))
 
 
-def open_cached(source: Source, cache_dir: Path, progress: Progress | None = None) -> Arrays:
+def open_cached(
+    source: Source, cache_dir: Path, progress: Progress | None = None, on_fault: str = "stop",
+    varied: bool = False,
+) -> Arrays:  # fmt: skip
     """The examples of `source`, decoded now or by an earlier call.
 
     Builders of the same entry take turns where the file system has locks, and otherwise both
     build: the first rename wins. An entry whose files are damaged, if by a bit, is built again.
 
+    Args:
+      source: undecoded; its attribute `faults`, if any, lists what it left out itself.
+      cache_dir: holds the entries.
+      progress: called with (examples done, examples in all).
+      on_fault: "stop" raises at the first example that cannot be used; "skip" leaves it out and
+        lists it in `Arrays.skipped`.
+      varied: with "skip", constant images cannot be used.
+
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
         not fit; the message names the record, with its file where the source has a method
-        `where(index)` that says it; or there is no entry yet and the folder cannot be written to.
-        Nothing is left behind.
+        `where(index)` that says it; with "skip", most examples are like that; or there is no entry
+        yet and the folder cannot be written to. Nothing is left behind.
     """
-    folder = Path(cache_dir) / entry_key(source)
+    folder = Path(cache_dir) / entry_key(source, on_fault, varied)
     arrays = _open(folder)
-    if arrays is not None:
-        return arrays
-    cache_dir = _writable(Path(cache_dir))
-    with _lock(cache_dir / f"{folder.name}.lock") as locked:
-        arrays = _open(folder)  # another builder may have finished while we waited
-        if arrays is None:
-            _build(source, folder, progress, sweep=locked)
-            arrays = _open(folder)
+    if arrays is None:
+        with _lock(_writable(Path(cache_dir)) / f"{folder.name}.lock") as locked:
+            arrays = _open(folder)  # another builder may have finished while we waited
+            if arrays is None:
+                write = functools.partial(_write, source, progress, on_fault, varied)
+                _build(write, folder, locked)
+                arrays = _open(folder)
     if arrays is None:
         raise OSError(f"{folder}: cannot be read back after writing; is the disk full or failing?")
-    return arrays
+    skipped = (*getattr(source, "faults", ()), *arrays.skipped)
+    refuse_many(skipped, len(arrays) + len(skipped))
+    return dataclasses.replace(arrays, skipped=skipped)
 
 
-def entry_key(source: Source) -> str:
+def entry_key(source: Source, on_fault: str = "stop", varied: bool = False) -> str:
     """Name of the source's cache entry: a hash of everything that its examples depend on."""
     facts = dict(
         version=VERSION,
@@ -118,6 +139,8 @@ def entry_key(source: Source) -> str:
         classes=list(source.classes),
         mask_labels=list(source.mask_labels),
     )
+    if on_fault == "skip":
+        facts["skipped"] = "unreadable and constant" if varied else "unreadable"
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -137,7 +160,7 @@ def _writable(folder: Path) -> Path:
         "to: --config.data.cache, or MOTFM_CACHE")
 
 
-def _build(source: Source, folder: Path, progress: Progress | None, sweep: bool) -> None:
+def _build(write: Callable[[Path], None], folder: Path, sweep: bool) -> None:
     """Write the entry beside its final name, then rename it into place."""
     prefix = f".{folder.name}.{socket.gethostname()}."
     if sweep:  # we hold the lock: what lies here was left by a builder that was killed
@@ -145,7 +168,7 @@ def _build(source: Source, folder: Path, progress: Progress | None, sweep: bool)
             shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        _write(source, draft, progress)
+        write(draft)
         if folder.exists() and _open(folder) is None:  # damaged: out of the way
             os.rename(folder, f"{draft}.damaged")
             shutil.rmtree(f"{draft}.damaged", ignore_errors=True)
@@ -159,43 +182,37 @@ def _build(source: Source, folder: Path, progress: Progress | None, sweep: bool)
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write(source: Source, draft: Path, progress: Progress | None) -> None:
+def _write(
+    source: Source, progress: Progress | None, on_fault: str, varied: bool, draft: Path
+) -> None:
     total = len(source)
     if total == 0:
         raise ValueError(f"{type(source).__name__}: the split is empty; check config.data.root")
-    records = _read(source)
-    first = next(records)
-    images = _create(draft / "images.npy", _stored_dtype(first.image), (total, *first.image.shape))
-    masks = labels = sources = None
-    if first.mask is not None:
-        masks = _create(draft / "masks.npy", np.uint8, (total, *first.mask.shape))
-    if first.label is not None:
-        labels = _create(draft / "labels.npy", np.int32, (total,))
-    if first.source is not None:
-        sources = _create(draft / "sources.npy", np.float32, images.shape)
-    meta = []
-    for index, record in enumerate(itertools.chain([first], records)):
-        check_record(source, index, record, first)
-        widest = _common_dtype(images.dtype, record.image.dtype)
-        if widest != images.dtype:
-            images = _widen(draft / "images.npy", images, widest, index)
-        images[index] = record.image
-        if not np.isfinite(images[index]).all():  # as stored: float64 may overflow to inf
-            raise ValueError(not_finite(source, index, record))
-        if masks is not None:
-            masks[index] = record.mask
-        if labels is not None:
-            labels[index] = record.label
-        if sources is not None:
-            sources[index] = record.source
-            if not np.isfinite(sources[index]).all():
-                raise ValueError(not_finite(source, index, record._replace(image=record.source)))
-        meta.append(record.meta)
+    arrays, first, meta, skipped = {}, None, [], []
+    for index, record in enumerate(_read(source)):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            check_record(source, index, record, first or record)
+            if varied and on_fault == "skip":
+                check_varied(source, index, record)
+            arrays = arrays or _allocate(draft, total, record)
+            wrong = _store(draft, arrays, len(meta), record)
+            if wrong is not None:
+                raise ValueError(not_finite(source, index, record._replace(image=wrong)))
+            first = first or record
+            meta.append(record.meta)
+        except ValueError as error:
+            if on_fault == "stop":
+                raise
+            skipped.append(str(error))
         if progress is not None:
             progress(index + 1, total)
-    for array in (images, masks, labels, sources):
-        if array is not None:
-            array.flush()
+    refuse_many(skipped, total)
+    for name, array in arrays.items() if len(meta) < total else ():
+        arrays[name] = _rewrite(draft / f"{name}.npy", array, array.dtype, len(meta), len(meta))
+    for array in arrays.values():
+        array.flush()
     files = sorted(path for path in draft.iterdir())
     entry = dict(
         files={path.name: path.stat().st_size for path in files},
@@ -203,6 +220,7 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
         classes=list(source.classes),
         mask_labels=list(source.mask_labels),
         meta=meta,
+        skipped=skipped,
     )
     entry["sum"] = _sum(entry)
     (draft / "entry.json").write_text(json.dumps(entry))
@@ -210,13 +228,56 @@ def _write(source: Source, draft: Path, progress: Progress | None) -> None:
         _sync(path)
 
 
-def _read(source: Source) -> Iterator[Record]:
-    """The records in order, a few at a time decoded by threads (decompression runs in parallel)."""
+def _read(source: Source) -> Iterator[Record | ValueError]:
+    """The records in order, or why they cannot be read; a few at a time decoded by threads
+    (decompression runs in parallel)."""
+
+    def read(index: int) -> Record | ValueError:
+        try:
+            return source[index]
+        except ValueError as error:
+            return error
+
     num_threads = min(8, os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(source), 4 * num_threads):
             stop = min(start + 4 * num_threads, len(source))
-            yield from pool.map(source.__getitem__, range(start, stop))
+            yield from pool.map(read, range(start, stop))
+
+
+def _allocate(draft: Path, total: int, record: Record) -> dict[str, np.memmap]:
+    """Room for `total` examples like this one, by name."""
+    shape = record.image.shape
+    wanted = {"images": (_stored_dtype(record.image), shape)}
+    if record.mask is not None:
+        wanted["masks"] = np.uint8, record.mask.shape
+    if record.label is not None:
+        wanted["labels"] = np.int32, ()
+    if record.source is not None:
+        wanted["sources"] = np.float32, shape
+    return {
+        name: _create(draft / f"{name}.npy", np.dtype(dtype), (total, *one))
+        for name, (dtype, one) in wanted.items()
+    }
+
+
+def _store(
+    draft: Path, arrays: dict[str, np.memmap], row: int, record: Record
+) -> np.ndarray | None:
+    """Puts a record into a row; returns the image that is not finite there, if any."""
+    images = arrays["images"]
+    widest = _common_dtype(images.dtype, record.image.dtype)
+    if widest != images.dtype:  # a later record needs more than the first
+        arrays["images"] = _rewrite(draft / "images.npy", images, widest, len(images), row)
+    parts = {"images": record.image, "masks": record.mask, "labels": record.label,
+             "sources": record.source}  # fmt: skip
+    for name, array in arrays.items():
+        array[row] = parts[name]
+    for name in ("images", "sources"):
+        # As stored: float64 may overflow to inf.
+        if name in arrays and not np.isfinite(arrays[name][row]).all():
+            return parts[name]
+    return None
 
 
 def _stored_dtype(image: np.ndarray) -> np.dtype:
@@ -240,13 +301,15 @@ def _create(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def _widen(path: Path, images: np.memmap, dtype: np.dtype, num_done: int) -> np.memmap:
-    """The same file with another type: a later record needs more than the first."""
-    wide = _create(path.with_suffix(".wide"), dtype, images.shape)
+def _rewrite(
+    path: Path, array: np.memmap, dtype: np.dtype, length: int, num_done: int
+) -> np.memmap:
+    """The same file with another type or length, and the first `num_done` rows."""
+    new = _create(path.with_suffix(".new"), dtype, (length, *array.shape[1:]))
     for index in range(num_done):
-        wide[index] = images[index]
-    os.replace(path.with_suffix(".wide"), path)
-    return wide
+        new[index] = array[index]
+    os.replace(path.with_suffix(".new"), path)
+    return new
 
 
 def _checksum(path: Path) -> int:
@@ -292,6 +355,7 @@ def _open(folder: Path, thoroughly: bool = True) -> Arrays | None:
         classes=tuple(entry["classes"]),
         mask_labels=tuple(entry["mask_labels"]),
         folder=folder,
+        skipped=tuple(entry.get("skipped", ())),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data import files, geometry
-from motfm_jax.data.records import Record
+from motfm_jax.data.records import Record, refuse_many, tried
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -48,6 +48,8 @@ class Camus:
       split_rule: "official" or "paper"; see split_patients.
       split_seed: of the paper's random test patients.
       classes: "view_phase" (4 classes), "view" or "phase".
+      on_fault: "stop", or "skip": patients and frames that are not whole are left out, and listed
+        in `faults`.
 
     Records: image [H, W, 1] float32 in the file's range, mask [H, W] uint8; meta has name, patient,
     view, phase, spacing_mm (rows, columns), affine, and quality where the release states it.
@@ -65,6 +67,7 @@ class Camus:
         split_rule: str = "official",
         split_seed: int = 0,
         classes: str = "view_phase",
+        on_fault: str = "stop",
     ):
         if classes not in CLASSES:
             raise ValueError(f"CAMUS classes {classes!r}: use one of {', '.join(CLASSES)}")
@@ -76,18 +79,26 @@ class Camus:
             "split_seed": split_seed, "classes": classes,
         }  # fmt: skip
         self.classes = CLASSES[classes]
+        self.faults: list[str] = []
+        skipped = self.faults if on_fault == "skip" else None
         folders = patient_folders(self.root)
         self.frames = [
             frame
-            for patient in split_patients(self.root, folders, split, split_rule, split_seed)
-            for frame in list_frames(patient, folders[patient])
+            for patient in split_patients(
+                self.root, folders, split, split_rule, split_seed, skipped)
+            for frame in tried(skipped, list_frames, patient, folders[patient]) or ()
         ]
         with_mask = [frame for frame in self.frames if frame.mask_path.is_file()]
-        if with_mask and len(with_mask) < len(self.frames):
-            lacking = next(frame for frame in self.frames if not frame.mask_path.is_file())
+        lacking = [frame for frame in self.frames if not frame.mask_path.is_file()]
+        if with_mask and lacking and on_fault == "stop":
             raise ValueError(
-                f"{lacking.mask_path}: missing; {len(self.frames) - len(with_mask)} masks of "
+                f"{lacking[0].mask_path}: missing; {len(lacking)} masks of "
                 f"{len(self.frames)} {split} frames are; add them or remove those frames")
+        if with_mask:
+            self.frames = with_mask
+            self.faults += [f"{frame.mask_path}: missing" for frame in lacking]
+        if not self.frames:
+            refuse_many(self.faults, len(self.faults))
         self.mask_labels = MASK_LABELS if with_mask else ()
 
     def __len__(self) -> int:
@@ -243,9 +254,11 @@ def read_list(root: Path, split: str) -> list[str] | None:
 
 
 def split_patients(
-    root: Path, folders: dict[str, Path], split: str, rule: str, seed: int
-) -> list[str]:
-    """The patients of one split, in order.
+    root: Path, folders: dict[str, Path], split: str, rule: str, seed: int,
+    faults: list[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """The patients of one split, in order; those without a folder are added to the faults, if any
+    are listed.
 
     "official": the release's lists; for the older release's test patients, the folder `testing`.
     "paper": of the patients outside the official test set, a ninth drawn with the seed for test; of
@@ -260,13 +273,15 @@ def split_patients(
     if split not in LISTS:
         raise ValueError(f"CAMUS split {split!r}: use train, valid or test")
     if rule == "official":
-        return _official_patients(root, folders, split)
+        return _official_patients(root, folders, split, faults)
     if rule == "paper":
         return _paper_patients(root, folders, split, seed)
     raise ValueError(f"CAMUS split rule {rule!r}: use official or paper")
 
 
-def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list[str]:
+def _official_patients(
+    root: Path, folders: dict[str, Path], split: str, faults: list[str] | None
+) -> list[str]:
     path, listed = root / LISTS[split], read_list(root, split)
     if listed is None and split == "test":
         listed = [name for name in folders if name.startswith("testing_")] or None
@@ -275,6 +290,9 @@ def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list
             f"{path}: missing, so there is no official {split} split; add the release's list, or "
             "set config.data.split=paper")
     missing = [patient for patient in listed if patient not in folders]
+    if faults is not None and len(missing) < len(listed):
+        faults += [f"{path}: names {patient}, which has no folder" for patient in missing]
+        listed, missing = [patient for patient in listed if patient in folders], []
     if missing or not listed:
         came = "is empty"
         if missing:

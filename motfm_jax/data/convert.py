@@ -6,12 +6,13 @@ from typing import Any
 
 from motfm_jax.data.files import NoSplit
 from motfm_jax.data.pickles import SPLITS, PickleSet, to_entry, write_pickle
-from motfm_jax.data.records import Source
+from motfm_jax.data.records import Source, refuse_many, tried
 
 
 def to_pickle(
-    open_split: Callable[[str], Source], path: Path, say: Callable[[str], None]
-) -> dict[str, int]:
+    open_split: Callable[[str], Source], path: Path, say: Callable[[str], None],
+    on_fault: str = "stop",
+) -> dict[str, int]:  # fmt: skip
     """Writes train, valid and test; where the data has no test split, it stays empty.
 
     From a pickle, mask values, classes and metadata come back as they were, and so do images and
@@ -21,6 +22,7 @@ def to_pickle(
       open_split: split name -> its examples.
       path: of the .pkl file; its folder is made.
       say: called with a line where something is worth a person's notice.
+      on_fault: "stop", or "skip": examples that cannot be read are left out and said.
 
     Returns:
       The number of examples by split.
@@ -41,7 +43,13 @@ def to_pickle(
             say(f"test stays empty: {reason}")
             splits[split] = []
             continue
-        splits[split] = [_entry(source, index) for index in range(len(source))]
+        faults = list(getattr(source, "faults", ()))
+        total, listed = len(source) + len(faults), faults if on_fault == "skip" else None
+        entries = [tried(listed, _entry, source, index) for index in range(len(source))]
+        splits[split] = [entry for entry in entries if entry is not None]
+        refuse_many(faults, total)
+        for fault in faults:
+            say(f"{split}: left out: {fault}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pickle(path, splits)
     return {split: len(entries) for split, entries in splits.items()}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data import files, geometry
-from motfm_jax.data.records import Record
+from motfm_jax.data.records import Record, refuse_many, tried
 
 SPLITS = ("train", "valid", "test", "unlabelled")
 VERSION = 1  # of what this file makes of the data: raise it when records change
@@ -45,6 +45,8 @@ class Decathlon:
       label_map: (from, to) pairs applied to the masks; labels that share a target are merged and
         their names joined by "+". Labels without a pair stay.
       split_seed: of the split.
+      on_fault: "stop", or "skip": entries that are not whole are left out, and listed in `faults`;
+        the other patients' splits stay as they are.
 
     Records: image [*S, 1] float32 in the file's range, source the same or None, mask [*S] uint8 or
     None; meta has name, patient, channel, spacing_mm and affine.
@@ -67,6 +69,7 @@ class Decathlon:
         label_map: Sequence[tuple[int, int]] = (),
         split_seed: int = 0,
         source_channel: str = "",
+        on_fault: str = "stop",
     ):
         if split not in SPLITS:
             raise ValueError(f"Decathlon split {split!r}: use one of {', '.join(SPLITS)}")
@@ -91,7 +94,9 @@ class Decathlon:
         }  # fmt: skip
         if source_channel:
             self.settings["source_channel"] = self.channels[self.chosen[1]]
-        self.entries = split_entries(self.root, description, split, split_seed)
+        self.faults: list[str] = []
+        self.entries = split_entries(
+            self.root, description, split, split_seed, self.faults if on_fault == "skip" else None)
         self.labels = labels if self.entries[0].mask_path else {}
         self.mask_labels = name_labels(self.labels, self.label_map)
         self._targets = np.zeros(max(self.labels, default=0) + 1, np.uint8)
@@ -242,8 +247,12 @@ def name_labels(labels: dict[int, str], label_map: dict[int, int]) -> tuple[str,
     return tuple("+".join(names.get(value, [f"unused {value}"])) for value in values)
 
 
-def split_entries(root: Path, description: dict[str, Any], split: str, seed: int) -> list[Entry]:
-    """The entries of one split.
+def split_entries(
+    root: Path, description: dict[str, Any], split: str, seed: int,
+    faults: list[str] | None = None,
+) -> list[Entry]:  # fmt: skip
+    """The entries of one split; those that are not whole are added to the faults, if any are
+    listed.
 
     Raises:
       files.NoSplit: no entry in this split.
@@ -251,7 +260,11 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
         only.
     """
     listed = description["training"] if split != "unlabelled" else description.get("test") or []
-    entries = [read_entry(root, item) for item in listed]
+    # A volume that is missing keeps its place in the draw of the split.
+    entries = [entry for item in listed if (entry := tried(faults, _entry, root, item))]
+    if faults is None:
+        for entry in entries:
+            _check_files(entry)
     if split == "unlabelled":
         entries = [entry._replace(mask_path=None) for entry in entries]
     else:
@@ -264,9 +277,15 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
             "add data, or use another split")
     unmasked = [entry for entry in entries if entry.mask_path is None]
     if 0 < len(unmasked) < len(entries):
-        raise ValueError(
-            f"{root / 'dataset.json'}: {len(unmasked)} of {len(entries)} {split} entries have no "
-            f"label, such as {unmasked[0].patient}; give all of them one or none")
+        if faults is None:
+            raise ValueError(
+                f"{root / 'dataset.json'}: {len(unmasked)} of {len(entries)} {split} entries have "
+                f"no label, such as {unmasked[0].patient}; give all of them one or none")
+        faults += [f"{entry.image_path}: has no label" for entry in unmasked]
+        entries = [entry for entry in entries if entry.mask_path]
+    entries = [entry for entry in entries if tried(faults, _check_files, entry)]
+    if not entries:
+        refuse_many(faults, len(faults))
     return entries
 
 
@@ -283,16 +302,28 @@ def split_patients(patients: Sequence[str], seed: int) -> dict[str, set[str]]:
 
 
 def read_entry(root: Path, item: Any) -> Entry:
-    """{"image": ..., "label": ...}, or the image's path alone."""
+    """{"image": ..., "label": ...}, or the image's path alone.
+
+    Raises:
+      ValueError: it is neither, leaves root, or its files do not exist or are no NIfTI files.
+    """
+    return _check_files(_entry(root, item))
+
+
+def _entry(root: Path, item: Any) -> Entry:
     fields = item if isinstance(item, dict) else {"image": item}
     image_path = _inside(root, fields.get("image"))
     mask_path = _inside(root, fields["label"]) if fields.get("label") else None
-    for path in filter(None, (image_path, mask_path)):
+    return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
+
+
+def _check_files(entry: Entry) -> Entry:
+    for path in filter(None, (entry.image_path, entry.mask_path)):
         if not path.is_file():
             raise ValueError(f"{path}: listed in dataset.json but missing; complete the data set")
         if not path.name.lower().endswith(files.NIFTI_SUFFIXES):
             raise ValueError(f"{path}: listed in dataset.json, a NIfTI file needed; convert it")
-    return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
+    return entry
 
 
 def _inside(root: Path, text: Any) -> Path:

@@ -1,5 +1,5 @@
 """NIfTI and MetaImage files to arrays. What a header claims is compared with the file before any
-memory is taken for it, and nothing but the file itself (and a MetaImage's voxels beside it) is read.
+memory is taken for it; nothing is read but the file itself and a MetaImage's voxels beside it.
 """
 
 import gzip
@@ -99,8 +99,12 @@ def _check_metaimage(path: Path) -> None:
     if int(fields.get("ElementNumberOfChannels", 1)) != 1:
         raise ValueError("several channels, one needed")
     shape = tuple(map(int, fields["DimSize"].split()))
+    if fields["ElementType"] not in VOXEL_BYTES:
+        raise ValueError(f"voxels of type {fields['ElementType']}")
     is_packed = fields.get("CompressedData", "False").lower() == "true"
-    _check_claim(shape, VOXEL_BYTES[fields["ElementType"]], beside, is_packed)
+    claimed = _check_claim(shape, VOXEL_BYTES[fields["ElementType"]], beside, is_packed)
+    if beside != path and not is_packed and beside.stat().st_size != claimed:
+        raise ValueError(f"{name} holds more than the {shape} voxels declared")
 
 
 def _check_claim(shape: tuple[int, ...], itemsize: int, path: Path, is_packed: bool) -> int:

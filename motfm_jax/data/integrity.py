@@ -163,9 +163,12 @@ def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:
             place = f"{split}[{index}]"
             metadata = entry.get("metadata")
             known = metadata if isinstance(metadata, dict) else {}
-            name = str(known.get("name", place))
+            name, patient = (
+                str(known[key]) if isinstance(known.get(key), str | int | float) else None
+                for key in ("name", "patient"))
+            name = name or place
             items.append(Item(
-                name, str(known.get("patient", name)), split, str(entry.get("class", "")),
+                name, patient or name, split, str(entry.get("class", "")),
                 "mask" in entry,
                 lambda entry=entry, place=place: _arrays(entry, f"{path}: {place}"),
             ))  # fmt: skip

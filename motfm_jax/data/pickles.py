@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data import files, geometry, unpickle
-from motfm_jax.data.pickle_entries import read_entry, write_entry
-from motfm_jax.data.records import Record
+from motfm_jax.data.pickle_entries import numbers, read_entry, shown, write_entry
+from motfm_jax.data.records import Record, refuse_many, tried
 
 VERSION = 2  # of what this file makes of the data: raise it when records change
 SPLITS = ("train", "valid", "test")
+MOST_CHANNELS = 16
 MAX_LABELS = 64  # more distinct mask values are not labels
 
 
@@ -40,6 +41,7 @@ class PickleSet:
       split: "train", "valid" or "test".
       size: S of the records; an image of another size is fitted to it.
       fit: "pad" or "stretch", see geometry.fit; spacing is "spacing_mm" of the metadata or equal.
+      on_fault: "stop", or "skip": entries that are wrong are left out, and listed in `faults`.
 
     Records: image [*S, C], in the file's type where its size is S already, else float32; mask
     [*S] uint8; meta has name and patient (from the metadata, else the position in the split), and
@@ -50,12 +52,21 @@ class PickleSet:
       ValueError: what is missing or wrong in the file, with split and position.
     """
 
-    def __init__(self, path: str | Path, split: str, size: Sequence[int], fit: str = "pad"):
+    def __init__(
+        self, path: str | Path, split: str, size: Sequence[int], fit: str = "pad",
+        on_fault: str = "stop",
+    ):  # fmt: skip
         self.path = Path(path)
         self.settings = {"split": split, "size": list(size), "fit": fit}
-        self.contents = _contents(self.path)
-        self.entries = self.contents.splits.get(split, [])
+        self.contents = _contents(self.path, on_fault)
+        entries = self.contents.splits.get(split, [])
+        self.positions = [index for index, entry in enumerate(entries) if entry is not None]
+        self.entries = [entries[index] for index in self.positions]
+        place = f"{self.path}: {split}["
+        self.faults = [fault for fault in self.contents.faults if fault.startswith(place)]
         if not self.entries:
+            if self.faults:
+                refuse_many(self.faults, len(self.faults))
             found = ", ".join(
                 f"{name} {len(entries)}" for name, entries in self.contents.splits.items())
             raise files.NoSplit(
@@ -79,7 +90,7 @@ class PickleSet:
                     f"{where}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
                     "resample one to the other's grid")
             mask = np.searchsorted(self.contents.mask_values, mask).astype(np.uint8)
-        meta = _meta(entry, f"{self.settings['split']}[{index}]", len(size))
+        meta = _meta(entry, where, where.removeprefix(f"{self.path}: "), len(size))
         if image.shape[:-1] != size:
             affine, spacing = meta.get("affine"), meta.get("spacing_mm")
             affine = None if affine is None else np.array(affine)
@@ -113,7 +124,7 @@ class PickleSet:
 
     def where(self, index: int) -> str:
         """The file and position of a record, for messages."""
-        return f"{self.path}: {self.settings['split']}[{index}]"
+        return f"{self.path}: {self.settings['split']}[{self.positions[index]}]"
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -122,8 +133,15 @@ class PickleSet:
         }  # fmt: skip
 
 
-def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
+def read_pickle(
+    path: str | Path, faults: list[str] | None = None
+) -> dict[str, list[dict[str, Any] | None]]:
     """The splits of a file as they are, with numpy arrays; see `read_entry`.
+
+    Args:
+      path: of the file.
+      faults: what is wrong with an entry is added, and None stands in its place; where this is
+        None, it is raised.
 
     Raises:
       ValueError: see `unpickle.load`, or not the layout above; the message says where.
@@ -132,11 +150,11 @@ def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     if not isinstance(values, dict) or not any(name in values for name in SPLITS):
         came = f"a {type(values).__name__}"
         if isinstance(values, dict):
-            came += f" with the keys {', '.join(map(repr, list(values)[:5]))}"
+            came += f" with the keys {', '.join(map(shown, list(values)[:5]))}"
         raise ValueError(f"{path}: holds {came}, a dict with lists train, valid, test needed")
     return {
         split: [
-            read_entry(entry, f"{path}: {split}[{index}]")
+            tried(faults, read_entry, entry, f"{path}: {split}[{index}]")
             for index, entry in enumerate(_as_list(values[split], f"{path}: {split}"))
         ]
         for split in SPLITS if split in values
@@ -184,9 +202,10 @@ def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
 class _Contents:
     """A file in memory, with its classes by index and its mask values by label, of all splits."""
 
-    def __init__(self, path: Path):
-        self.splits = read_pickle(path)
-        entries = [entry for split in self.splits.values() for entry in split]
+    def __init__(self, path: Path, on_fault: str):
+        self.faults: list[str] = []
+        self.splits = read_pickle(path, self.faults if on_fault == "skip" else None)
+        entries = [entry for split in self.splits.values() for entry in split if entry]
         self.classes = self._classes(path, {entry.get("class") for entry in entries} - {None})
         self.mask_values = self._mask_values(
             path, [entry["mask"] for entry in entries if "mask" in entry])
@@ -213,15 +232,15 @@ class _Contents:
 _in_use: weakref.WeakValueDictionary[tuple, _Contents] = weakref.WeakValueDictionary()
 
 
-def _contents(path: Path) -> _Contents:
+def _contents(path: Path, on_fault: str) -> _Contents:
     """The file's contents, read once for the sources of its splits."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; set config.data.root to the .pkl file")
     status = path.stat()
-    key = path.resolve(), status.st_mtime_ns, status.st_size
+    key = path.resolve(), status.st_mtime_ns, status.st_size, on_fault
     contents = _in_use.get(key)
     if contents is None:
-        contents = _in_use[key] = _Contents(path)
+        contents = _in_use[key] = _Contents(path, on_fault)
     return contents
 
 
@@ -234,6 +253,10 @@ def _as_list(values: Any, where: str) -> list:
 def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
     if image.ndim == num_dims:
         return image[..., None]
+    if image.ndim == num_dims + 1 and len(image) > MOST_CHANNELS:
+        raise ValueError(
+            f"{where}: image {image.shape}, {len(image)} channels, at most {MOST_CHANNELS} needed: "
+            "channels come first; of a stack of images make entries of their own")
     if image.ndim == num_dims + 1:
         return np.ascontiguousarray(np.moveaxis(image, 0, -1))
     axes = "(H, W)" if num_dims == 2 else "(D, H, W)"
@@ -251,7 +274,9 @@ def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:
     return mask
 
 
-def _meta(entry: Mapping[str, Any], place: str, num_dims: int) -> dict[str, Any]:
+def _meta(
+    entry: Mapping[str, Any], where: str, place: str, num_dims: int
+) -> dict[str, Any]:
     """The JSON-able part of an entry's metadata, with a name and a patient."""
     given = entry.get("metadata", {})
     given = {"metadata": given} if isinstance(given, str | int | float) else given
@@ -264,7 +289,11 @@ def _meta(entry: Mapping[str, Any], place: str, num_dims: int) -> dict[str, Any]
     name = str(meta.get("name", place))
     meta |= {"name": name, "patient": str(meta.get("patient", name))}
     for key, shape in (("spacing_mm", (num_dims,)), ("affine", (4, 4))):
-        value = given.get(key)
-        if isinstance(value, list | tuple | np.ndarray) and np.shape(value) == shape:
-            meta[key] = np.asarray(value, np.float64).tolist()
+        value = numbers(given.get(key))
+        if value is not None and value.shape == shape:
+            if not np.isfinite(value).all() or (key == "spacing_mm" and value.min() <= 0):
+                raise ValueError(
+                    f"{where}: {key} {value.tolist()} in its metadata, finite numbers needed, "
+                    "spacing above 0; correct it or leave it out")
+            meta[key] = value.astype(np.float64).tolist()
     return meta

@@ -1,9 +1,13 @@
 """One example as read from disk, and what networks and samplers must know of a data set."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+MOST_SKIPPED = 0.5  # of the examples of a split
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -69,6 +73,37 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
         raise ValueError(
             f"{name}: class {record.label}, but the declared classes are 0 to "
             f"{len(source.classes) - 1} ({', '.join(source.classes)})")
+
+
+def check_varied(source: Source, index: int, record: Record) -> None:
+    """Raises ValueError for a constant image, which has no range of its own."""
+    if record.image.min() == record.image.max():
+        raise ValueError(
+            f"{_where(source, index, record)}: the image is constant ({record.image.max():g}), "
+            "which config.data.intensity.scope=sample cannot scale")
+
+
+def tried(faults: list[str] | None, read: Callable[..., T], *arguments: Any) -> T | None:
+    """read(*arguments), or None where it raised ValueError, which is added to the faults.
+
+    Args:
+      faults: None where nothing is left out: then it is raised.
+    """
+    try:
+        return read(*arguments)
+    except ValueError as error:
+        if faults is None:
+            raise
+        faults.append(str(error))
+        return None
+
+
+def refuse_many(faults: Sequence[str], total: int) -> None:
+    """Raises ValueError where most of a split's examples would be left out."""
+    if len(faults) > MOST_SKIPPED * total:
+        raise ValueError(
+            f"{len(faults)} of {total} examples cannot be used, with config.data.on_fault=skip at "
+            f"most half may be left out; the first: {faults[0]}")
 
 
 def not_finite(source: Source, index: int, record: Record) -> str:

@@ -8,10 +8,11 @@ to a refusal: no name is imported and no foreign function is called, neither num
 import io
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def load(path: Path) -> Any:
                 f"{path}: a zip archive, as torch.save writes; write it with pickle.dump instead")
         stream.seek(0)
         try:
-            return _Unpickler(stream).load()
+            return _load(stream, _Unpickler)
         except Refused as refusal:
             raise ValueError(
                 f"{path}: {refusal}; only plain containers, numpy arrays and torch tensors are "
@@ -141,10 +142,23 @@ class _StorageUnpickler(_Unpickler):
         return np.dtype(TORCH_TYPES[storage_type]), count
 
 
+def _load(stream: BinaryIO, unpickler: type[_Unpickler]) -> Any:
+    """The next pickle of a stream, once no sign in it asks for more memory than it has bytes."""
+    start = stream.tell()
+    # The C code makes room for as many objects as the highest number it meets, and for as many
+    # bytes as a bytearray is said to have.
+    for count, (sign, argument, _) in enumerate(pickletools.genops(stream)):
+        if sign.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise ValueError(f"it numbers an object {argument} after {count} signs")
+    stream.seek(start)
+    return unpickler(stream).load()
+
+
 def _load_storage(data: bytes) -> np.ndarray:
     """torch.storage._load_from_bytes: five pickles, the count as 8 bytes, and the values."""
     stream = io.BytesIO(data)
-    magic, _, system, (dtype, count), _ = (_StorageUnpickler(stream).load() for _ in range(5))
+    magic, _, system, (dtype, count), _ = (
+        _load(stream, _StorageUnpickler) for _ in range(5))
     if magic != TORCH_MAGIC or not system["little_endian"]:
         raise Refused("it holds a torch storage of an unknown format")
     written = int.from_bytes(stream.read(8), "little")

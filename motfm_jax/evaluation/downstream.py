@@ -6,7 +6,6 @@ the usual ones: cross entropy, and for segmenters that plus one minus the mean s
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from motfm_jax.arrays import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.files import write_npz
+from motfm_jax.io.files import open_npz, write_npz
 from motfm_jax.metrics.classification import classification
 from motfm_jax.metrics.overlap import overlap, summarise
 from motfm_jax.nn.resnet import ResNetSettings, resnet
@@ -222,10 +221,10 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such network; scripts/downstream.py writes network.npz")
     try:
-        with np.load(path) as kept:
+        with open_npz(path) as kept:
             params = {name: kept[name] for name in kept.files}
         name, depth, width = json.loads(str(params.pop("settings")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"{path}: no network ({error}); scripts/downstream.py writes network.npz") from error
     task = make_task(name, depth, arrays, width)

@@ -13,6 +13,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.io.files import check_archive
 
 BATCH = 32  # images a device
 
@@ -89,6 +90,7 @@ def stored(path: Path, name: str = "images") -> ImageSet:
     Raises (here or in reading):
       ValueError: no such array, one of other things than numbers, or a damaged file.
     """
+    check_archive(path)
     with _opened(path, name) as (shape, *_):
         pass
 

@@ -6,7 +6,6 @@ Nothing here draws a weight: a network without its published file is not used.
 import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from motfm_jax.features.clip import ClipImageTower
 from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18
 from motfm_jax.features.vgg import VGG19
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.files import open_npz, whole_file
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.io.torch_files import load, load_safetensors, to_arrays
 from motfm_jax.nn.functional import functional
@@ -211,11 +210,11 @@ def read(folder: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
             f"{path}: no weights of {name}; download {published.file} from {published.source} and "
             f"run scripts/convert.py features --network={name} --weights=FILE")
     try:
-        with np.load(path) as kept:
+        with open_npz(path) as kept:
             params = {key: kept[key] for key in kept.files}
         note = json.loads(str(params.pop("note")))
         intact = note["network"] == name and note["hash"] == hash_arrays(params)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}); run scripts/convert.py again") from error
     if not intact:
         raise ValueError(f"{path}: its weights are not those written; run scripts/convert.py again")

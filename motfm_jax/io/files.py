@@ -1,11 +1,16 @@
 """Files that are whole or not there."""
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+MOST_INFLATED = 100  # times its size that an archive may hold; and
+FREELY_INFLATED = 2**30  # bytes that any may hold
 
 
 @contextmanager
@@ -27,3 +32,35 @@ def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
     present = {name: array for name, array in arrays.items() if array is not None}
     with whole_file(path) as draft:
         np.savez_compressed(draft, **present)
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The arrays of an .npz from anywhere, each read when it is asked for; pickles are not read.
+
+    Raises:
+      ValueError: no such archive, a damaged one, or one that holds far more than its size.
+    """
+    check_archive(path)
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); write it again") from error
+
+
+def check_archive(path: Path) -> None:
+    """Raises ValueError where a path is no zip archive, or one that holds far more than its size.
+
+    What an archive states is all that can be unpacked from it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(part.file_size for part in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); write it again") from error
+    size = os.path.getsize(path)
+    if held > max(FREELY_INFLATED, MOST_INFLATED * size):
+        raise ValueError(
+            f"{path}: {size} bytes that unpack to {held}, at most {MOST_INFLATED} times as many "
+            "are read; get it from another place")

@@ -19,13 +19,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; give the original's YAML config")
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.load(Path(path).read_text("utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_args"), dict):
         raise ValueError(f"{path}: has no model_args; give the config that the checkpoint was "
             "trained with")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases: by them a short text can say an endless one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read: write out what they stand for")
+        return super().compose_node(parent, index)
 
 
 class Fields:

@@ -23,7 +23,7 @@ CONVERTED = "converted.json"  # where a run's weights come from, if not from tra
 
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
-FILES = ("facts.json", "metrics.jsonl", "loss.png", CONVERTED)
+FILES = ("facts.json", "skipped.json", "metrics.jsonl", "loss.png", CONVERTED)
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.

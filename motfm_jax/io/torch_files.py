@@ -7,12 +7,15 @@ import contextlib
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax  # noqa: F401  it teaches numpy bfloat16, by name
 import numpy as np
+
+from motfm_jax.io.files import check_archive
 
 # Older ones can be made to run code even with weights_only: CVE-2025-32434, CVE-2026-24747.
 OLDEST_TORCH = (2, 10)
@@ -25,6 +28,8 @@ def load(path: Path) -> Any:
     Raises:
       ValueError: unreadable, torch missing, or anything else in it: its name is given.
     """
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     torch = _torch(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # what matters is said below

@@ -5,8 +5,9 @@ masks `controlnet`, a ControlNet. Its names are dotted, "unet.conv_in.conv.weigh
 "unet/encoder/conv_in/kernel"; its kernels are (out, in, *space), ours (*space, in, out).
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ _RENAMED = [
 
 # DataParallel and torch.compile put these before the names of what they wrap.
 _WRAPPERS = ("module", "_orig_mod")
+MOST_FIELDS = 10_000  # of a config: lists that hold one another many times say endless ones
 
 
 class TorchWeights(NamedTuple):
@@ -212,17 +214,21 @@ def _plain_config(config: Any, path: Path) -> dict | None:
     if not isinstance(config, Mapping):
         return None
     try:
-        plain = _plain(config)
+        plain = _plain(config, itertools.count(1))
     except RecursionError as error:
-        raise ValueError(f"{path}: its config contains itself; write it again") from error
+        raise ValueError(
+            f"{path}: its config contains itself, or over {MOST_FIELDS} fields; write it again"
+        ) from error
     nested = plain.get("config")  # save_hyperparameters() without the config as its argument
     return nested if isinstance(nested, dict) else plain
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, counter: Iterator[int]) -> Any:
     """Dicts, lists, numbers and strings; what is none of them becomes its text."""
+    if next(counter) > MOST_FIELDS:
+        raise RecursionError
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, counter) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [_plain(item, counter) for item in value]
     return value if isinstance(value, str | int | float | None) else str(value)

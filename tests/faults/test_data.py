@@ -1,9 +1,10 @@
-"""Faulty data, each fault tried on every loader: one line that names the file, or the right values."""
+"""Faulty data, each fault on every loader: one line that names the file, or the right values."""
 
 import gzip
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -357,3 +358,253 @@ def test_folders_of_any_name(tmp_path, loader, name):
     victim = NIFTI[loader](folder)
     save(victim.path, content(victim.shape, 5))
     np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
+
+
+def old_camus(root):
+    """The first frame of the older release, in a file of voxels of its own."""
+    simple_itk = pytest.importorskip("SimpleITK")
+    for number in range(1, 4):
+        for name in CLASSES["view_phase"]:
+            stem = root / f"training/patient000{number}/patient000{number}_{name}"
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            for end in ("", "_gt"):
+                image = simple_itk.GetImageFromArray(content(FLAT, number).T[None])
+                image.SetSpacing((0.5, 0.25, 1))
+                simple_itk.WriteImage(image, f"{stem}{end}.mhd")
+    first = Camus(root, "train", FLAT, split_rule="paper").frames[0].image_path
+
+    def read():
+        source = Camus(root, "train", FLAT[::-1], "stretch", "paper")
+        values, affine = decoded(source, root / "cache", is_mask=False)
+        return Seen(values.T, affine[:, [1, 0, 2, 3]])
+
+    return Victim(first, FLAT, False, read)
+
+
+def fields(**changes):
+    """The header with other fields."""
+
+    def change(path):
+        lines = dict(line.split(" = ") for line in path.read_text().splitlines())
+        path.write_text("".join(f"{key} = {value}\n" for key, value in (lines | changes).items()))
+
+    return change
+
+
+def of_voxels(change):
+    return lambda path: change(path.with_suffix(".raw"))
+
+
+METAIMAGE = {
+    "voxels cut": (of_voxels(packed(lambda data: data[:-1])), "more than the file can hold"),
+    "voxels too many": (of_voxels(packed(lambda data: data + b"  ")), "holds more than"),
+    "voxels missing": (of_voxels(Path.unlink), "a file beside it needed"),
+    "voxels elsewhere": (fields(ElementDataFile="../other.raw"), "a file beside it needed"),
+    "voxels anywhere": (fields(ElementDataFile="/dev/zero"), "a file beside it needed"),
+    "a list of files": (fields(ElementDataFile="LIST"), "a file beside it needed"),
+    "a row more declared": (fields(DimSize="12 9 1"), "more than the file can hold"),
+    "a row less declared": (fields(DimSize="12 7 1"), "holds more than"),
+    "a huge shape": (fields(DimSize="99999 99999 99999"), "more than the file can hold"),
+    "a negative shape": (fields(DimSize="-12 8 1"), "cannot be read"),
+    "an unknown type": (fields(ElementType="MET_LOVE"), "voxels of type MET_LOVE"),
+    "colours": (fields(ElementNumberOfChannels="3"), "several channels"),
+    "zero spacing": (fields(ElementSpacing="0 0.25 1"), ""),
+    "NaN spacing": (fields(ElementSpacing="nan 0.25 1"), ""),
+    "text": (lambda path: path.write_text("not found"), "cannot be read"),
+    "no byte": (lambda path: path.write_text(""), "cannot be read"),
+    "a picture": (
+        lambda path: Image.new("RGB", (8, 8)).save(path, "PNG"), "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", METAIMAGE)
+def test_a_faulty_metaimage_is_one_line_that_names_it(tmp_path, fault):
+    victim, (spoil, said) = old_camus(tmp_path), METAIMAGE[fault]
+    number = int(victim.path.name[10:11])
+    np.testing.assert_array_equal(victim.read().values, content(FLAT, number))
+    spoil(victim.path)
+    refused(victim.read, victim.path, said)
+
+
+def write_entries(path, entries):
+    with open(path, "wb") as file:
+        pickle.dump({"train": entries, "valid": entries[-1:]}, file)
+
+
+def entry(**changes):
+    metadata = {"spacing_mm": [0.5, 0.25], "affine": AFFINE.tolist()}
+    values = content(FLAT)
+    return {"image": values.astype(np.float32), "mask": values, "metadata": metadata, **changes}
+
+
+PICKLED = {
+    "NaN": (dict(image=np.full(FLAT, np.nan)), "NaN or infinite"),
+    "infinity": (dict(image=np.full(FLAT, np.inf)), "NaN or infinite"),
+    "beyond float32": (dict(image=np.full(FLAT, 1e300)), "beyond the range of float32"),
+    "complex numbers": (dict(image=np.zeros(FLAT, complex)), "it holds an array of type"),
+    "no voxels": (dict(image=np.zeros((0, 8))), "an array of numbers needed"),
+    "a stack of images": (dict(image=np.zeros((20, *FLAT)), mask=None), "channels come first"),
+    "channels last": (dict(image=np.zeros((32, 32, 3)), mask=None), "channels come first"),
+    "a volume": (dict(image=np.zeros((2, 3, *FLAT))), "image (2, 3, 12, 8)"),
+    "a line": (dict(image=np.zeros(12)), "image (12,)"),
+    "other channels": (dict(image=np.zeros((3, *FLAT))), "all must have one size"),
+    "mask of another size": (dict(mask=np.zeros((8, 12), int)), "differ in space"),
+    "mask of intensities": (dict(mask=content(FLAT) - 5), "labels 0 to"),
+    "mask of fractions": (dict(mask=content(FLAT) / 3), "whole numbers needed"),
+    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "spacing above 0"),
+    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "finite numbers needed"),
+    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "finite numbers needed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PICKLED)
+def test_a_faulty_entry_is_one_line_that_names_it(tmp_path, fault):
+    changes, said = PICKLED[fault]
+    path = tmp_path / "data.pkl"
+    write_entries(path, [entry(), entry(**changes)])
+    refused(
+        lambda: open_cached(PickleSet(path, "train", FLAT), tmp_path / "cache"),
+        path, "" if fault == "complex numbers" else "train[1]", said)  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ["cut", "no byte", "text", "packed", "a folder"])
+def test_what_is_no_pickle_is_one_line_that_names_it(tmp_path, fault):
+    path = tmp_path / "data.pkl"
+    write_entries(path, [entry()])
+    spoils = {
+        "cut": packed(lambda data: data[:-9]), "no byte": packed(lambda data: b""),
+        "text": packed(lambda data: b"not found"), "packed": packed(gzip.compress),
+        "a folder": to_folder,
+    }  # fmt: skip
+    spoils[fault](path)
+    refused(lambda: PickleSet(path, "train", FLAT), path)
+
+
+@pytest.mark.parametrize("kind", INTENSITIES)
+def test_any_intensity_of_an_entry_is_read_as_it_is(tmp_path, kind):
+    values = INTENSITIES[kind][content(FLAT)]
+    write_entries(tmp_path / "data.pkl", [entry(), entry(image=values)])
+    arrays = open_cached(PickleSet(tmp_path / "data.pkl", "train", FLAT), tmp_path / "cache")
+    np.testing.assert_array_equal(arrays.images[1][..., 0], values.astype(np.float32))
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+def test_any_affine_of_an_entry_stays(tmp_path, affine):
+    changed = entry(metadata={"affine": AFFINES[affine]})
+    write_entries(tmp_path / "data.pkl", [changed])
+    meta = PickleSet(tmp_path / "data.pkl", "train", FLAT)[0].meta
+    np.testing.assert_array_equal(meta["affine"], AFFINES[affine])
+
+
+def picture(mode, kind="PNG", **settings):
+    """Labels 0 to 3 in another kind of picture."""
+    values = content(FLAT).astype(np.uint8)
+
+    def write(path):
+        made = Image.fromarray(values)
+        if mode == "P":
+            made.putpalette([0, 0, 0, 9, 9, 9, 5, 5, 5, 7, 7, 7])
+        elif mode == "I;16":
+            made = Image.fromarray(values.astype(np.uint16))
+        elif mode == "1":
+            made = Image.fromarray(values > 1)
+        else:
+            made = made.convert(mode)
+        made.save(path, kind, **settings)
+
+    return write
+
+
+PICTURES = {
+    "grey": picture("L"), "palette": picture("P"), "16 bits": picture("I;16"),
+    "32 bits": picture("I", "TIFF"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_labels_in_any_grey_picture(tmp_path, kind):
+    PICTURES[kind](tmp_path / "mask.png")
+    masks = given.read_masks([tmp_path], LABELS, FLAT)
+    np.testing.assert_array_equal(masks.values[0], content(FLAT))
+
+
+two = {"save_all": True, "append_images": [Image.new("L", FLAT[::-1])]}
+NO_PICTURES = {
+    "colours": (picture("RGB"), "a colour picture"),
+    "transparency": (picture("RGBA"), "a colour picture"),
+    "grey and transparency": (picture("LA"), "a colour picture"),
+    "CMYK": (picture("CMYK", "TIFF"), "a colour picture"),
+    "several in one": (picture("L", "TIFF", **two), "2 pictures in one file"),
+    "animated": (picture("L", **two), "2 pictures in one file"),
+    "another format": (picture("L", "GIF"), "cannot be read"),
+    "cut": (lambda path: [picture("L")(path), packed(lambda data: data[:60])(path)],
+            "cannot be read"),
+    "header alone": (lambda path: [picture("L")(path), packed(lambda data: data[:33])(path)],
+                     "cannot be read"),
+    "text": (lambda path: path.write_text("not found"), "cannot be read"),
+    "no byte": (lambda path: path.write_text(""), "cannot be read"),
+    "a folder": (Path.mkdir, "no such mask file"),
+    "a link to itself": (lambda path: path.symlink_to(path), "no such mask file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", NO_PICTURES)
+def test_a_faulty_picture_is_one_line_that_names_it(tmp_path, fault):
+    path, (write, said) = tmp_path / "mask.png", NO_PICTURES[fault]
+    write(path)
+    refused(lambda: given.read_masks([tmp_path], LABELS, FLAT), path, said)
+
+
+@pytest.mark.parametrize("loader", NIFTI)
+def test_folders_that_contain_themselves_are_no_endless_way(tmp_path, loader):
+    victim = NIFTI[loader](tmp_path)
+    save(victim.path, content(victim.shape, 5))
+    for folder in {tmp_path, victim.path.parent, victim.path.parent.parent} - {tmp_path.parent}:
+        (folder / "loop").symlink_to(folder)
+        (folder / "patient_loop").symlink_to(folder / "patient_loop")
+    np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
+
+
+NUM_FILES = 10_000
+
+
+def link(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.link(target, path)
+
+
+def many_camus(root):
+    save(root / "one.nii.gz", content((4, 4)), AFFINE)
+    names = [f"patient{number:05d}" for number in range(NUM_FILES // 4)]
+    for name in names:
+        for frame in CLASSES["view_phase"]:
+            for end in ("", "_gt"):
+                link(root / f"database_nifti/{name}/{name}_{frame}{end}.nii.gz",
+                     root / "one.nii.gz")  # fmt: skip
+    (root / "database_split").mkdir()
+    (root / "database_split/subgroup_training.txt").write_text(" ".join(names))
+    return Camus(root, "train", (4, 4))
+
+
+def many_decathlon(root):
+    save(root / "one.nii.gz", content((4, 4, 4)))
+    names = [f"images/{number:05d}.nii.gz" for number in range(NUM_FILES)]
+    for name in names:
+        link(root / name, root / "one.nii.gz")
+    (root / "dataset.json").write_text(json.dumps(
+        {"modality": {"0": "T1w"}, "training": [names[0]], "test": names}))
+    return Decathlon(root, "unlabelled", (4, 4, 4))
+
+
+def many_entries(root):
+    write_entries(root / "data.pkl", [{"image": content((4, 4), seed) + 0.5}
+                                      for seed in range(NUM_FILES)])  # fmt: skip
+    return PickleSet(root / "data.pkl", "train", (4, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [many_camus, many_decathlon, many_entries])
+def test_ten_thousand_examples(tmp_path, make):
+    arrays = open_cached(make(tmp_path), tmp_path / "cache")
+    assert len(arrays) == NUM_FILES == len({meta["name"] for meta in arrays.meta})
+    shutil.rmtree(tmp_path)

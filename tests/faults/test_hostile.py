@@ -1,0 +1,355 @@
+"""Files made to harm: nothing in them runs, nothing is written, and memory stays bounded."""
+
+import ast
+import gzip
+import itertools
+import json
+import pickle
+import struct
+import sys
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from absl import flags
+from PIL import EpsImagePlugin
+from test_data import AFFINE, LABELS, SOLID, decathlon, refused
+
+from motfm_jax import build, cli, config
+from motfm_jax.data import files, integrity
+from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.pickles import PickleSet
+from motfm_jax.evaluation import downstream, given
+from motfm_jax.features import weights
+from motfm_jax.io import files as io_files
+from motfm_jax.io import foreign_config, torch_files
+
+ROOT = Path(__file__).parents[2]
+MIB = 2**20
+MOST = 64 * MIB  # that a refusal may take
+
+
+@pytest.fixture(autouse=True)
+def bounded(tmp_path):
+    """Everything here takes little memory, and leaves the files as they are."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MOST, f"{peak / MIB:.0f} MiB were taken"
+    assert not (tmp_path / "ran").exists() and not (ROOT / "ran").exists()
+
+
+def zeros(gibibytes):
+    """Many gzipped bytes 0 in a few: members of 64 MiB, one behind the other."""
+    packer, block = zlib.compressobj(9, zlib.DEFLATED, 31), bytes(MIB)
+    member = b"".join(packer.compress(block) for _ in range(64)) + packer.flush()
+    return member * round(gibibytes * 16)
+
+
+def nifti_start(shape=SOLID, **fields):
+    """The gzipped bytes of a NIfTI before its voxels, with fields changed."""
+    image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), AFFINE)
+    made = nibabel.Nifti1Header(image.to_bytes()[:348])
+    for name, value in fields.items():
+        made[name] = value
+    return gzip.compress(made.binaryblock + bytes(4))
+
+
+HUGE = [4, 2048, 2048, 1024, 2, 1, 1, 1]
+BOMBS = {
+    "more behind the voxels": (lambda: nifti_start() + zeros(4), "holds more than the"),
+    "as many voxels": (lambda: nifti_start(dim=HUGE) + zeros(8), "at most 4294967296 are read"),
+    "voxels that are not there": (lambda: nifti_start(dim=HUGE), "more than the file can hold"),
+    "an endless extension": (
+        lambda: nifti_start(vox_offset=2e9)[:-8] + zeros(4), "cannot be read"),
+    "voxels far behind": (lambda: nifti_start(vox_offset=2e9) + zeros(4), "behind 2000000000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_gzip_bomb_is_not_unpacked(tmp_path, bomb):
+    make, said = BOMBS[bomb]
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(make())
+    assert path.stat().st_size < 10 * MIB
+    refused(lambda: files.read(path), path, said)
+    refused(lambda: given.read_masks([path], LABELS, SOLID), path, said)
+
+
+def test_a_plain_nifti_that_claims_too_much_takes_no_memory(tmp_path):
+    path = tmp_path / "bomb.nii"
+    path.write_bytes(gzip.decompress(nifti_start(dim=HUGE)))
+    refused(lambda: files.read(path), path, "more than the file can hold")
+
+
+def npz_bomb(path, mebibytes=256):
+    """Zeros: a thousandth of their size."""
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (mebibytes * MIB,)}
+    with (zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+          archive.open("images.npy", "w") as member):  # fmt: skip
+        np.lib.format.write_array_header_1_0(member, shape)
+        for _ in range(mebibytes):
+            member.write(bytes(MIB))
+
+
+def feature_weights(path):
+    kept = weights.path_of(path.parent, "clip")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(kept)
+    weights.read(path.parent, "clip")
+
+
+def npz(path):
+    with io_files.open_npz(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.mark.parametrize("read", [
+    npz, feature_weights, torch_files.load, lambda path: downstream.read_network(path, None)])
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
+    path = tmp_path / "bomb.npz"
+    npz_bomb(path)
+    assert path.stat().st_size < MIB
+    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
+    refused(lambda: read(path), tmp_path, "bytes that unpack to 2684")
+
+
+def test_an_archive_of_ordinary_arrays_is_read(tmp_path):
+    arrays = {"images": np.random.default_rng(0).random((9, 9)), "masks": np.zeros(MIB, np.uint8)}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    for name, array in npz(tmp_path / "a.npz").items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_an_array_in_an_archive_that_claims_too_much_takes_no_memory(tmp_path):
+    path = tmp_path / "claim.npz"
+    for count in (2**33, 2**60):
+        with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(
+                member, {"descr": "<f8", "fortran_order": False, "shape": (count,)})
+        with pytest.raises(ValueError):
+            npz(path)
+
+
+def test_a_pickle_in_an_archive_is_not_read(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.array([Hostile(str(tmp_path / "ran"))], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        npz(tmp_path / "a.npz")
+
+
+class Hostile:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, *chunks):
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def packed_zeros():
+    return zlib.compress(bytes(128 * MIB), 1)
+
+
+PICTURES = {
+    "huge": lambda: png(60_000, 60_000),
+    "large": lambda: png(9000, 9000, chunk(b"IDAT", packed_zeros())),
+    "more than declared": lambda: png(4, 4, chunk(b"IDAT", packed_zeros())),
+    "text": lambda: png(4, 4, chunk(b"zTXt", b"a\0\0" + packed_zeros())),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_bomb_is_not_unpacked(tmp_path, kind):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(PICTURES[kind]())
+    tracemalloc.reset_peak()  # of packing it
+    if kind == "more than declared":
+        assert not given.read_masks([path], LABELS, (4, 4)).values.any()
+    else:
+        refused(lambda: given.read_masks([path], LABELS, (4, 4)), path, "cannot be read")
+
+
+def test_a_picture_in_postscript_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it ran"))
+    path = tmp_path / "mask.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    refused(lambda: given.read_masks([path], LABELS, (8, 8)), path, "cannot be read")
+
+
+def nested():
+    """Lists that hold one another twice, 2^40 numbers in all."""
+    inner = [0.0, 1.0]
+    for _ in range(40):
+        inner = [inner, inner]
+    return inner
+
+
+PICKLES = {
+    "an object numbered 2^27": b"\x80\x04]r" + struct.pack("<I", 2**27) + b".",
+    "a text of 2^40 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"a.",
+    "bytes of 2^31": b"\x80\x04\x8e" + struct.pack("<Q", 2**31) + b"a.",
+    "a bytearray of 2^31": b"\x80\x05\x96" + struct.pack("<Q", 2**31) + b"a.",
+    "a frame of 2^31": b"\x80\x04\x95" + struct.pack("<Q", 2**31) + b"].",
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_a_pickle_that_claims_too_much_takes_no_memory(tmp_path, kind):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(PICKLES[kind])
+    refused(lambda: PickleSet(path, "train", (4, 4)), path, "cannot be read")
+
+
+@pytest.mark.parametrize("changes, said", [
+    (dict(image=nested()), "is a list"), (dict(mask=nested()), "is a list"),
+    ({"class": nested()}, "a one-hot vector needed"), ({"class": [nested()] * 9}, "one-hot"),
+    (dict(metadata={"spacing_mm": nested(), "affine": [nested()] * 4}), None),
+    (dict(metadata={"name": nested(), "patient": nested()}), None),
+    (dict(metadata=nested()), None), (dict(name=nested()), None),
+])  # fmt: skip
+def test_lists_that_hold_one_another_are_not_written_out(tmp_path, changes, said):
+    path = tmp_path / "data.pkl"
+    entry = {"image": np.ones((4, 4), np.float32), **changes}
+    path.write_bytes(pickle.dumps({"train": [entry], "valid": [entry]}))
+    if said:
+        refused(lambda: PickleSet(path, "train", (4, 4)), f"{path}: train[0]", said)
+        refused(lambda: integrity.check_pickle(path), f"{path}: train[0]", said)
+    else:
+        assert PickleSet(path, "train", (4, 4))[0].meta == {"name": "train[0]",
+                                                            "patient": "train[0]"}  # fmt: skip
+        integrity.check_pickle(path)
+
+
+@pytest.mark.parametrize("contents", [nested(), {"a": nested()}, {"train": [nested()]},
+                                      {"train": {"a": nested()}}])  # fmt: skip
+def test_no_message_writes_out_what_a_pickle_holds(tmp_path, contents):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(contents))
+    refused(lambda: PickleSet(path, "train", (4, 4)), path)
+
+
+@pytest.mark.parametrize("path", [
+    "../outside.nii.gz", "/etc/passwd", "imagesTr/../../x.nii.gz", "a\0.nii.gz", "a" * 5000,
+    {"a": 1}, [], None, 7, "http://localhost/x.nii.gz", "~/x.nii.gz", "$HOME/x.nii.gz",
+    "imagesTr/*.nii.gz", "dataset.json"])  # fmt: skip
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_entries_are_files_below_the_folder(tmp_path, path, key):
+    decathlon(tmp_path)
+    (tmp_path.parent / "outside.nii.gz").touch()
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    if key == "label" and not path:
+        pytest.skip("an entry without a label")
+    description["training"][0][key] = path
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises((ValueError, OSError)) as error:
+        Decathlon(tmp_path, "train", SOLID)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"modality": ' * 100_000, "\ufeff[]", "\0"])
+def test_a_description_without_end_is_one_line(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    refused(lambda: Decathlon(tmp_path, "train", SOLID), tmp_path / "dataset.json")
+
+
+ALIASES = {
+    "lists": ("a: &a [1]", "{1}: &{1} [*{0}, *{0}]"),
+    "merged": ("a: &a {x: 1}", "{1}: &{1} {{<<: [*{0}, *{0}]}}"),
+}
+
+
+@pytest.mark.parametrize("kind", ALIASES)
+def test_a_yaml_of_aliases_is_refused(tmp_path, kind):
+    first, line = ALIASES[kind]
+    lines = [line.format(*pair) for pair in itertools.pairwise("abcdefghijklmnopqrstuvwxyz")]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join([first, *lines, "model_args: {spatial_dims: *z}"]))
+    refused(lambda: foreign_config.read_yaml(path), path, "aliases (*name) are not read")
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Flags as a script parses them; a file `ran` would be written to ROOT."""
+
+    def forget():
+        for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+    def parse(*arguments):
+        forget()
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        return cli.parse_config_flags(arguments)[1]
+
+    monkeypatch.chdir(ROOT)
+    yield parse
+    forget()
+
+
+CODE = "__import__('os').system('touch ran')"
+
+
+@pytest.mark.parametrize("edit", [
+    f"--config.data.size={CODE}", f"--config.data.size=({CODE},)", f"--config.train.lr={CODE}",
+    f"--config.seed={CODE}", f"--config.model.remat={CODE}", f"--config.{CODE}=1",
+    f"--config.data[{CODE}]=1", "--config.data.__class__=1", "--config.data.size=9**9**9",
+    "--config.data.size=" + "(" * 5000, "--config.train.steps=" + "9" * 5000,
+    f"--config.cond={CODE}", f"--config.data.source={CODE}", f"--config.data.label_map=({CODE},)",
+    "--config.data.size=!!python/object/apply:os.system ['touch ran']",
+])  # fmt: skip
+def test_text_for_a_config_field_is_never_run(parse, edit):
+    refused(lambda: parse("--config=configs/phantom.py:size=debug", edit))
+
+
+@pytest.mark.parametrize("text", [f"cond={CODE}", f"size={CODE}", CODE])
+def test_text_behind_a_config_file_is_never_run(parse, text):
+    refused(lambda: parse(f"--config=configs/phantom.py:{text}"))
+
+
+@pytest.mark.parametrize("values", [
+    {"data": {"size": CODE}}, {"cond": {"a": CODE}}, {"__class__": 1}, {"data": {"__init__": 1}},
+    {"lock": True}, {"train": {"lr": [1]}},
+])  # fmt: skip
+def test_a_saved_config_is_values_of_known_fields(values):
+    refused(lambda: config.from_json(values))
+
+
+def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
+    class Read:
+        config, params, step, path = config.default().to_dict(), {}, 1, tmp_path / "5"
+
+    for facts in ({}, {"a": 1}, [], {"size": 3}, {"size": [8, 8], "channels": 1, "classes": [],
+                  "mask_labels": [], "intensity": {"mode": 1}}):  # fmt: skip
+        Read.facts = facts
+        monkeypatch.setattr(build, "restore_weights", lambda run, which: Read)
+        refused(lambda: build.load_run(tmp_path), tmp_path / "5", "another program's")
+
+
+def test_no_archive_of_files_is_ever_unpacked_and_no_text_is_run():
+    """Nothing imports a reader of tar files, and nothing calls what runs text or extracts."""
+    for path in [*(ROOT / "motfm_jax").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
+            assert "tarfile" not in names and "marshal" not in names, path
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                assert called not in ("extract", "extractall", "unpack_archive"), path
+                assert not (isinstance(node.func, ast.Name) and called in ("eval", "exec")), path
+                assert not any(
+                    word.arg == "allow_pickle" and getattr(word.value, "value", True)
+                    for word in node.keywords), path  # fmt: skip

@@ -1,0 +1,204 @@
+"""data.on_fault=skip: what cannot be read is left out and listed, the rest is what it would be."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_data import FLAT, SOLID, again, camus, content, decathlon, packed, with_value
+
+from motfm_jax import build, config, experiment
+from motfm_jax.data.cache import entry_key, open_cached
+from motfm_jax.data.camus import Camus
+from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.pickles import PickleSet
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_pickle(root):
+    entries = [
+        {"image": content(FLAT, index).astype(np.float32), "metadata": {"name": f"e{index}"}}
+        for index in range(5)
+    ]
+    with open(root / "data.pkl", "wb") as file:
+        pickle.dump({"train": entries, "valid": entries[:1]}, file)
+
+
+SOURCES = {
+    "camus": (camus, lambda root, **on_fault: Camus(
+        root, "train", FLAT[::-1], "stretch", **on_fault)),
+    "decathlon": (decathlon, lambda root, **on_fault: Decathlon(
+        root, "train", SOLID, fit="stretch", **on_fault)),
+    "pickle": (write_pickle, lambda root, **on_fault: PickleSet(
+        root / "data.pkl", "train", FLAT, **on_fault)),
+}  # fmt: skip
+
+
+def edit_pickle(change):
+    def spoil(root):
+        contents = pickle.loads((root / "data.pkl").read_bytes())
+        change(contents["train"])
+        (root / "data.pkl").write_bytes(pickle.dumps(contents))
+
+    return spoil
+
+
+def first_file(change):
+    """A fault of the file of the first record."""
+
+    def spoil(root):
+        source = Camus(root, "train", FLAT) if (root / "database_nifti").exists() else (
+            Decathlon(root, "train", SOLID))
+        change(Path(source.where(0)))
+
+    return spoil
+
+
+def without_mask(path):
+    (path.parent / path.name.replace(".nii", "_gt.nii")).unlink()
+
+
+def without_label(root):
+    description = json.loads((root / "dataset.json").read_text())
+    first = Decathlon(root, "train", SOLID).entries[0].patient
+    for item in description["training"]:
+        if first in item["image"]:
+            del item["label"]
+    (root / "dataset.json").write_text(json.dumps(description))
+
+
+def climbing(root):
+    description = json.loads((root / "dataset.json").read_text())
+    description["training"].append({"image": "../secret.nii.gz"})
+    (root / "dataset.json").write_text(json.dumps(description))
+
+
+def absent_patient(root):
+    with open(root / "database_split/subgroup_training.txt", "a") as file:
+        file.write(" patient0077")
+
+
+cut = packed(lambda data: data[:99])
+FAULTS = {
+    ("camus", "cut file"): (first_file(cut), "patient0001_2CH_ED.nii.gz: cannot be read", 1),
+    ("camus", "no mask"): (first_file(without_mask), "2CH_ED_gt.nii.gz: missing", 1),
+    ("camus", "no folder"): (absent_patient, "names patient0077, which has no folder", 0),
+    ("decathlon", "cut file"): (first_file(cut), "cannot be read", 1),
+    ("decathlon", "missing"): (first_file(Path.unlink), "listed in dataset.json but missing", 1),
+    ("decathlon", "no label"): (without_label, "has no label", 1),
+    ("decathlon", "path outside"): (climbing, "../secret.nii.gz", 0),
+    ("decathlon", "NaN"): (first_file(again(make=with_value(np.nan))), "1 NaN", 1),
+    ("pickle", "no image"): (edit_pickle(lambda entries: entries[0].pop("image")),
+                             "train[0]: keys", 1),
+    ("pickle", "NaN"): (edit_pickle(lambda entries: entries[0]["image"].fill(np.nan)),
+                        "train[0] (e0): 96 of 96 values are NaN", 1),
+    ("pickle", "another number of axes"): (
+        edit_pickle(lambda entries: entries[0].update(image=np.zeros((2, 3, 4, 5)))),
+        "train[0]: image (2, 3, 4, 5)", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loader, fault", FAULTS)
+def test_a_fault_stops_unless_it_shall_be_skipped(tmp_path, loader, fault):
+    (write, opened), (spoil, said, lost) = SOURCES[loader], FAULTS[loader, fault]
+    write(tmp_path)
+    whole = open_cached(opened(tmp_path), tmp_path / "cache")
+    assert whole.skipped == ()
+    spoil(tmp_path)
+    with pytest.raises(ValueError):
+        open_cached(opened(tmp_path), tmp_path / "cache")
+    for _ in range(2):  # decoded, and from the cache
+        left = open_cached(
+            opened(tmp_path, on_fault="skip"), tmp_path / "cache", on_fault="skip")
+        assert len(left.skipped) == 1 and said in left.skipped[0], left.skipped
+        assert "\n" not in left.skipped[0]
+        assert left.meta == whole.meta[lost:]
+        np.testing.assert_array_equal(left.images, whole.images[lost:])
+        if whole.masks is not None:
+            np.testing.assert_array_equal(left.masks, whole.masks[lost:])
+
+
+@pytest.mark.parametrize("loader", SOURCES)
+def test_without_a_fault_skipping_changes_nothing_but_the_name_of_the_entry(tmp_path, loader):
+    write, opened = SOURCES[loader]
+    write(tmp_path)
+    sources = opened(tmp_path), opened(tmp_path, on_fault="skip")
+    stop, skip = (open_cached(source, tmp_path / "cache", on_fault=on_fault)
+                  for source, on_fault in zip(sources, ("stop", "skip")))  # fmt: skip
+    np.testing.assert_array_equal(stop.images, skip.images)
+    assert stop.meta == skip.meta and skip.skipped == ()
+    assert entry_key(sources[0]) != entry_key(sources[1], "skip")
+
+
+@pytest.mark.parametrize("num_bad", [3, 5])
+def test_most_or_all_at_fault_is_refused_and_leaves_nothing(tmp_path, num_bad):
+    def spoil(entries):
+        for entry in entries[:num_bad]:
+            entry["image"].fill(np.inf)
+
+    write_pickle(tmp_path)
+    edit_pickle(spoil)(tmp_path)
+    source = PickleSet(tmp_path / "data.pkl", "train", FLAT, on_fault="skip")
+    with pytest.raises(ValueError, match=rf"{num_bad} of 5 examples cannot.*half.*train\[0\]"):
+        open_cached(source, tmp_path / "cache", on_fault="skip")
+    assert not any((tmp_path / "cache").iterdir())
+
+
+def test_all_at_fault_before_any_is_opened(tmp_path):
+    decathlon(tmp_path)
+    for path in (tmp_path / "labelsTr").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"4 of 4 examples cannot be used.*missing"):
+        Decathlon(tmp_path, "train", SOLID, on_fault="skip")
+
+
+@pytest.mark.parametrize("scope, kept", [("dataset", 5), ("sample", 4)])
+def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
+    tmp_path, monkeypatch, scope, kept
+):
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
+    write_pickle(tmp_path)
+    edit_pickle(lambda entries: entries[1]["image"].fill(7))(tmp_path)
+    made = config.default()
+    made.data.update(dict(
+        source="pickle", root=str(tmp_path / "data.pkl"), size=FLAT, on_fault="skip"))
+    made.data.intensity.scope = scope
+    data = build.data(made)
+    assert len(data.train) == kept and len(data.train.skipped) == 5 - kept
+    assert all("constant (7)" in fault for fault in data.train.skipped)
+
+
+def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
+    write_pickle(tmp_path)
+    edit_pickle(lambda entries: entries[2].pop("image"))(tmp_path)
+    made = config.default()
+    made.data.update(dict(
+        source="pickle", root=str(tmp_path / "data.pkl"), size=(8, 8), on_fault="skip"))
+    made.model.update(dict(
+        channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1))
+    made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
+    experiment.train(made, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "train: 1 left out, listed in skipped.json" in said and "train[2]: keys" in said
+    kept = json.loads((tmp_path / "run/skipped.json").read_text())
+    assert len(kept["train"]) == 1 and "train[2]" in kept["train"][0] and kept["valid"] == []
+
+
+def test_converting_leaves_out_and_says(tmp_path):
+    decathlon(tmp_path)
+    cut(Path(Decathlon(tmp_path, "train", SOLID).where(0)))
+    command = [
+        sys.executable, "scripts/prepare_data.py", "convert", "--layout=decathlon",
+        f"--root={tmp_path}", "--size", "8", "8", "4", f"--out={tmp_path / 'out.pkl'}"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be read" in done.stderr
+    assert not (tmp_path / "out.pkl").exists()
+    done = subprocess.run(
+        [*command, "--on-fault=skip"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train: left out:" in done.stdout and "train 3," in done.stdout
