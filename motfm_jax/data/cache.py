@@ -271,10 +271,10 @@ def _store(
         arrays["images"] = _rewrite(draft / "images.npy", images, widest, len(images), row)
     parts = {"images": record.image, "masks": record.mask, "labels": record.label,
              "sources": record.source}  # fmt: skip
-    for name, array in arrays.items():
-        array[row] = parts[name]
+    with np.errstate(over="ignore"):  # float64 may become infinite, which is seen below
+        for name, array in arrays.items():
+            array[row] = parts[name]
     for name in ("images", "sources"):
-        # As stored: float64 may overflow to inf.
         if name in arrays and not np.isfinite(arrays[name][row]).all():
             return parts[name]
     return None

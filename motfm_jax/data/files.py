@@ -112,9 +112,16 @@ def content_hash(path: Path) -> str:
 
 def hash_files(root: Path, paths: Iterable[Path]) -> str:
     """One blake2b over the files' contents and their paths under root, in any order."""
+
+    def digest_of(path: Path) -> str:
+        try:
+            return content_hash(path)
+        except OSError as error:  # which is told where the file is read
+            return f"unreadable: {error.strerror}"
+
     paths = sorted(set(paths))
     total = hashlib.blake2b(digest_size=20)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        for path, digest in zip(paths, pool.map(content_hash, paths)):
+        for path, digest in zip(paths, pool.map(digest_of, paths)):
             total.update(f"{path.relative_to(root)} {digest}\n".encode(errors="surrogateescape"))
     return total.hexdigest()

@@ -132,8 +132,9 @@ def _spatial_shape(image, mask, size) -> tuple[int, ...]:
 
 def _resample(image, mask, affine, steps, size) -> Resized:
     """Onto a grid of this size with steps [old voxels to a new one] about the same centre."""
-    outside = background(image).astype(np.float32)
-    image = np.array(image, np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused later
+        outside = background(image).astype(np.float32)
+        image = np.array(image, np.float32)
     starts = []
     for axis, (step, count) in enumerate(zip(steps, size)):
         old_count = image.shape[axis]

@@ -144,14 +144,34 @@ class _StorageUnpickler(_Unpickler):
 
 def _load(stream: BinaryIO, unpickler: type[_Unpickler]) -> Any:
     """The next pickle of a stream, once no sign in it asks for more memory than it has bytes."""
-    start = stream.tell()
-    # The C code makes room for as many objects as the highest number it meets, and for as many
-    # bytes as a bytearray is said to have.
-    for count, (sign, argument, _) in enumerate(pickletools.genops(stream)):
+    start, size = stream.tell(), stream.seek(0, io.SEEK_END)
+    stream.seek(start)
+    for count, (sign, argument, _) in enumerate(pickletools.genops(_Honest(stream, size))):
+        # The C code makes room for as many objects as the highest number it meets.
         if sign.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
             raise ValueError(f"it numbers an object {argument} after {count} signs")
+        if sign.name == "FRAME" and argument > size - stream.tell():
+            raise ValueError("it announces more bytes than there are")
     stream.seek(start)
     return unpickler(stream).load()
+
+
+class _Honest(NamedTuple):
+    """A stream that is not asked for more than it has."""
+
+    stream: BinaryIO
+    size: int
+
+    def read(self, count: int) -> bytes:
+        if count > self.size - self.stream.tell():
+            raise ValueError("it announces more bytes than there are")
+        return self.stream.read(count)
+
+    def readline(self) -> bytes:
+        return self.stream.readline()
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
 
 def _load_storage(data: bytes) -> np.ndarray:

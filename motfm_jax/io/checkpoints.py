@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from motfm_jax.io import files
 from motfm_jax.io.hashes import hash_each, hash_json
 
 Which = str | int  # "last", "best" (lowest validation loss), or a step
@@ -340,7 +341,15 @@ def _under(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 def _saved_arrays(manager: _Manager, step: int, path: Path) -> dict[str, Any]:
     """What the checkpoint holds by name, with .shape and .dtype, without reading the arrays."""
     with _readable(path):
-        return dict(manager.item_metadata(step)["state"].tree)
+        found = dict(manager.item_metadata(step)["state"].tree)
+        claimed = sum(
+            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in found.values())
+        held = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if claimed > max(files.FREELY_INFLATED, files.MOST_INFLATED * held):
+        raise Damaged(
+            f"{path}: {held} bytes that would become {claimed}, at most {files.MOST_INFLATED} "
+            f"times as many are read; {_USE_ANOTHER}")
+    return found
 
 
 def _read_arrays(

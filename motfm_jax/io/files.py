@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import math
 import os
 import zipfile
 import zlib
@@ -43,6 +44,7 @@ def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """
     check_archive(path)
     try:
+        _check_claims(path)
         with np.load(path) as arrays:
             yield arrays
     except (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
@@ -64,3 +66,18 @@ def check_archive(path: Path) -> None:
         raise ValueError(
             f"{path}: {size} bytes that unpack to {held}, at most {MOST_INFLATED} times as many "
             "are read; get it from another place")
+
+
+def _check_claims(path: Path) -> None:
+    """Raises ValueError where an array of an .npz claims to be larger than its member."""
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            with archive.open(part) as member:
+                first = np.lib.format.read_magic(member) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else (
+                    np.lib.format.read_array_header_2_0)
+                shape, _, dtype = read(member)
+            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > part.file_size:
+                raise ValueError(
+                    f"{path}: {part.filename} claims {shape} values and holds fewer; write it "
+                    "again")

@@ -126,7 +126,6 @@ def test_progress_counts_up(tmp_path):
     (record(1, mask=None), "for all examples of a split or for none"),
     (record(1, label=2), "record1: class 2"),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_a_bad_record_is_named_and_leaves_nothing_behind(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message) as caught:
         open_cached(Listed([record(0, bad.image.dtype), bad]), tmp_path)

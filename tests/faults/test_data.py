@@ -218,6 +218,7 @@ REFUSED = {
     "a folder": (to_folder, ""),
     "a link to nowhere": (to_link("nowhere"), ""),
     "a link to itself": (to_link("itself"), ""),
+    "an input error": (to_link("/proc/self/mem"), "cannot be read"),
     "a row more declared": (header(dim_1=13), "cannot be read"),
     "a row less declared": (header(dim_1=5), "holds more than"),
     "a huge shape": (header(dim=[5, 32767, 32767, 32767, 9, 9, 1, 1]), "than the file can hold"),

@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -27,6 +28,7 @@ from motfm_jax.evaluation import downstream, given
 from motfm_jax.features import weights
 from motfm_jax.io import files as io_files
 from motfm_jax.io import foreign_config, torch_files
+from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -114,7 +116,7 @@ def npz(path):
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
     path = tmp_path / "bomb.npz"
     npz_bomb(path)
-    assert path.stat().st_size < MIB
+    assert path.stat().st_size < 2 * MIB
     monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
     refused(lambda: read(path), tmp_path, "bytes that unpack to 2684")
 
@@ -132,8 +134,7 @@ def test_an_array_in_an_archive_that_claims_too_much_takes_no_memory(tmp_path):
         with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as member:
             np.lib.format.write_array_header_1_0(
                 member, {"descr": "<f8", "fortran_order": False, "shape": (count,)})
-        with pytest.raises(ValueError):
-            npz(path)
+        refused(lambda: npz(path), path, "claims")
 
 
 def test_a_pickle_in_an_archive_is_not_read(tmp_path):
@@ -313,7 +314,9 @@ CODE = "__import__('os').system('touch ran')"
     "--config.data.size=!!python/object/apply:os.system ['touch ran']",
 ])  # fmt: skip
 def test_text_for_a_config_field_is_never_run(parse, edit):
-    refused(lambda: parse("--config=configs/phantom.py:size=debug", edit))
+    with pytest.raises(ValueError) as error:
+        parse("--config=configs/phantom.py:size=debug", edit)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", [f"cond={CODE}", f"size={CODE}", CODE])
@@ -338,6 +341,18 @@ def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
         Read.facts = facts
         monkeypatch.setattr(build, "restore_weights", lambda run, which: Read)
         refused(lambda: build.load_run(tmp_path), tmp_path / "5", "another program's")
+
+
+def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypatch):
+    class State(NamedTuple):
+        params: dict
+
+    made = Checkpoints(tmp_path / "checkpoints", {}, {})
+    made.save(1, State({"a": np.zeros(20 * MIB, np.uint8)}))
+    made.close()
+    assert restore_weights(tmp_path).params["a"].shape == (20 * MIB,)
+    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
+    refused(lambda: restore_weights(tmp_path), "checkpoints/1: ", "that would become 20971520")
 
 
 def test_no_archive_of_files_is_ever_unpacked_and_no_text_is_run():
