@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -69,15 +70,21 @@ def check_archive(path: Path) -> None:
 
 
 def _check_claims(path: Path) -> None:
-    """Raises ValueError where an array of an .npz claims to be larger than its member."""
+    """Raises ValueError where a member of an .npz is no array, or claims to be a larger one."""
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
-            with archive.open(part) as member:
-                first = np.lib.format.read_magic(member) == (1, 0)
-                read = np.lib.format.read_array_header_1_0 if first else (
-                    np.lib.format.read_array_header_2_0)
-                shape, _, dtype = read(member)
+            try:
+                with archive.open(part) as member:
+                    shape, _, dtype = _npy_header(member)
+            except ValueError as error:
+                raise ValueError(f"{path}: {part.filename} is no array ({error})") from error
             if not dtype.hasobject and math.prod(shape) * dtype.itemsize > part.file_size:
                 raise ValueError(
                     f"{path}: {part.filename} claims {shape} values and holds fewer; write it "
                     "again")
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    if np.lib.format.read_magic(stream) == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
