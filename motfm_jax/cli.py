@@ -136,7 +136,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
         return None
     try:
         return configs.from_json(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: cannot be used ({error}); restore it, or give --config") from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+MOST_ALIASES = 24  # of a YAML; each may stand for many others, so that few make gigabytes
 MOST = 2**20  # channels, classes, epochs, ...: more is no network of this world
 
 
@@ -14,27 +15,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a file.
 
     Raises:
-      ValueError: no such file, or not YAML with a `model_args`.
+      ValueError: no such file, not YAML with a `model_args`, or too many aliases.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; give the original's YAML config")
     try:
-        values = yaml.load(Path(path).read_text("utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = Path(path).read_text()
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        values = yaml.safe_load(text) if aliases <= MOST_ALIASES else None
+    except Exception as error:  # a tag such as !!bool of anything else raises what it likes
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]})") from error
+    if aliases > MOST_ALIASES:
+        raise ValueError(
+            f"{path}: {aliases} aliases (*name), at most {MOST_ALIASES} are read; write the values "
+            "in their places")
     if not isinstance(values, dict) or not isinstance(values.get("model_args"), dict):
         raise ValueError(f"{path}: has no model_args; give the config that the checkpoint was "
             "trained with")
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases: by them a short text can say an endless one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read: write out what they stand for")
-        return super().compose_node(parent, index)
 
 
 class Fields:

@@ -250,6 +250,29 @@ def test_bad_entries_are_named(tmp_path, changes, message):
     assert "data.pkl: train[1]" in str(caught.value)
 
 
+def doubled(levels):
+    """Lists that hold each other: 2^levels numbers in a few bytes."""
+    value = [1.0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("spacing", [
+    [1.0, [2.0]], ["wide", 2.0], [1.0, 10**400], [0.0, 1.0], doubled(60), np.array(["a", "b"])])
+def test_metadata_that_are_no_numbers_are_left_out(tmp_path, spacing):
+    grid = {"spacing_mm": spacing, "affine": [[1.0, 0, 0, 0]] * 3 + [doubled(60)]}
+    meta = record_of(tmp_path, metadata=grid).meta
+    assert "spacing_mm" not in meta and "affine" not in meta
+    rows = [np.float32(2), np.array(3)]
+    assert record_of(tmp_path, metadata={"spacing_mm": rows}).meta["spacing_mm"] == [2.0, 3.0]
+
+
+def test_a_class_of_lists_that_hold_each_other_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"train\[0\]: class .*one-hot vector needed"):
+        record_of(tmp_path, **{"class": doubled(60)})
+
+
 def test_a_record_with_nan_is_told_with_file_and_position(tmp_path):
     path = save(tmp_path, [entry(0), entry(7, image=np.full((1, 3, 4), np.nan))])
     with pytest.raises(ValueError, match=r"data\.pkl: train\[1\] \(scan7\): 12 of 12") as caught:

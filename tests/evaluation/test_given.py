@@ -1,6 +1,8 @@
 """Noise, masks and classes from files: what is taken, and what is refused by name."""
 
 import pickle
+import struct
+import zlib
 
 import nibabel
 import numpy as np
@@ -92,6 +94,16 @@ def test_a_colour_picture_or_a_damaged_one_is_refused(tmp_path):
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
     with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
         read_masks([tmp_path / "b.png"], LABELS, (4, 6))
+
+
+@pytest.mark.parametrize("width, height", [(60_000, 60_000), (0, 4)])
+def test_a_picture_of_a_size_that_cannot_be_is_refused(tmp_path, width, height):
+    """Pillow has errors of its own for these."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
+        read_masks([tmp_path / "a.png"], LABELS, (4, 6))
 
 
 def test_one_npy_holds_the_labels_of_many_images(tmp_path):

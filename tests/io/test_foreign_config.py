@@ -11,6 +11,10 @@ from motfm_jax.io.foreign_config import read_yaml
     ("model_args: 3", "has no model_args"),
     ("train_args: {lr: 1}", "has no model_args"),
     ("", "has no model_args"),
+    ("model_args: {a: !!bool maybe}", "is not YAML"),
+    ("model_args: {a: !!timestamp never}", "is not YAML"),
+    ("model_args: {a: 2001-99-99}", "is not YAML"),
+    ("model_args: " + "[" * 1000, "is not YAML"),
 ])  # fmt: skip
 def test_what_is_no_config_is_refused(tmp_path, text, said):
     path = tmp_path / "original.yaml"
@@ -34,3 +38,13 @@ def test_a_tag_that_calls_python_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not YAML"):
         read_yaml(path)
     assert not touched.exists()
+
+
+def test_a_few_aliases_are_read_and_many_which_may_make_gigabytes_are_refused(tmp_path):
+    path = tmp_path / "aliases.yaml"
+    path.write_text("model_args: {a: &a [1, 2], b: *a, c: *a}")
+    assert read_yaml(path)["model_args"]["c"] == [1, 2]
+    doubled = "\n".join(f"x{i + 1}: &x{i + 1} [*x{i}, *x{i}]" for i in range(40))
+    path.write_text(f"x0: &x0 [1]\n{doubled}\nmodel_args: {{a: *x40}}")
+    with pytest.raises(ValueError, match=r"aliases\.yaml: 81 aliases .*, at most 24 are read"):
+        read_yaml(path)
