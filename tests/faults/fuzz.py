@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_SECONDS, MOST_MEGABYTES = 5, 512
+MOST_SECONDS, MOST_MEGABYTES = 5, 512  # of one reading; seconds of the processor
 MOST_BYTES = 4096  # of an input
 SIZE, LABELS = (4, 4), ("background", "one", "two")
 GZIP_MAGIC, PNG_MAGIC = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"
@@ -221,20 +221,22 @@ def judge(read: Callable[[Path], object], path: Path) -> tuple[str, str] | None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     before = peak()
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
     try:
         with refusals_pass(path):
             read(path)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if "motfm_jax" in f.filename]
-        places = {f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], last)}
+        cause = error.__cause__ if isinstance(error, Nameless) else error
+        frames = traceback.extract_tb(cause.__traceback__)
+        ours = [frame for frame in frames if "motfm_jax" in frame.filename]
+        places = {
+            f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], frames[-1])}
         return f"{type(error).__name__} {' '.join(sorted(places))}", traceback.format_exc()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     more = peak() - before
     return ("memory", f"{more:.0f} MiB more") if more > MOST_MEGABYTES else None
 
@@ -345,7 +347,7 @@ def guided(name: str, work: Path, out: Path, seconds: float, seed: int) -> None:
             session.report()
             os._exit(0)
 
-    options = {"dict": work / "words", "max_len": MOST_BYTES, "seed": seed + 1, "timeout": 0,
+    options = {"dict": work / "words", "max_len": MOST_BYTES, "seed": seed + 1, "timeout": 3600,
                "rss_limit_mb": 0, "len_control": 0, "artifact_prefix": f"{work}/"}  # fmt: skip
     atheris.Setup(
         ["fuzz", *(f"-{key}={value}" for key, value in options.items()), str(corpus)], execute)
