@@ -97,7 +97,8 @@ def test_a_colour_picture_or_a_damaged_one_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("width, height, message", [
-    (60_000, 60_000, "cannot be read"), (0, 4, "cannot be read"), (9_000, 9_000, "9000 x 9000 pix"),
+    (60_000, 60_000, "cannot be read"), (0, 4, "cannot be read"),
+    (9_000, 9_000, ".*9000 x 9000 pix"),
 ])  # fmt: skip
 def test_a_picture_of_a_size_that_cannot_be_is_refused(tmp_path, width, height, message):
     """Pillow has errors of its own for the first two."""
