@@ -3,6 +3,7 @@
 #
 #   bash scripts/test.sh                    everything
 #   bash scripts/test.sh -m "not slow"      arguments go to pytest
+#   bash scripts/test.sh tests/properties --hypothesis-profile=thorough     1,000 examples each
 #   JAX_PLATFORMS=cuda,cpu bash scripts/test.sh -m gpu
 #
 # MOTFM_DATA=FOLDER runs the tests on real data too. MOTFM_TEST_WORKERS=0 runs in one process.
