@@ -23,6 +23,10 @@ from kill import ROOT, TRAIN
 from motfm_jax.io.runs import read_metrics
 
 EVERY = 500
+SMALLEST = (
+    "--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:],
+    "--config.data.size=(8,8)", "--config.train.batch_size=2",
+)  # fmt: skip
 LIMITS = {"memory": 1.05, "open files": 1.0, "time per step": 1.2}  # last quarter over second
 
 
@@ -84,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     run = asked.out.absolute() / "run"
     with open(asked.out / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "scripts/train.py", *TRAIN, f"--workdir={run}",
+            [sys.executable, "scripts/train.py", *SMALLEST, f"--workdir={run}",
              f"--config.train.steps={asked.steps}", f"--config.train.log_every={EVERY}",
              "--config.train.eval_every=250", "--config.train.save_every=250",
              "--config.train.sample_every=1000"], cwd=ROOT, stdout=log, stderr=log,
