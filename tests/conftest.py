@@ -80,3 +80,25 @@ def motfm_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"MOTFM_DATA={root} is no folder", pytrace=False)
     return folder
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Flags as a script parses them, in the project's folder, without those of earlier calls."""
+    from absl import flags
+
+    from motfm_jax import cli
+
+    def forget():
+        for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+    def parse(*arguments):
+        forget()
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        return cli.parse_config_flags(arguments)[1]
+
+    monkeypatch.chdir(Path(__file__).parents[1])
+    yield parse
+    forget()

@@ -1,15 +1,11 @@
 """Every rule between fields, what the messages name, and configs as text and arguments."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from absl import flags
 
-from motfm_jax import cli, config, presets
+from motfm_jax import config, presets
 
-ROOT = Path(__file__).parents[1]
 NAN, INFINITE = float("nan"), float("inf")
 
 
@@ -206,25 +202,6 @@ def test_a_preset_cannot_set_an_unknown_field_or_another_type(monkeypatch, field
     monkeypatch.setitem(presets._SIZES[2], "debug", [fields])
     with pytest.raises(error):
         presets.apply(config.default(), 2, "debug")
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    """Flags as a script parses them, the flags of earlier calls forgotten."""
-    monkeypatch.chdir(ROOT)
-
-    def forget():
-        for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-
-    def parse(*arguments):
-        forget()
-        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-        return cli.parse_config_flags(arguments)[1]
-
-    yield parse
-    forget()
 
 
 DEBUG = "--config=configs/phantom.py:size=debug"

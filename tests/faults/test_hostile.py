@@ -6,7 +6,6 @@ import itertools
 import json
 import pickle
 import struct
-import sys
 import tracemalloc
 import zipfile
 import zlib
@@ -16,11 +15,10 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 import pytest
-from absl import flags
 from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
-from motfm_jax import build, cli, config
+from motfm_jax import build, config
 from motfm_jax.data import files, integrity
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.pickles import PickleSet
@@ -281,25 +279,6 @@ def test_a_yaml_of_aliases_is_refused(tmp_path, kind):
     path = tmp_path / "config.yaml"
     path.write_text("\n".join([first, *lines, "model_args: {spatial_dims: *z}"]))
     refused(lambda: foreign_config.read_yaml(path), path, "aliases (*name), at most")
-
-
-@pytest.fixture
-def parse(monkeypatch, tmp_path):
-    """Flags as a script parses them; a file `ran` would be written to ROOT."""
-
-    def forget():
-        for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-
-    def parse(*arguments):
-        forget()
-        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-        return cli.parse_config_flags(arguments)[1]
-
-    monkeypatch.chdir(ROOT)
-    yield parse
-    forget()
 
 
 CODE = "__import__('os').system('touch ran')"
