@@ -63,10 +63,10 @@ def generation(
       plan: whose steps and spacings it has.
       rows: of `measure.measure`.
       systems: all rows of the paper's table; those without numbers are marked so.
-      measures: those that some row holds are shown.
+      measures: those that some row holds are shown; where there are none, the first.
     """
     shown = [measure for measure in measures if any(row.get(measure.key) is not None
-                                                    for row in rows)]  # fmt: skip
+                                                    for row in rows)] or measures[:1]  # fmt: skip
     body, group = [], []  # a group: rows of one condition, in which the best is stressed
     for system in systems:
         own = [row for row in rows if row["system"] == system]

@@ -114,6 +114,14 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
     assert "<td><b>2</b></td>" in table.html()
 
 
+def test_a_table_of_nothing_measured_says_so():
+    table = tables.generation(
+        "caption", SMALL, [row("M", 1), row("M", 10)], ("M", "D"),
+        [tables.Measure("a", "a", True), tables.Measure("b", "b", True)])
+    assert "| M | n/a | n/a | not run |" in table.markdown()
+    assert "| D | not run | not run | not run |" in table.markdown()
+
+
 def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
     plan = dataclasses.replace(SMALL, seeds=2)
     trained = [dict(trained_on="real", seed=seed, accuracy=value, macro_f1=None)
