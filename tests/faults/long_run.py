@@ -24,8 +24,7 @@ from motfm_jax.io.runs import read_metrics
 
 EVERY = 500
 SMALLEST = (
-    "--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:],
-    "--config.data.size=(8,8)", "--config.train.batch_size=2",
+    "--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:], "--config.train.batch_size=2",
 )  # fmt: skip
 LIMITS = {"memory": 1.05, "open files": 1.0, "time per step": 1.2}  # last quarter over second
 
