@@ -60,8 +60,11 @@ def _say_of_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 def _say_of_callback(ended: Any) -> None:
-    """Nothing of writes that Orbax gave up: they end after its event loop has."""
-    if str(ended.exc_value) != "Event loop is closed":
+    """Nothing of writes that Orbax gave up, which end after its event loop has; a disk's in a line,
+    as when TensorBoard's writer is closed at exit."""
+    if isinstance(ended.exc_value, OSError):
+        print(f"WARNING: {ended.exc_value}", file=sys.stderr)
+    elif str(ended.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(ended)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Set before JAX is imported, and inherited by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,8 +15,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # workers share a GPU
 
-settings.register_profile("motfm", deadline=None, derandomize=True, max_examples=30)
-settings.register_profile("thorough", deadline=None, max_examples=1000)  # --hypothesis-profile
+# Of a slow machine, or of few examples, they say nothing about the tests.
+UNCHECKED = (HealthCheck.too_slow, HealthCheck.filter_too_much)
+settings.register_profile(
+    "motfm", deadline=None, derandomize=True, max_examples=30, suppress_health_check=UNCHECKED)
+settings.register_profile(  # --hypothesis-profile
+    "thorough", deadline=None, max_examples=1000, suppress_health_check=UNCHECKED)
 settings.load_profile("motfm")
 
 

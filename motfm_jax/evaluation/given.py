@@ -15,7 +15,7 @@ from motfm_jax.data import files, geometry
 from motfm_jax.data.records import Facts
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
-MOST_PIXELS = 2**26  # of a picture: 8192 x 8192
+MOST_PIXELS = 2**25  # of a picture: 8192 x 4096
 MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
 
 

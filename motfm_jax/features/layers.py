@@ -13,11 +13,13 @@ from motfm_jax.arrays import Array
 from motfm_jax.nn.layers import Draws
 
 _CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1
-
-
 _ZEROS = dict(
-    kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init(),
-    rngs=Draws(jax.random.key(0), 0))  # fmt: skip
+    kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init())
+
+
+def _draws() -> Draws:
+    """What layers want for an initialiser; made when called, since processes join before that."""
+    return Draws(jax.random.key(0), 0)
 
 
 class Conv(nnx.Conv):
@@ -30,18 +32,18 @@ class Conv(nnx.Conv):
         each = (padding,) * len(kernel) if isinstance(padding, int) else padding
         super().__init__(
             features_in, features_out, kernel, stride, padding=[(side, side) for side in each],
-            **_ZEROS)
+            rngs=_draws(), **_ZEROS)
 
 
 def dense(features_in: int, features_out: int, use_bias: bool = True) -> nnx.Linear:
     """A dense layer."""
-    return nnx.Linear(features_in, features_out, use_bias=use_bias, **_ZEROS)
+    return nnx.Linear(features_in, features_out, use_bias=use_bias, rngs=_draws(), **_ZEROS)
 
 
 def layer_norm(features: int) -> nnx.LayerNorm:
     """Layer normalisation as PyTorch has it."""
     return nnx.LayerNorm(
-        features, epsilon=1e-5, use_fast_variance=False, rngs=_ZEROS["rngs"])
+        features, epsilon=1e-5, use_fast_variance=False, rngs=_draws())
 
 
 def resize_matrix(size: int, wanted: int, cubic: bool) -> np.ndarray:

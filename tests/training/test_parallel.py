@@ -66,6 +66,17 @@ def saved_leaves(folder):
     return leaves
 
 
+def test_a_process_can_join_others_once_everything_is_imported():
+    """Nothing at the top of a module may touch a device."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joins = (
+        "import jax, motfm_jax.experiment; "
+        f"jax.distributed.initialize('localhost:{port}', 1, 0)")
+    subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices, processes, accumulation", [(4, 1, 2), (2, 2, 1)])
 def test_training_is_that_of_one_device(
