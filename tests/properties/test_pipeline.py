@@ -1,5 +1,6 @@
 """The order of examples and their augmentation are one stream, however it is dealt out."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -103,3 +104,12 @@ def test_evaluation_is_one_pass_in_order_however_it_is_split(count, seed, proces
                 np.testing.assert_array_equal(
                     getattr(batch, name), expected[batch.index], err_msg=name)
     assert sorted(seen) == list(range(count))
+
+
+@given(SEEDS)
+def test_equal_images_get_speckle_of_their_own(seed):
+    arrays, intensity = data(5)
+    arrays = dataclasses.replace(arrays, images=np.repeat(arrays.images[:1], 5, axis=0))
+    [batch] = eval_batches(
+        arrays, intensity, batch_size=5, seed=seed, speckle=OPTIONS["speckle"])  # fmt: skip
+    assert len({source.tobytes() for source in batch.source}) == 5
