@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import build, original
+from motfm_jax import build, datasets, original
 from motfm_jax.config import check
 from motfm_jax.data.files import content_hash
 from motfm_jax.data.pickles import PickleSet
@@ -65,7 +65,7 @@ def from_torch(
         probe = config.copy_and_resolve_references()
         probe.data.root = config.data.root or "unknown"
         check(probe)
-    facts = build.data(config).facts if data else _facts_without_data(said, config)
+    facts = datasets.data(config).facts if data else _facts_without_data(said, config)
     if facts.channels != said.channels:
         raise ValueError(
             f"{data}: images of {facts.channels} channels, the network has {said.channels}")

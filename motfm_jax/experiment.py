@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from motfm_jax import build
+from motfm_jax import build, datasets
 from motfm_jax import config as configs
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
@@ -61,7 +61,7 @@ def train(
     if first:
         check_workdir(workdir, resume=resume, overwrite=overwrite)
     parallel.check_batch_size(train_config.batch_size, train_config.accumulation)
-    data = build.data(config, _data_progress if first else None)
+    data = datasets.data(config, _data_progress if first else None)
     model = build.model(config, data.facts)
     total = num_steps(config, len(data.train))
     optimizer, learning_rate, refresh = build.update(config, total)
@@ -126,7 +126,7 @@ def train(
                 pipeline.train_batches(
                     data.train, data.intensity, batch_size=train_config.batch_size,
                     seed=config.seed, start_step=start,
-                    augment=build.augmentation(config, data.facts), **data.sources,
+                    augment=datasets.augmentation(config, data.facts), **data.sources,
                     num_workers=config.data.workers, process_index=jax.process_index(),
                     process_count=jax.process_count()),
                 key=run_key,
@@ -148,7 +148,7 @@ def train(
                 draw_losses(run.path)
 
 
-def _valid_batches(config: ConfigDict, data: build.Data) -> Callable:
+def _valid_batches(config: ConfigDict, data: datasets.Data) -> Callable:
     devices = jax.device_count()
     rows = config.train.batch_size // config.train.accumulation
     return lambda: pipeline.eval_batches(
@@ -205,7 +205,8 @@ def draw_losses(path: Path) -> None:
 
 
 def startup_lines(
-    config: ConfigDict, data: build.Data, model: build.Model, params: dict, total: int, start: int
+    config: ConfigDict, data: datasets.Data, model: build.Model, params: dict, total: int,
+    start: int,
 ) -> list[str]:
     """What a reader of the log must know: device, network, data."""
     devices, batch = jax.devices(), config.train.batch_size
@@ -237,7 +238,7 @@ def startup_lines(
     return lines
 
 
-def skipped(data: build.Data) -> dict[str, list[str]]:
+def skipped(data: datasets.Data) -> dict[str, list[str]]:
     """What was left out, by split: a line an example, its file and the reason."""
     return {"train": list(data.train.skipped), "valid": list(data.valid.skipped)}
 
@@ -249,7 +250,7 @@ def _data_progress(done: int, total: int) -> None:
 
 
 def sample_grid(
-    model: build.Model, data: build.Data, run: Run, config: ConfigDict
+    model: build.Model, data: datasets.Data, run: Run, config: ConfigDict
 ) -> Callable[[int, Any], None]:
     """A hook that samples for the first validation examples and writes samples/STEP.png."""
     devices = jax.local_device_count()

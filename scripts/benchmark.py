@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli
+from motfm_jax import cli, datasets
 from motfm_jax import config as configs
 from motfm_jax.benchmark.cases import NETWORKS, SIZES, WORK, Case, Inputs, draw
 from motfm_jax.benchmark.feed import feed
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
     cases = list(chosen(asked))
     if not cases:
         raise ValueError("no case is left of those flags; see --help")
-    cache = build.cache_dir(configs.default())
+    cache = datasets.cache_dir(configs.default())
     feeds = [feed(dims, side, cache) for dims, side in FEED]
     rows, peak = [], matrix_peak()
     with tqdm(cases, unit="case", disable=None) as bar:

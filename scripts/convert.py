@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import build, cli, exchange
+from motfm_jax import cli, datasets, exchange
 from motfm_jax.features import weights
 
 
@@ -50,7 +50,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def features(asked: argparse.Namespace) -> None:
-    kept = weights.convert(asked.network, asked.weights, asked.out or build.features_dir())
+    kept = weights.convert(asked.network, asked.weights, asked.out or datasets.features_dir())
     print(f"{kept}: the weights of {asked.network}")
 
 

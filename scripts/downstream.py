@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli
+from motfm_jax import build, cli, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.io.compile_cache import enable_compile_cache
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.data_root:
         trained.config.data.root = asked.data_root
     real, valid, test = (
-        build.arrays(trained.config, split) for split in ("train", "valid", "test"))
+        datasets.arrays(trained.config, split) for split in ("train", "valid", "test"))
     sets = {"real": real}
     for text in asked.synthetic:
         name, arrays = read_synthetic(text, asked.task, real)

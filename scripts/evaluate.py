@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli
+from motfm_jax import build, cli, datasets
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import auditor
@@ -137,7 +137,7 @@ def distances(asked: argparse.Namespace) -> None:
         raise ValueError(f"{asked.samples}: made with --raw; sample again without it")
     enable_compile_cache()
     intensity = trained.intensity
-    reference, train = (build.arrays(trained.config, split) for split in (asked.split, "train"))
+    reference, train = (datasets.arrays(trained.config, split) for split in (asked.split, "train"))
     others = np.sort(np.random.default_rng(0).permutation(len(train))[: len(images)])
     see, name = None, ""
     if asked.features:
@@ -145,7 +145,7 @@ def distances(asked: argparse.Namespace) -> None:
     sets = {"generated": images, f"real, {len(others)} of train": in_units(
         train, intensity, rows=others)}
     real = in_units(reference, intensity)
-    networks = Networks(asked.networks or build.features_dir(), len(images.shape) - 2)
+    networks = Networks(asked.networks or datasets.features_dir(), len(images.shape) - 2)
     bounds = float(intensity.low), float(intensity.high)
     score = scorer(real, bounds=bounds, features=see, networks=networks)
     rows = [{"images": title} | score(shown) for title, shown in sets.items()]
@@ -169,7 +169,7 @@ def memorisation(asked: argparse.Namespace) -> None:
     trained, images, raw = sampled_from(asked)
     if raw and asked.features:
         raise ValueError(f"{asked.samples}: made with --raw; leave --features out")
-    train, held_out = (build.arrays(trained.config, split) for split in ("train", asked.split))
+    train, held_out = (datasets.arrays(trained.config, split) for split in ("train", asked.split))
     see, network = None, ""
     if asked.features:
         see, network = downstream.read_features(asked.features, train, trained.intensity)
@@ -206,7 +206,7 @@ def restoration(asked: argparse.Namespace) -> None:
         raise ValueError(f"--steps={asked.steps}, --num={asked.num}: whole numbers from 1 needed")
     if asked.data_root:
         config.data.root = asked.data_root
-    arrays = build.arrays(config, asked.split)
+    arrays = datasets.arrays(config, asked.split)
     rows = np.arange(min(asked.num or len(arrays), len(arrays)))
     speckled = config.flow.source == "speckle"
     powers = (asked.powers or POWERS) if speckled else [None]
@@ -214,7 +214,8 @@ def restoration(asked: argparse.Namespace) -> None:
     for power in powers:
         name = f"power {power:g}" if speckled else config.flow.source_channel
         sources[name], real = read_pairs(
-            arrays, trained.intensity, rows, seed=asked.seed, **build.sources(config, facts, power))
+            arrays, trained.intensity, rows, seed=asked.seed,
+            **datasets.sources(config, facts, power))
     bounds = config.data.intensity.range
     if config.data.intensity.mode not in ("minmax", "percentile"):
         bounds = real.min(), real.max()

@@ -16,7 +16,7 @@ import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import build, cli
+from motfm_jax import cli, datasets
 from motfm_jax import config as configs
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.report import plan as plans
@@ -64,8 +64,8 @@ def count_training(anatomy: plans.Anatomy) -> int:
     made.update_from_flattened_dict(fields)
     configs.check(made)
     for split in ("valid", "test"):
-        build.arrays(made, split)
-    return len(build.arrays(made, "train"))
+        datasets.arrays(made, split)
+    return len(datasets.arrays(made, "train"))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli
+from motfm_jax import build, cli, datasets
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import given
@@ -76,11 +76,11 @@ def read_sources(asked: argparse.Namespace, trained: build.Trained) -> np.ndarra
         raise ValueError(
             "--masks, --classes without --source: the images to start from come with conditions "
             "of their own; leave them out, or give --source")
-    arrays = build.arrays(config, asked.split)
+    arrays = datasets.arrays(config, asked.split)
     num = DEFAULT_NUM if asked.num is None else max(asked.num, 1)
     rows = np.arange(num) % len(arrays)
     return read_pairs(
-        arrays, trained.intensity, rows, seed=asked.seed or 0, **build.sources(config, facts))[0]
+        arrays, trained.intensity, rows, seed=asked.seed or 0, **datasets.sources(config, facts))[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         noise = read_sources(asked, trained)
     facts = given.known(asked.run, facts, noise, asked.raw)
-    split = (lambda: build.arrays(config, asked.split)) if facts.intensity else None
+    split = (lambda: datasets.arrays(config, asked.split)) if facts.intensity else None
     conditions = choose(
         config.cond, num=asked.num, classes=facts.classes, mask_labels=facts.mask_labels,
         size=facts.size, split=split, split_name=asked.split, mask_paths=asked.masks,

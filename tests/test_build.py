@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax import build, presets
+from motfm_jax import build, datasets, presets
 from motfm_jax import config as configs
 from motfm_jax.arrays import Batch
 from motfm_jax.data.intensity import Intensity
@@ -41,7 +41,7 @@ def make_config(**changes):
 
 
 def test_statistics_come_from_the_training_examples_alone():
-    data = build.data(make_config(data__intensity__mode="zscore"))
+    data = datasets.data(make_config(data__intensity__mode="zscore"))
     train, valid = (np.asarray(part.images, np.float64) for part in (data.train, data.valid))
     assert len(train) == 4 * 4 and len(valid) == 4, "six patients: four, one and one"
     assert not {meta["patient"] for meta in data.train.meta} & {
@@ -52,7 +52,7 @@ def test_statistics_come_from_the_training_examples_alone():
 
 
 def test_facts_are_those_of_the_data_and_survive_being_saved():
-    data = build.data(make_config())
+    data = datasets.data(make_config())
     facts = data.facts
     assert (facts.size, facts.channels) == ((16, 16), 1)
     assert facts.classes == ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
@@ -72,10 +72,10 @@ def assert_saved_and_read_back(facts):
 
 def test_a_limit_applies_to_training_examples_only():
     config = make_config(data__limit=3)
-    assert len(build.arrays(config, "train")) == 3
-    assert len(build.arrays(config, "valid")) == 4
-    unlimited = build.arrays(make_config(), "train")
-    np.testing.assert_array_equal(build.arrays(config, "train").images, unlimited.images[:3])
+    assert len(datasets.arrays(config, "train")) == 3
+    assert len(datasets.arrays(config, "valid")) == 4
+    unlimited = datasets.arrays(make_config(), "train")
+    np.testing.assert_array_equal(datasets.arrays(config, "train").images, unlimited.images[:3])
 
 
 def test_a_brain_has_an_affine_and_three_dimensions():
@@ -83,7 +83,7 @@ def test_a_brain_has_an_affine_and_three_dimensions():
     presets.apply(config, 3, "debug")
     config.update_from_flattened_dict({
         "data.source": "phantom_brain", "data.phantom_patients": 3, "data.size": (8, 8, 8)})
-    facts = build.data(config).facts
+    facts = datasets.data(config).facts
     assert facts.size == (8, 8, 8) and np.shape(facts.affine) == (4, 4)
     assert_saved_and_read_back(facts)
     model = build.model(config, facts)
@@ -102,8 +102,8 @@ def test_data_without_masks_or_classes_cannot_condition(monkeypatch):
     settings = dict(data__phantom_patients=5)  # not in the cache of the other tests
     for cond, missing in (("mask", "masks"), ("class", "classes"), ("mask+class", "masks")):
         with pytest.raises(ValueError, match=f"phantom_echo: config.cond=.* needs {missing}"):
-            build.arrays(make_config(cond=cond, **settings), "train")
-    assert build.arrays(make_config(cond="none", **settings), "train").masks is None
+            datasets.arrays(make_config(cond=cond, **settings), "train")
+    assert datasets.arrays(make_config(cond="none", **settings), "train").masks is None
 
 
 def without(**fields):
@@ -228,7 +228,7 @@ def test_a_perceptual_loss_looks_through_the_published_network(tmp_path, monkeyp
     """At images from 0 to 1, with the weights that were taken over."""
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
     params = {"features/0/kernel": np.full((1, 1), 3.0, np.float32)}
-    weights.write(build.features_dir(), "vgg", params, "dcbb9e9d")
+    weights.write(datasets.features_dir(), "vgg", params, "dcbb9e9d")
     monkeypatch.setattr(weights, "network", lambda name: lambda params, images: {
         layer: params["features/0/kernel"][0, 0] * images + len(name) for layer in "abcde"})
     perceive = build.perceiver(
@@ -305,7 +305,7 @@ def test_every_source_is_reached():
         config.update_from_flattened_dict({
             "data.source": name, "data.phantom_patients": 9, "data.split_seed": 3,
             "data.size": (8, 8) if name == "phantom_echo" else (8, 8, 8)})
-        made = build.source(config, split)
+        made = datasets.source(config, split)
         assert type(made).__name__ == kind
         assert (made.split, made.size, made.num_patients, made.seed) == (
             split, config.data.size, 9, 3)
@@ -314,20 +314,20 @@ def test_every_source_is_reached():
 def test_decoded_arrays_go_where_the_config_or_the_environment_says(tmp_path, monkeypatch):
     config = make_config()
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "environment"))
-    assert build.cache_dir(config) == tmp_path / "environment"
+    assert datasets.cache_dir(config) == tmp_path / "environment"
     config.data.cache = str(tmp_path / "config")
-    assert build.cache_dir(config) == tmp_path / "config"
+    assert datasets.cache_dir(config) == tmp_path / "config"
     monkeypatch.delenv("MOTFM_CACHE")
     config.data.cache = ""
-    assert build.cache_dir(config).parts[-2:] == (".cache", "motfm_jax")
+    assert datasets.cache_dir(config).parts[-2:] == (".cache", "motfm_jax")
 
 
 def test_augmentation_is_none_unless_asked_for():
-    assert build.augmentation(make_config(), FACTS) is None
+    assert datasets.augmentation(make_config(), FACTS) is None
     for field in ("affine", "gamma"):
-        made = build.augmentation(make_config(**{f"data__augment__{field}": 0.1}), FACTS)
+        made = datasets.augmentation(make_config(**{f"data__augment__{field}": 0.1}), FACTS)
         assert made is not None
-    assert build.augmentation(make_config(data__augment__flip=True), FACTS) is not None
+    assert datasets.augmentation(make_config(data__augment__flip=True), FACTS) is not None
 
 
 def test_a_run_is_sampled_as_its_method_and_config_say_unless_told_otherwise():

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import build, presets
+from motfm_jax import build, datasets, presets
 from motfm_jax.config import CONDITIONS, METHODS, check, default
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
@@ -54,7 +54,7 @@ def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -
     conditions = choose(
         trained.config.cond, num=num, classes=trained.facts.classes,
         mask_labels=trained.facts.mask_labels, size=trained.facts.size,
-        split=lambda: build.arrays(trained.config, "valid"), split_name="valid")  # fmt: skip
+        split=lambda: datasets.arrays(trained.config, "valid"), split_name="valid")  # fmt: skip
     sample_to_folder(
         out, Request(build.solver(trained.config, steps=steps), seed=seed, batch=batch), conditions,
         network=trained.model.network, params=trained.params, condition=trained.model.condition,
@@ -178,9 +178,9 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     assert train(config(4), run, resume=True).step == 4
     assert (run / "samples" / "0000004.png").exists()
     trained = build.load_run(run)
-    arrays = build.arrays(trained.config, "valid")
+    arrays = datasets.arrays(trained.config, "valid")
     starts, real = pipeline.read_pairs(
-        arrays, trained.intensity, np.arange(1), **build.sources(trained.config, trained.facts))
+        arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts))
     assert starts.shape == real.shape == (1, *SIZES[dims], 1)
     assert np.abs(starts - real).mean() > 0.01
 

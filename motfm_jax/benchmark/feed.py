@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from motfm_jax import build, presets
 from motfm_jax import config as configs
+from motfm_jax import datasets, presets
 from motfm_jax.data import pipeline
 
 BATCH = {2: 16, 3: 4}
@@ -33,10 +33,10 @@ def feed(dims: int, side: int, cache: Path, seconds: float = 4.0) -> dict[str, A
         phantom_patients=PATIENTS[dims], cache=str(cache))  # fmt: skip
     if dims == 3:
         config.data.intensity.update(mode="percentile", scope="sample")
-    data = build.data(config)
+    data = datasets.data(config)
     batches = pipeline.train_batches(
         data.train, data.intensity, batch_size=BATCH[dims], seed=0,
-        augment=build.augmentation(config, data.facts), **data.sources)
+        augment=datasets.augmentation(config, data.facts), **data.sources)
     for _ in range(WARM_BATCHES):
         next(batches)
     begin, count = time.perf_counter(), 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax import build
+from motfm_jax import build, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream
@@ -42,7 +42,8 @@ class Real(NamedTuple):
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
     trained = build.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
-    train, reference = (build.arrays(trained.config, split) for split in ("train", plan.reference))
+    train, reference = (
+        datasets.arrays(trained.config, split) for split in ("train", plan.reference))
     return Real(train, reference, trained.intensity, in_units(reference, trained.intensity))
 
 
@@ -69,7 +70,7 @@ def measure(
     if anatomy == "echo" and (network / "network.npz").is_file():
         see, name = downstream.read_features(
             network / "network.npz", real.reference, intensity)
-    networks = Networks(build.features_dir(), len(real.images.shape) - 2)
+    networks = Networks(datasets.features_dir(), len(real.images.shape) - 2)
     settings = {
         "reference": plan.reference, "features": name,
         "real": hash_batches("real", real.images.shape, real.images.batches()),

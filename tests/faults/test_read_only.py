@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motfm_jax import build, cli, presets
+from motfm_jax import cli, datasets, presets
 from motfm_jax.config import default
 from motfm_jax.experiment import train
 from motfm_jax.io.compile_cache import enable_compile_cache
@@ -50,7 +50,7 @@ def test_nothing_but_writing_fails_and_nothing_is_lost(small_disk, tmp_path, mon
     for workdir, resume in ((run, True), (small_disk / "new", False)):
         with pytest.raises(ValueError, match=r"cannot be written \(Read-only.*--workdir"):
             train(tiny(cache), workdir, resume=resume)
-    assert len(build.data(tiny(cache)).train) > 4  # decoded before
+    assert len(datasets.data(tiny(cache)).train) > 4  # decoded before
     for folder in (cache, small_disk / "none"):
         other = tiny(folder)
         other.data.size = (32, 32)

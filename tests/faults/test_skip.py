@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_data import FLAT, SOLID, again, camus, content, decathlon, packed, with_value
 
-from motfm_jax import build, config, experiment
+from motfm_jax import config, datasets, experiment
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
@@ -167,7 +167,7 @@ def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
     made.data.update(dict(
         source="pickle", root=str(tmp_path / "data.pkl"), size=FLAT, on_fault="skip"))
     made.data.intensity.scope = scope
-    data = build.data(made)
+    data = datasets.data(made)
     assert len(data.train) == kept and len(data.train.skipped) == 5 - kept
     assert all("constant (7)" in fault for fault in data.train.skipped)
 

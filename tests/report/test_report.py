@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import build
+from motfm_jax import build, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.io.files import write_npz
@@ -143,7 +143,7 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
     monkeypatch.setattr(build, "load_run", lambda path: SimpleNamespace(
         config=None, intensity=intensity))
-    monkeypatch.setattr(build, "arrays", lambda config, split: real)
+    monkeypatch.setattr(datasets, "arrays", lambda config, split: real)
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     plan = dataclasses.replace(
         SMALL, echo=dataclasses.replace(ECHO, systems=("M",)), steps=(1, 2), depths=())

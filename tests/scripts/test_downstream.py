@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motfm_jax import build
+from motfm_jax import build, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 
@@ -35,7 +35,7 @@ def real(monkeypatch):
     run = SimpleNamespace(
         intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
     monkeypatch.setattr(build, "load_run", lambda path, which="best": run)
-    monkeypatch.setattr(build, "arrays", lambda config, split: arrays.take(splits[split]))
+    monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     return arrays
 
 

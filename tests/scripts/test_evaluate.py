@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motfm_jax import build
+from motfm_jax import build, datasets
 from motfm_jax import config as configs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
@@ -54,7 +54,7 @@ def audited(folder, monkeypatch, *flags, checkpoint="abc"):
     intensity = Intensity.fit(images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
     run = SimpleNamespace(checkpoint_hash=checkpoint, intensity=intensity, config=None)
     monkeypatch.setattr(build, "load_run", lambda path, which: run)
-    monkeypatch.setattr(build, "arrays", lambda config, split: arrays.take(splits[split]))
+    monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     np.savez(folder / "samples.npz", images=images[[5, 6, 7]].astype(np.float32))
     (folder / "samples.json").write_text(json.dumps(
         {"checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}))

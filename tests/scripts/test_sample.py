@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import build, cli
+from motfm_jax import build, cli, datasets
 from motfm_jax import config as configs
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
@@ -62,7 +62,7 @@ def save_run(path, config, facts):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = tiny()
-    return save_run(tmp_path_factory.mktemp("runs") / "echo", config, build.data(config).facts)
+    return save_run(tmp_path_factory.mktemp("runs") / "echo", config, datasets.data(config).facts)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypat
 def test_a_denoiser_starts_from_the_splits_images_or_the_users(tmp_path):
     config = tiny()
     config.cond, config.flow.source = "none", "speckle"
-    facts = build.data(config).facts
+    facts = datasets.data(config).facts
     run = save_run(tmp_path / "run", config, facts)
     sample(run, tmp_path / "split", "--num=3", "--steps=1")
     noisy = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype(np.float32)
