@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from motfm_jax import config as configs
 from motfm_jax.data.augment import Augment, left_right_axis
-from motfm_jax.data.cache import Arrays, Progress, open_cached
+from motfm_jax.data.cache import Arrays, open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.entry import Progress
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet

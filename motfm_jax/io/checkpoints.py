@@ -7,8 +7,6 @@ compared with it, and where a checkpoint is damaged the one before is used.
 """
 
 import contextlib
-import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,19 +18,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.io import files
 from motfm_jax.io.hashes import hash_each, hash_json
+from motfm_jax.io.orbax_files import (
+    ITEMS,
+    LOSS,
+    Damaged,
+    Which,
+    candidates,
+    first_line,
+    loss_of,
+    open_manager,
+    read_arrays,
+    read_json,
+    saved_arrays,
+)
 
-Which = str | int  # "last", "best" (lowest validation loss), or a step
-
-_LOSS = "valid_loss"
-_ITEMS = ("config", "facts")
-_USE_ANOTHER = "use another one of the run (--checkpoint=STEP), or a copy"
 _Read = TypeVar("_Read")
-
-
-class Damaged(ValueError):
-    """A checkpoint that cannot be read, or is not what was saved."""
 
 
 class Weights(NamedTuple):
@@ -77,12 +78,12 @@ class Checkpoints:
         keep = [
             policies.LatestN(2),
             policies.BestN(
-                get_metric_fn=_valid_loss, reverse=True, n=1,
+                get_metric_fn=loss_of, reverse=True, n=1,
                 keep_checkpoints_without_metrics=False),
         ]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
-        self._manager = _manager(
+        self._manager = open_manager(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
@@ -97,7 +98,7 @@ class Checkpoints:
     def best_loss(self) -> float:
         """Lowest validation loss among the checkpoints; inf where none has one."""
         step = self._manager.best_step()
-        return math.inf if step is None else _valid_loss(self._manager.metrics(step) or {})
+        return math.inf if step is None else loss_of(self._manager.metrics(step) or {})
 
     def save(self, step: int, state: Any, valid_loss: float | None = None) -> None:
         """Copies the state to host memory and writes it in the background.
@@ -114,7 +115,7 @@ class Checkpoints:
             return
         # Copies, not views: the next update donates the buffers while Orbax still writes.
         host = {name: np.array(leaf, copy=True) for name, leaf in _flatten(state).items()}
-        metrics = None if valid_loss is None else {_LOSS: float(valid_loss)}
+        metrics = None if valid_loss is None else {LOSS: float(valid_loss)}
         sums = {"arrays": hash_each(host), "metrics": hash_json(metrics)}
         sums |= {name: hash_json(value) for name, value in self._beside.items()}
         with _writable(self.folder):
@@ -143,7 +144,7 @@ class Checkpoints:
 
         def read(step: int) -> dict[str, np.ndarray]:
             path = self.folder / str(step)
-            found = _saved_arrays(self._manager, step, path)
+            found = saved_arrays(self._manager, step, path)
             check_parameters(_under("params/", found), _under("params/", wanted), str(path))
             if {name: leaf.shape for name, leaf in found.items()} != {
                 name: leaf.shape for name, leaf in wanted.items()
@@ -151,9 +152,9 @@ class Checkpoints:
                 raise ValueError(
                     f"{path}: was saved with another optimiser or moving average; resume with the "
                     "run's own config, or start another run")
-            return _read_arrays(self._manager, step, path, wanted)
+            return read_arrays(self._manager, step, path, wanted)
 
-        arrays, damaged = _first_whole(_candidates(self._manager, which, self.folder), read)
+        arrays, damaged = _first_whole(candidates(self._manager, which, self.folder), read)
         for step in damaged if jax.process_index() == 0 else ():
             (self.folder / str(step)).rename(_free_name(self.folder / f"damaged-{step}"))
         if damaged:
@@ -190,17 +191,17 @@ def restore_weights(run: Path, which: Which = "last") -> Weights:
     folder = Path(run).absolute() / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"{run}: no checkpoints/ in it; give the --workdir of a training run")
-    with contextlib.closing(_manager(folder, read_only=True)) as manager:
+    with contextlib.closing(open_manager(folder, read_only=True)) as manager:
 
         def read(step: int) -> Weights:
             path = folder / str(step)
-            found = _saved_arrays(manager, step, path)
+            found = saved_arrays(manager, step, path)
             prefix = "ema/" if _under("ema/", found) else "params/"
             names = {name: leaf for name, leaf in found.items() if name.startswith(prefix)}
-            params = _under(prefix, _read_arrays(manager, step, path, names))
-            return Weights(params, step, *(_read_json(path / item) for item in _ITEMS), path)
+            params = _under(prefix, read_arrays(manager, step, path, names))
+            return Weights(params, step, *(read_json(path / item) for item in ITEMS), path)
 
-        return _first_whole(_candidates(manager, which, folder), read)[0]
+        return _first_whole(candidates(manager, which, folder), read)[0]
 
 
 def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -228,69 +229,6 @@ def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where:
             f"{where}: a checkpoint of another architecture ({len(problems)} differences "
             f"from the {len(shapes[1])} parameters needed): {'; '.join(problems[:10])}{more}; use "
             "the config it was trained with")
-
-
-def _valid_loss(metrics: Mapping[str, Any]) -> float:
-    loss = metrics.get(_LOSS, math.inf)
-    return loss if math.isfinite(loss) else math.inf
-
-
-class _Manager(ocp.CheckpointManager):
-    """Orbax's, which reads the losses of all checkpoints when it is made: a damaged one must not
-    keep the others from being read."""
-
-    def metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics of a checkpoint; None where there are none or they are damaged."""
-        path = self.directory / str(step)
-        try:
-            metrics = super().metrics(step)
-            if metrics is None and _had_metrics(path):
-                raise ValueError("missing")
-            return metrics and {name: float(value) for name, value in metrics.items()}
-        except (ValueError, TypeError, AttributeError):
-            print(f"WARNING: {path}: its validation loss cannot be read", file=sys.stderr)
-            return None
-
-
-def _had_metrics(path: Path) -> bool:
-    """Whether the sums of a checkpoint speak of metrics."""
-    try:
-        return _read_json(path / "sums")["metrics"] != hash_json(None)
-    except (ValueError, KeyError, TypeError):  # damaged, or saved before there were sums
-        return False
-
-
-def _manager(folder: Path, **options: Any) -> _Manager:
-    # Orbax reports each phase of each save, and tracebacks, through absl's logger; errors come as
-    # exceptions.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _Manager(
-        folder,
-        options=ocp.CheckpointManagerOptions(best_fn=_valid_loss, best_mode="min", **options),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-            "facts": ocp.JsonCheckpointHandler(),
-            "sums": ocp.JsonCheckpointHandler(),
-        },
-    )
-
-
-def _candidates(manager: _Manager, which: Which, folder: Path) -> list[int]:
-    """The step asked for, and those to fall back on where it is damaged."""
-    steps = sorted(manager.all_steps(), reverse=True)
-    if not steps:
-        raise ValueError(f"{folder}: no complete checkpoint; train first, or give another run")
-    if which == "last":
-        return steps
-    if which == "best":
-        best = manager.best_step()
-        return steps if best is None else [best, *(step for step in steps if step != best)]
-    if str(which).isdigit() and int(which) in steps:
-        return [int(which)]
-    known = ", ".join(map(str, reversed(steps)))
-    raise ValueError(f"{folder}: no checkpoint {which!r}; use last, best or one of {known}")
 
 
 def _first_whole(
@@ -338,57 +276,6 @@ def _under(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _saved_arrays(manager: _Manager, step: int, path: Path) -> dict[str, Any]:
-    """What the checkpoint holds by name, with .shape and .dtype, without reading the arrays."""
-    with _readable(path):
-        found = dict(manager.item_metadata(step)["state"].tree)
-        claimed = sum(
-            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in found.values())
-        held = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if claimed > max(files.FREELY_INFLATED, files.MOST_INFLATED * held):
-        raise Damaged(
-            f"{path}: {held} bytes that would become {claimed}, at most {files.MOST_INFLATED} "
-            f"times as many are read; {_USE_ANOTHER}")
-    return found
-
-
-def _read_arrays(
-    manager: _Manager, step: int, path: Path, leaves: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """The named arrays as numpy, whatever devices they were saved from; compared with the sums."""
-    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in leaves}
-    arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
-    with _readable(path):
-        arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        if not (path / "sums").exists():  # saved before there were sums
-            return arrays
-        wanted = _read_json(path / "sums")
-        found = {name: hash_json(_read_json(path / name)) for name in _ITEMS}
-        found["metrics"] = hash_json(manager.metrics(step))
-        changed = [name for name in found if wanted[name] != found[name]]
-        changed += [
-            name for name, digest in hash_each(arrays).items() if wanted["arrays"][name] != digest]
-    if changed:
-        raise Damaged(
-            f"{path}: this checkpoint is damaged: {changed[0]} is not what was saved "
-            f"({len(changed)} such); {_USE_ANOTHER}")
-    return arrays
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever a damaged file makes the readers raise into one line."""
-    try:
-        yield
-    except Damaged:
-        raise
-    except Exception as error:
-        raise Damaged(
-            f"{path}: this checkpoint cannot be read ({_first_line(error)}); {_USE_ANOTHER}"
-        ) from error
-
-
 @contextlib.contextmanager
 def _writable(folder: Path) -> Iterator[None]:
     """Turns whatever a full or forbidden disk makes the writers raise into one line."""
@@ -396,14 +283,5 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"{folder}: a checkpoint cannot be written ({_first_line(error)}); those before it are "
+            f"{folder}: a checkpoint cannot be written ({first_line(error)}); those before it are "
             "whole: make room or give the right to write, then --resume goes on") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    with _readable(folder.parent):
-        return json.loads((folder / "metadata").read_text())
