@@ -34,7 +34,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
     for name, run in (("check", check), ("preview", preview), ("convert", convert)):
         command = commands.add_parser(name, allow_abbrev=False, usage=argparse.SUPPRESS)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, on_fault="stop")
         add = command.add_argument
         add("--layout", required=True, choices=("camus", "decathlon", "pickle"))
         add("--root", required=True, type=Path, help="folder (camus, decathlon) or file (pickle)")
@@ -51,7 +51,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
             add("--out", default=Path("preview.png"), type=Path, help="PNG file")
         else:
             add("--out", required=True, type=Path, help=".pkl file")
-            add("--on-fault", default="stop", choices=("stop", "skip"),
+            add("--on-fault", choices=("stop", "skip"),
                 help="what cannot be read: stop, or leave out and list")
     command = commands.add_parser("phantom", allow_abbrev=False, usage=argparse.SUPPRESS)
     command.set_defaults(run=simulate)
@@ -66,14 +66,14 @@ def source(asked: argparse.Namespace, split: str) -> Source:
     root, size, fit = asked.root, asked.size, asked.fit
     if min(size) < 1:
         raise ValueError(f"--size {size}: numbers above 0 needed")
-    on_fault = getattr(asked, "on_fault", "stop")
     if asked.layout == "camus":
         return Camus(
-            root, split, size, fit, asked.split_rule, asked.split_seed, on_fault=on_fault)
+            root, split, size, fit, asked.split_rule, asked.split_seed, on_fault=asked.on_fault)
     if asked.layout == "decathlon":
         return Decathlon(
-            root, split, size, asked.channel, fit, split_seed=asked.split_seed, on_fault=on_fault)
-    return PickleSet(root, split, size, fit, on_fault)
+            root, split, size, asked.channel, fit, split_seed=asked.split_seed,
+            on_fault=asked.on_fault)
+    return PickleSet(root, split, size, fit, asked.on_fault)
 
 
 def check(asked: argparse.Namespace) -> int:

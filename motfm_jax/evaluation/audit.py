@@ -70,9 +70,8 @@ def auditor(
     floor = _nearest(real, references, max_shift)
     names = [meta["name"] for meta in train.meta]
     if features is not None:
-        see = lambda images: np.concatenate([features(batch) for batch in images.batches()])  # noqa: E731
-        seen = see(references)
-        seen_floor = nearest_features(see(real), seen)
+        seen = references.through(features)
+        seen_floor = nearest_features(real.through(features), seen)
 
     def audit(out: Path, generated: ImageSet) -> dict[str, Any]:
         if generated.shape[1:] != train.images.shape[1:]:
@@ -91,7 +90,7 @@ def auditor(
         }  # fmt: skip
         _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
         if features is not None:
-            ours = nearest_features(see(generated), seen)
+            ours = nearest_features(generated.through(features), seen)
             report["features"] = {
                 "measure": f"Euclidean distance of the features of {network}",
                 **_compared(ours, seen_floor, names)}  # fmt: skip

@@ -55,33 +55,27 @@ def scorer(
     Raises (here or there):
       ValueError: fewer than two images, other shapes, values that are not finite.
     """
-    low, high = bounds
-
-    def to_units(images: np.ndarray) -> np.ndarray:
-        return np.clip((np.asarray(images, np.float32) - low) / (high - low), 0, 1)
-
-    real = reference.map(to_units)
+    real = to_units(reference, bounds)
     real_density = density(real, seed)
     volumes = len(real.shape) == 5
     if volumes:
-        real_blocks = _gathered(_block_means, real)
+        real_blocks = real.through(_block_means)
         bandwidth = median_distance(real_blocks, seed)
     if features is not None:
-        real_seen = _gathered(features, reference)
+        real_seen = reference.through(features)
         real_moments = moments(real_seen)
     if networks is not None:
         real_published = networks.look(real, seed)
 
     def score(images: ImageSet) -> dict[str, float]:
-        units = images.map(to_units)
+        units = to_units(images, bounds)
         scores = {"density_w1": wasserstein(density(units, seed), real_density)}
         scores |= _similarities(units, real)
         if volumes:
             scores["linear_mmd"] = linear_mmd(units.each(), real.each())
-            scores["pixel_mmd"] = gaussian_mmd(
-                _gathered(_block_means, units), real_blocks, bandwidth)
+            scores["pixel_mmd"] = gaussian_mmd(units.through(_block_means), real_blocks, bandwidth)
         if features is not None:
-            seen = _gathered(features, images)
+            seen = images.through(features)
             distance = kid(seen, real_seen, seed)
             scores["frechet"] = frechet_distance(moments(seen), real_moments).distance
             scores |= {"kernel": distance.mean, "kernel_std": distance.std}
@@ -92,15 +86,17 @@ def scorer(
     return score
 
 
+def to_units(images: ImageSet, bounds: tuple[float, float]) -> ImageSet:
+    """Intensities from 0 to 1 between the bounds; those beyond are clipped."""
+    low, high = bounds
+    return images.map(
+        lambda batch: np.clip((np.asarray(batch, np.float32) - low) / (high - low), 0, 1))
+
+
 def density(units: ImageSet, seed: int) -> np.ndarray:
     """`intensity_density` of images from 0 to 1."""
     grey = units.map(lambda batch: batch * GREY_LEVELS)
     return density_of_batches(grey.batches(), math.prod(grey.shape), seed)
-
-
-def _gathered(function: Callable[[np.ndarray], np.ndarray], images: ImageSet) -> np.ndarray:
-    """What a function makes of each batch, [N, F]."""
-    return np.concatenate([function(batch) for batch in images.batches()])
 
 
 def _similarities(images: ImageSet, reference: ImageSet) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.files import check_archive
+from motfm_jax.io.files import check_archive, npy_header
 
 BATCH = 32  # images a device
 
@@ -44,6 +44,10 @@ class ImageSet:
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageSet":
         """The same images, each batch seen through a function that keeps its shape."""
         return ImageSet(self.shape, lambda rows: map(function, self.read(rows)))
+
+    def through(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """What a function makes of each batch, one below the other: [N, F]."""
+        return np.concatenate([function(batch) for batch in self.batches()])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The images at `rows` in that order, read up to the last of them: [len(rows), *S, C]."""
@@ -110,11 +114,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[tuple[int, ...], np.dtype, 
     and then the values."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0)
-                else np.lib.format.read_array_header_2_0)
-            shape, by_columns, dtype = read_header(stream)
+            shape, by_columns, dtype = npy_header(stream)
             if by_columns or dtype.kind not in "buif" or len(shape) < 2:
                 order = "Fortran" if by_columns else "C"
                 raise ValueError(

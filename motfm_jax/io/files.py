@@ -60,7 +60,8 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             held = sum(part.file_size for part in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:  # or a kind of
+        # archive that zipfile does not read
         raise ValueError(f"{path}: cannot be read ({error}); write it again") from error
     size = os.path.getsize(path)
     if held > max(FREELY_INFLATED, MOST_INFLATED * size):
@@ -75,7 +76,7 @@ def _check_claims(path: Path) -> None:
         for part in archive.infolist():
             try:
                 with archive.open(part) as member:
-                    shape, _, dtype = _npy_header(member)
+                    shape, _, dtype = npy_header(member)
             except ValueError as error:
                 raise ValueError(f"{path}: {part.filename} is no array ({error})") from error
             if not dtype.hasobject and math.prod(shape) * dtype.itemsize > part.file_size:
@@ -84,7 +85,9 @@ def _check_claims(path: Path) -> None:
                     "again")
 
 
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and type of an array in numpy's format; the stream stands
+    at its values then."""
     if np.lib.format.read_magic(stream) == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
     return np.lib.format.read_array_header_2_0(stream)

@@ -59,7 +59,7 @@ def _had_metrics(path: Path) -> bool:
 
 
 def open_manager(folder: Path, **options: Any) -> Manager:
-    """Of a folder, made where it is not there; options as `ocp.CheckpointManagerOptions` has them."""
+    """Of a folder, made where it is not there; options of `ocp.CheckpointManagerOptions`."""
     # Orbax reports each phase of each save, and tracebacks, through absl's logger; errors come as
     # exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

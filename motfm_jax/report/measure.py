@@ -18,7 +18,7 @@ from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.sets import ImageSet, in_units, stored
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.io.hashes import hash_batches
-from motfm_jax.report.plan import Cell, Plan, anatomies
+from motfm_jax.report.plan import SPLITS, Cell, Plan, anatomies
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
 
 FLOOR = "real"
@@ -29,12 +29,15 @@ class Real(NamedTuple):
 
     Attributes:
       train, reference: as decoded, of the training and of the plan's reference split.
+      held_out: those that copies are judged by: the reference, with the other split that was not
+        trained on where it alone has too few.
       intensity: of the runs, all of the same data.
       images: those of `reference` as a perfect network's samples would be.
     """
 
     train: Arrays
     reference: Arrays
+    held_out: Arrays
     intensity: Intensity
     images: ImageSet
 
@@ -44,7 +47,12 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     trained = build.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
     train, reference = (
         datasets.arrays(trained.config, split) for split in ("train", plan.reference))
-    return Real(train, reference, trained.intensity, in_units(reference, trained.intensity))
+    held_out = reference
+    if len(reference) < FEWEST:
+        (other,) = set(SPLITS) - {plan.reference}
+        held_out = downstream.join(reference, datasets.arrays(trained.config, other))
+    return Real(
+        train, reference, held_out, trained.intensity, in_units(reference, trained.intensity))
 
 
 def measure(
@@ -86,8 +94,8 @@ def measure(
         real.images, bounds=(intensity.low, intensity.high), seed=plan.seed, features=see,
         networks=networks)
     audit = auditor(
-        real.train, real.reference, intensity, features=see, network=name,
-    ) if len(real.reference) >= FEWEST else lambda *_: {}  # fmt: skip
+        real.train, real.held_out, intensity, features=see, network=name,
+    ) if len(real.held_out) >= FEWEST else lambda *_: {}  # fmt: skip
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from motfm_jax.evaluation.audit import FEWEST
-from motfm_jax.evaluation.score import density
+from motfm_jax.evaluation.score import density, to_units
 from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import images
@@ -103,7 +103,8 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
         f"copies_{name}": tables.generation(
             f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
             "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
-            f"without copying; {FEWEST} held-out images are needed.",
+            f"without copying; {FEWEST} held-out images are needed: of validation and test "
+            "together where the reference alone has fewer.",
             plan, rows, own, tables.COPIES),
     }  # fmt: skip
 
@@ -158,11 +159,10 @@ def _title(cell: Cell) -> str:
 
 def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
-    low, high = real.intensity.low, real.intensity.high
+    bounds = real.intensity.low, real.intensity.high
 
     def curve(shown: ImageSet):
-        units = shown.map(lambda batch: np.clip((batch - low) / (high - low), 0, 1))
-        return GRID, density(units, plan.seed)
+        return GRID, density(to_units(shown, bounds), plan.seed)
 
     curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):

@@ -19,6 +19,7 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.io.files import write_npz
 from motfm_jax.report import plan as plans
 from motfm_jax.report import tables
+from motfm_jax.report.measure import read_real
 from motfm_jax.report.page import write_report
 from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
 from motfm_jax.report.stages import Stage, carry_out, is_done, sample_folder, stages
@@ -161,6 +162,24 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
         assert f'src="{name}.png"' in page.read_text()
         with Image.open(page.parent / f"{name}.png") as picture:
             assert min(picture.size) > 50
+
+
+@pytest.mark.parametrize("reference, held_out", [(19, 26), (20, 20)])
+def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small(
+    tmp_path, monkeypatch, reference, held_out
+):
+    numbers = {"train": 3, "test": reference, "valid": 7}
+    images = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8, 1)
+    monkeypatch.setattr(datasets, "arrays", lambda config, split: Arrays(
+        images[: numbers[split]], None, None, [{"name": f"{split}{index}"} for index in range(30)]))
+    intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
+    monkeypatch.setattr(build, "load_run", lambda path: SimpleNamespace(
+        config=None, intensity=intensity))
+    folder = sample_folder(tmp_path, Cell("echo", "M", 1), "test")
+    folder.mkdir(parents=True)
+    (folder / "samples.json").touch()
+    real = read_real(SMALL, tmp_path, "echo")
+    assert (len(real.reference), len(real.held_out)) == (reference, held_out)
 
 
 def test_names_of_cells():
