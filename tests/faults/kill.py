@@ -11,7 +11,7 @@ decoding, compiling, updating, saving, validating, drawing and the writing of ca
 What has to be equal to the uninterrupted run, bit for bit: of a training every array of its last
 checkpoint (weights, moving average, optimiser) and each logged loss (where a signal stops a
 training at a step that is due for validation, that is left out); of a sampling all images; of a
-report the last checkpoint and all images of every system, and the tables but those of times. A
+report the last checkpoint and all images of every system, and the tables without their seconds. A
 signal's exit code has to be 128 more than its number, or the process has to have died of it, within
 a minute. And after no kill may there be fewer readable checkpoints than before. Every other trial
 starts with empty caches. The first lines say whether a program compiled anew and one from the cache
@@ -19,6 +19,7 @@ compute the same: without that nothing here would mean anything.
 """
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -145,13 +146,16 @@ def sampled(out: Path) -> dict[str, str]:
 
 
 def reported(out: Path) -> dict[str, Any]:
-    """What a report's stages made, by folder, and its tables but those of times."""
+    """What a report's stages made, by folder, and its tables without columns of seconds."""
     runs = [path.parent for path in out.glob("runs/*/*/checkpoints")]
     sets = [path.parent for path in out.glob("samples/*/*/samples.npz")]
-    tables = [path for path in out.glob("report/*.csv") if not path.stem.startswith("times")]
     made = {str(run.relative_to(out)): trained(run)[0] for run in runs}
     made |= {str(made_set.relative_to(out)): sampled(made_set) for made_set in sets}
-    return made | {table.name: table.read_text() for table in tables}
+    for path in out.glob("report/*.csv"):
+        with open(path) as file:
+            columns = zip(*csv.reader(file))
+            made[path.name] = [column for column in columns if not column[0].startswith("seconds")]
+    return made
 
 
 def main(arguments: Sequence[str]) -> int:
