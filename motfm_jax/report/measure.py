@@ -80,9 +80,9 @@ def measure(
             network / "network.npz", real.reference, intensity)
     networks = Networks(datasets.features_dir(), len(real.images.shape) - 2)
     settings = {
-        "reference": plan.reference, "features": name,
+        "reference": plan.reference,
         "real": hash_batches("real", real.images.shape, real.images.batches()),
-        "networks": networks.hashes, "num": num, "seed": plan.seed}  # fmt: skip
+        "features": name, "networks": networks.hashes, "num": num, "seed": plan.seed}  # fmt: skip
     # Of other settings, as when published weights were found since, in a file of their own.
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
     results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)

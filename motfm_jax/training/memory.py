@@ -65,16 +65,17 @@ def describe(memory: Memory, batch_size: int, accumulation: int, devices: int) -
     """
     now = batch_size // devices // accumulation
     fitting = memory.images(now)
+    largest = f"train.batch_size={fitting * devices * accumulation}"
     images = f"{now} image{'s' * (now > 1)}"
     says = (f"an update of {images} a device needs {memory.needed / 1e9:.2g} GB "
             f"of {memory.limit / 1e9:.2g} GB")
     if memory.fits:
-        return f"memory: {says}; about {fitting} would fit (train.batch_size)"
+        return f"memory: {says}; about {fitting} would fit ({largest})"
     ways = ["model.remat=True, if it is not yet (slower)", "smaller data.size or model.channels"]
     if fitting:
         parts = next(parts for parts in range(accumulation, batch_size + 1)
                      if batch_size % (devices * parts) == 0
                      and batch_size // devices // parts <= fitting)  # fmt: skip
-        ways.insert(0, f"train.batch_size={fitting * devices * accumulation} fits, and so does "
-                       f"train.accumulation={parts} with the batch as it is")
+        ways.insert(
+            0, f"{largest} fits, and so does train.accumulation={parts} with the batch as it is")
     raise ValueError(f"{says}: too much; {'; '.join(ways)}")

@@ -33,7 +33,7 @@ def test_images_are_those_that_fill_the_device_but_a_tenth():
 def test_a_line_says_what_an_update_needs_and_what_would_fit():
     line = describe(Memory(4 * GB, 2 * GB, 20 * GB), batch_size=8, accumulation=2, devices=2)
     assert line == ("memory: an update of 2 images a device needs 4 GB of 20 GB; about 16 would "
-                    "fit (train.batch_size)")
+                    "fit (train.batch_size=64)")
 
 
 @pytest.mark.parametrize("fixed, says", [
