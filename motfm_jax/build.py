@@ -22,7 +22,7 @@ from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import adversarial, diffusion, flow
 from motfm_jax.methods.solve import Solver
 from motfm_jax.nn.control import velocity_network
-from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
+from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
 from motfm_jax.nn.spade import SpadeSettings, spade_networks
 from motfm_jax.nn.spectral import refresh
 from motfm_jax.nn.unet import UNetSettings
@@ -115,7 +115,7 @@ def model(
         adversaries, init = spade_networks(SpadeSettings(
             settings.dims, settings.image_channels, mask_channels, settings.num_classes,
             settings.channels, settings.res_blocks, wanted.hidden, wanted.width,
-            wanted.discriminators, settings.dtype, settings.fold_depth))
+            wanted.discriminators, settings.dtype, settings.on_cpu))
         network = adversaries.generator
     else:
         network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
@@ -149,7 +149,7 @@ def _settings(
         floor_time=wanted.time == "floor", dropout=wanted.dropout, dtype=dtype,
         remat=wanted.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
-        fold_depth=folds_depth(device),
+        on_cpu=on_cpu(device),
     )  # fmt: skip
 
 

@@ -134,11 +134,11 @@ class SpatialTransformer(nnx.Module):
 
     def __init__(
         self, features: int, context: int, *, layers: int, heads: int, implementation: str,
-        dims: int, groups: int, dtype: Any, rngs: Draws, fold_depth: bool = False,
+        dims: int, groups: int, dtype: Any, rngs: Draws, on_cpu: bool = False,
     ):  # fmt: skip
         project = functools.partial(
             conv, features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs,
-            fold_depth=fold_depth)
+            on_cpu=on_cpu)
         self.norm = GroupNorm(features, groups=groups, dtype=dtype)
         self.proj_in = project()
         self.transformer_blocks = nnx.List(

@@ -31,7 +31,7 @@ class MaskEmbedding(nnx.Module):
 
     def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
         common = dict(
-            dims=settings.dims, dtype=settings.dtype, rngs=rngs, fold_depth=settings.fold_depth)
+            dims=settings.dims, dtype=settings.dtype, rngs=rngs, on_cpu=settings.on_cpu)
         self.conv_in = conv(mask_channels, width, **common)
         self.conv_out = conv(width, settings.channels[0], zero=True, **common)
 
@@ -48,7 +48,7 @@ class ControlNet(nnx.Module):
         self.mask_embedding = MaskEmbedding(mask_channels, width, settings, rngs)
         zero = lambda features: conv(  # noqa: E731
             features, features, dims=settings.dims, kernel=1, dtype=settings.dtype, rngs=rngs,
-            zero=True, fold_depth=settings.fold_depth)  # fmt: skip
+            zero=True, on_cpu=settings.on_cpu)  # fmt: skip
         self.skip_convs = nnx.List(zero(features) for features in skip_features(settings))
         self.middle_conv = zero(settings.channels[-1])
 

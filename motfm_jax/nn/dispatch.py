@@ -66,7 +66,7 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
     return Choice("xla", f"no cuDNN flash attention: {obstacle}")
 
 
-def folds_depth(capabilities: Capabilities) -> bool:
-    """Whether 3-D convolutions are faster as 2-D ones over slices: on a CPU, three to four times
-    at 16 to 64 channels."""
+def on_cpu(capabilities: Capabilities) -> bool:
+    """Whether convolutions take the forms of `cpu_convolution`: on a CPU alone, where they were
+    measured; programs for any device keep XLA's own."""
     return capabilities.platform == "cpu"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array
+from motfm_jax.nn import cpu_convolution
 
 NORM_EPSILON = 1e-6
 TIME_SCALE = 999.0  # t in [0, 1] is embedded as a diffusion level in 0 .. 999
@@ -64,46 +65,42 @@ def linear(
     )  # fmt: skip
 
 
-class DepthFoldedConv(nnx.Conv):
-    """A stride-1 3-D convolution as the sum of 2-D ones over slices, one for each kernel depth.
-
-    Equal to `nnx.Conv` up to rounding, with the same parameters. XLA's 3-D convolutions on a CPU
-    spend their time copying patches; its 2-D ones do not.
-    """
+class CPUConv(nnx.Conv):
+    """`nnx.Conv` with stride 1, the same parameters and values, by `cpu_convolution`."""
 
     def __call__(self, x: Array) -> Array:
-        """[B, D, H, W, C] -> [B, D, H, W, C']."""
+        """[B, *S, C] -> [B, *S', C']."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        batch, depth, *plane, features = x.shape
-        around = len(kernel) // 2
-        padded = jnp.pad(x, ((0, 0), (around, around), *((0, 0),) * 3))
-        convolved = 0
-        for offset, weights in enumerate(kernel):
-            slices = padded[:, offset : offset + depth].reshape(-1, *plane, features)
-            convolved += jax.lax.conv_general_dilated(
-                slices, weights, (1, 1), [(around, around)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        convolved = convolved.reshape(batch, depth, *plane, -1)
-        if self.bias is None:
-            return convolved
-        return convolved + self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
+        if math.prod(self.kernel_size) == 1:
+            return self._biased(x @ kernel.reshape(kernel.shape[-2:]))
+        return self._biased(cpu_convolution.convolve(
+            x, kernel, tuple((self.padding, self.padding) for _ in self.kernel_size)))
+
+    def of_upsampled(self, x: Array) -> Array:
+        """Of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
+        if x.size // x.shape[-1] <= cpu_convolution.SOME_POSITIONS:
+            return self(upsample(x))
+        return self._biased(cpu_convolution.convolve_upsampled(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype)))
+
+    def _biased(self, x: Array) -> Array:
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
 
 
 def conv(
     features_in: int, features_out: int, *, dims: int, dtype: Any, rngs: Draws,
-    kernel: int = 3, zero: bool = False, fold_depth: bool = False, use_bias: bool = True,
+    kernel: int = 3, zero: bool = False, on_cpu: bool = False, use_bias: bool = True,
     stride: int = 1, padding: int | None = None,
 ) -> nnx.Conv:  # fmt: skip
     """A convolution that keeps the spatial size, unless stride or padding say otherwise.
 
     Args:
       zero: initialise it to zero.
-      fold_depth: in 3-D, compute it by `DepthFoldedConv`; for odd kernels, stride 1 and padding
-        that keeps the size.
+      on_cpu: with stride 1, compute it by `CPUConv`.
       padding: zeros around; None for half the kernel.
     """
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
-    kind = DepthFoldedConv if fold_depth and dims == 3 else nnx.Conv
+    kind = CPUConv if on_cpu and stride == 1 else nnx.Conv
     return kind(
         features_in, features_out, kernel_size=(kernel,) * dims, strides=stride,
         padding=kernel // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
@@ -199,15 +196,15 @@ class ResBlock(nnx.Module):
       features_in, features_out: channels.
       embedding: width of the time embedding.
       resample: None, "up" or "down".
-      fold_depth: see `conv`.
+      on_cpu: see `conv`.
     """
 
     def __init__(
         self, features_in: int, features_out: int, embedding: int, *, dims: int, groups: int,
         dropout: float, dtype: Any, rngs: Draws, resample: str | None = None,
-        fold_depth: bool = False,
+        on_cpu: bool = False,
     ):  # fmt: skip
-        common = dict(dims=dims, dtype=dtype, rngs=rngs, fold_depth=fold_depth)
+        common = dict(dims=dims, dtype=dtype, rngs=rngs, on_cpu=on_cpu)
         self.norm1 = GroupNorm(features_in, groups=groups, dtype=dtype)
         self.conv1 = conv(features_in, features_out, **common)
         self.time_emb_proj = linear(embedding, features_out, dtype=dtype, rngs=rngs)
@@ -222,9 +219,12 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Array, embedding: Array, key: Array | None) -> Array:
         """x [B, *S, C_in], embedding [B, E] -> [B, *S', C_out]."""
-        h = self.resample(nnx.silu(self.norm1(x)))
+        h = nnx.silu(self.norm1(x))
+        if self.resample is upsample and isinstance(self.conv1, CPUConv):
+            h = self.conv1.of_upsampled(h)
+        else:
+            h = self.conv1(self.resample(h))
         x = self.resample(x)
-        h = self.conv1(h)
         shift = self.time_emb_proj(nnx.silu(embedding))
         h = h + jnp.expand_dims(shift, tuple(range(1, h.ndim - 1)))
         h = self.conv2(dropout(nnx.silu(self.norm2(h)), self.dropout, key))

@@ -41,7 +41,7 @@ class SpadeSettings:
       width: channels of a discriminator's first layer.
       discriminators: how many, each seeing the image at half the size of the one before.
       dtype: what convolutions compute in.
-      fold_depth: see `layers.conv`.
+      on_cpu: see `layers.conv`.
     """
 
     dims: int
@@ -54,7 +54,7 @@ class SpadeSettings:
     width: int
     discriminators: int
     dtype: Any = jnp.float32
-    fold_depth: bool = False
+    on_cpu: bool = False
 
     @property
     def map_channels(self) -> int:
@@ -64,7 +64,7 @@ class SpadeSettings:
     @property
     def conv(self) -> dict[str, Any]:
         """Arguments that every convolution of stride 1 takes."""
-        return dict(dims=self.dims, dtype=self.dtype, fold_depth=self.fold_depth)
+        return dict(dims=self.dims, dtype=self.dtype, on_cpu=self.on_cpu)
 
 
 def leaky(x: Array) -> Array:

@@ -37,7 +37,7 @@ class UNetSettings:
       dtype: of convolutions and products.
       remat: recompute blocks in the backward pass.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
-      fold_depth: compute 3-D convolutions slice by slice, see `dispatch.folds_depth`.
+      on_cpu: compute 3-D convolutions slice by slice, see `dispatch.folds_depth`.
     """
 
     dims: int
@@ -54,7 +54,7 @@ class UNetSettings:
     dtype: Any
     remat: bool
     choose_attention: Callable[[int], Choice]
-    fold_depth: bool = False
+    on_cpu: bool = False
 
     def heads(self, features: int) -> int:
         return features // self.head_dim if self.head_dim else 1
@@ -64,7 +64,7 @@ def _res_block(settings: UNetSettings, features_in, features_out, rngs, resample
     return ResBlock(
         features_in, features_out, 4 * settings.channels[0], dims=settings.dims,
         groups=settings.norm_groups, dropout=settings.dropout, dtype=settings.dtype, rngs=rngs,
-        resample=resample, fold_depth=settings.fold_depth,
+        resample=resample, on_cpu=settings.on_cpu,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def _attention(settings: UNetSettings, features: int, rngs: Draws):
         return AttentionBlock(features, **common)
     return SpatialTransformer(
         features, settings.num_classes, layers=settings.transformer_layers, dims=settings.dims,
-        fold_depth=settings.fold_depth, **common)  # fmt: skip
+        on_cpu=settings.on_cpu, **common)  # fmt: skip
 
 
 class Level(nnx.Module):
@@ -138,7 +138,7 @@ class Encoder(nnx.Module):
         channels = settings.channels
         self.conv_in = conv(
             settings.image_channels, channels[0], dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs, fold_depth=settings.fold_depth)  # fmt: skip
+            rngs=rngs, on_cpu=settings.on_cpu)  # fmt: skip
         self.time_embed = TimeEmbedding(
             channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs)
         self.down_blocks = nnx.List()
@@ -221,7 +221,7 @@ class UNet(nnx.Module):
         self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
         self.conv_out = conv(
             channels[0], settings.image_channels, dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs, zero=True, fold_depth=settings.fold_depth)  # fmt: skip
+            rngs=rngs, zero=True, on_cpu=settings.on_cpu)  # fmt: skip
         self.remat = settings.remat
 
     def encode(self, label: Array | None) -> tuple[tuple, tuple]:

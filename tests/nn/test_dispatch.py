@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from motfm_jax.nn.dispatch import Capabilities, folds_depth, resolve
+from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
 
 CPU, TPU = Capabilities("cpu"), Capabilities("tpu")
 V100, A100 = Capabilities("gpu", 7.0), Capabilities("gpu", 8.0)
@@ -50,5 +50,5 @@ def test_an_unknown_request_is_refused():
 
 
 def test_only_a_cpu_convolves_volumes_slice_by_slice():
-    assert folds_depth(CPU)
-    assert not any(folds_depth(device) for device in (H100, TPU, Capabilities("any")))
+    assert on_cpu(CPU)
+    assert not any(on_cpu(device) for device in (H100, TPU, Capabilities("any")))

@@ -154,7 +154,7 @@ def test_a_residual_block_is_its_formula():
 def test_a_convolution_over_slices_is_the_convolution(kernel, space):
     common = dict(dims=3, kernel=kernel, dtype=jnp.float32)
     plain = layers.conv(3, 5, rngs=draws(), **common)
-    folded = layers.conv(3, 5, rngs=draws(), fold_depth=True, **common)
+    folded = layers.conv(3, 5, rngs=draws(), on_cpu=True, **common)
     assert type(folded) is not type(plain)
     x = draw(2, *space, 3)
 
@@ -169,7 +169,7 @@ def test_a_convolution_over_slices_is_the_convolution(kernel, space):
 
 
 def test_a_convolution_over_slices_computes_in_its_dtype_and_leaves_images_alone():
-    folded = layers.conv(2, 4, dims=3, dtype=jnp.bfloat16, rngs=draws(), fold_depth=True)
+    folded = layers.conv(2, 4, dims=3, dtype=jnp.bfloat16, rngs=draws(), on_cpu=True)
     assert folded(draw(1, 2, 2, 2, 2)).dtype == jnp.bfloat16
-    image = layers.conv(2, 4, dims=2, dtype=jnp.float32, rngs=draws(), fold_depth=True)
+    image = layers.conv(2, 4, dims=2, dtype=jnp.float32, rngs=draws(), on_cpu=True)
     assert type(image) is nnx.Conv

@@ -1,0 +1,203 @@
+"""Convolutions in the forms that XLA computes fast on a CPU; elsewhere its own are the better.
+
+Equal to `jax.lax.conv_general_dilated` with stride 1 up to rounding, for two and three spatial
+axes, channels last. Three things are slow there: 3-D convolutions, which copy patches; the
+gradient of a kernel, a convolution with a window as large as the image; and in 3-D few channels,
+which leave the vector units half empty. Here
+
+* a 3-D convolution is a 2-D one over slices that gives each kernel depth channels of its own,
+  which are added shifted (or, where the kernel is the larger array, one 2-D convolution a depth);
+* the gradient of a kernel is a matrix product over strips of the image small enough for the cache;
+* few positions are convolved as a product with the whole kernel;
+* after a nearest-neighbour upsampling by 2 each output pixel sees 2 and not 3 pixels an axis, so
+  that four (eight) kernels of 2 by 2 (by 2) on the small image do.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from motfm_jax.arrays import Array
+
+Padding = tuple[tuple[int, int], ...]
+
+FEW_POSITIONS = 128  # below, the patches of all are one matrix
+SOME_POSITIONS = 1024  # below, kernels are larger than images
+STRIP_POSITIONS = 4096  # of which the gradient of a kernel is summed
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
+    """A convolution with stride 1.
+
+    Args:
+      x: [B, *S, C].
+      kernel: [*K, C, C'].
+      padding: zeros before and after, an axis each, fewer than the kernel is wide.
+
+    Returns:
+      [B, *S', C'], S' = S + padding - K + 1.
+    """
+    positions = x.size // x.shape[-1]
+    if positions <= FEW_POSITIONS:
+        return _product_of_patches(x, kernel, padding)
+    if kernel.ndim == 4:
+        return _convolve_planes(x, kernel, padding)
+    if positions <= SOME_POSITIONS:
+        return _depth_by_depth(x, kernel, padding)
+    return _depth_in_outputs(x, kernel, padding)
+
+
+def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel, padding), (x, kernel)
+
+
+def _backward(padding: Padding, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    return _input_gradient(x, kernel, g, padding), _kernel_gradient(x, kernel, g, padding)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _taps(kernel: Array) -> list[tuple[int, ...]]:
+    return list(itertools.product(*map(range, kernel.shape[:-2])))
+
+
+def _pad(x: Array, padding: Padding) -> Array:
+    """Zeros around the spatial axes; a negative number takes away."""
+    return jax.lax.pad(
+        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)])
+
+
+def _product_of_patches(x: Array, kernel: Array, padding: Padding) -> Array:
+    space = [size + sum(each) - width + 1
+             for size, each, width in zip(x.shape[1:-1], padding, kernel.shape)]
+    padded = _pad(x, padding)
+    patches = jnp.concatenate([
+        padded[(slice(None), *(slice(at, at + size) for at, size in zip(tap, space)))]
+        for tap in _taps(kernel)], axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _convolve_planes(x: Array, kernel: Array, padding: Padding) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _depth_by_depth(x: Array, kernel: Array, padding: Padding) -> Array:
+    batch, _, *plane, features = x.shape
+    padded = _pad(x, (padding[0], (0, 0), (0, 0)))
+    depth = padded.shape[1] - len(kernel) + 1
+    convolved = sum(
+        _convolve_planes(
+            padded[:, at : at + depth].reshape(-1, *plane, features), weights, padding[1:])
+        for at, weights in enumerate(kernel))
+    return convolved.reshape(batch, depth, *convolved.shape[1:])
+
+
+def _depth_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
+    batch, depth, *plane, features = x.shape
+    deep, high, wide, _, outputs = kernel.shape
+    each = _convolve_planes(
+        x.reshape(-1, *plane, features),
+        kernel.transpose(1, 2, 3, 0, 4).reshape(high, wide, features, deep * outputs), padding[1:])
+    each = each.reshape(batch, depth, *each.shape[1:])
+    before, after = padding[0]
+    return sum(
+        _pad(each[..., at * outputs : (at + 1) * outputs],
+             ((before - at, after - (deep - 1 - at)), (0, 0), (0, 0)))
+        for at in range(deep))
+
+
+def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
+    widths = kernel.shape[:-2]
+    if x.size // x.shape[-1] > SOME_POSITIONS:
+        turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
+        around = tuple(
+            (width - 1 - before, width - 1 - after)
+            for width, (before, after) in zip(widths, padding))
+        return convolve(g, turned, around)
+    # What each output owes to each of its taps, added where the tap lay: the kernel as it is.
+    owed = jnp.einsum("...o,kio->...ki", g, kernel.reshape(-1, *kernel.shape[-2:]))
+    return sum(
+        _pad(owed[..., number, :], tuple(
+            (at - before, width - 1 - at - after)
+            for at, width, (before, after) in zip(tap, widths, padding)))
+        for number, tap in enumerate(_taps(kernel)))
+
+
+def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
+    """Sums over positions of x's features, shifted along the first axis, by those of g, shifted
+    along the others: one matrix product a strip."""
+    (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+    # A strip is a block of all axes but the last; together they may reach beyond the image.
+    extents, blocks, left = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
+    for extent in reversed(extents):
+        count = math.ceil(extent / max(1, left)) if blocks else 1
+        blocks.insert(0, math.ceil(extent / count))
+        left //= blocks[0]
+    counts = [math.ceil(extent / block) for extent, block in zip(extents, blocks)]
+    beyond = [count * block - extent for count, block, extent in zip(counts, blocks, extents)]
+    x = jnp.pad(x, [
+        (0, beyond[0]), (padding[0][0], padding[0][1] + beyond[1]),
+        *((0, more) for more in beyond[2:]), (0, 0)])  # fmt: skip
+    g = jnp.pad(g, [
+        (0, beyond[0]), (0, beyond[1]),
+        *((width - 1 - before, width - 1 - after + more)
+          for width, (before, after), more in zip(others, padding[1:], beyond[2:])),
+        (0, 0)])  # fmt: skip
+
+    def strip(number: Array | int) -> Array:
+        at = [start * block for start, block in zip(jnp.unravel_index(number, counts), blocks)]
+        rows = jax.lax.dynamic_slice(
+            x, (*at, 0), (blocks[0], blocks[1] + deep - 1, *blocks[2:], features))
+        given = jax.lax.dynamic_slice(
+            g, (*at, 0),
+            (*blocks[:2], *(b + width - 1 for b, width in zip(blocks[2:], others)), outputs))
+        left = jnp.concatenate([rows[:, tap : tap + blocks[1]] for tap in range(deep)], axis=-1)
+        right = jnp.concatenate([
+            given[(slice(None), slice(None), *(
+                slice(width - 1 - tap, width - 1 - tap + block)
+                for tap, width, block in zip(taps, others, blocks[2:])))]
+            for taps in itertools.product(*map(range, others))], axis=-1)
+        return jnp.einsum(
+            "pi,po->io", left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]),
+            preferred_element_type=jnp.float32)
+
+    number = math.prod(counts)
+    total = strip(0) if number == 1 else jax.lax.fori_loop(
+        0, number, lambda at, total: total + strip(at),
+        jnp.zeros((deep * features, math.prod(others) * outputs)))
+    total = total.reshape(deep, features, *others, outputs)
+    return jnp.moveaxis(total, 1, -2).astype(kernel.dtype)
+
+
+def convolve_upsampled(x: Array, kernel: Array) -> Array:
+    """Upsamples by 2 along every axis (nearest neighbour), then convolves with padding 1.
+
+    Args:
+      x: [B, *S, C]; more than `SOME_POSITIONS` make it worth while.
+      kernel: [3, 3, C, C'] or [3, 3, 3, C, C'].
+
+    Returns:
+      [B, *2S, C'].
+    """
+    dims, outputs = x.ndim - 2, kernel.shape[-1]
+    for axis in range(dims):  # [3, ...] -> [2 taps, ..., 2 phases, C, C'], one axis after the other
+        first, middle, last = jnp.moveaxis(kernel, axis, 0)
+        phases = [jnp.stack([first, middle + last], axis), jnp.stack([first + middle, last], axis)]
+        kernel = jnp.stack(phases, axis=dims + axis)
+    kernel = jnp.moveaxis(kernel, -2, dims)  # [*taps, C, *phases, C']
+    both = convolve(x, kernel.reshape(*(2,) * dims, x.shape[-1], -1), ((1, 1),) * dims)
+    both = both.reshape(*both.shape[:-1], *(2,) * dims, outputs)
+    # Phase 0 of an axis lies before phase 1, one pixel further in; each takes its place in turn.
+    for axis in range(dims):
+        at, size, phase = 1 + 2 * axis, x.shape[1 + axis], dims + 1 + axis
+        both = jnp.stack([
+            jax.lax.slice_in_dim(jnp.take(both, number, phase), number, number + size, axis=at)
+            for number in range(2)], axis=at + 1)
+    return both.reshape(len(x), *(2 * size for size in x.shape[1:-1]), outputs)
