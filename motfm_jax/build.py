@@ -262,7 +262,7 @@ class Update(NamedTuple):
 
     optimizer: optax.GradientTransformation
     learning_rate: Schedule
-    refresh: Callable[[Params], Params]
+    refresh: Callable[[Params], Params] | None
 
 
 def update(config: ConfigDict, num_steps: int) -> Update:
@@ -275,7 +275,7 @@ def update(config: ConfigDict, num_steps: int) -> Update:
         return Update(optimizer, learning_rate, refresh)
     optimizer = make_optimizer(
         train.optimizer, learning_rate, train.clip, train.weight_decay, frozen(config))
-    return Update(optimizer, learning_rate, lambda params: params)
+    return Update(optimizer, learning_rate, None)
 
 
 def solver(

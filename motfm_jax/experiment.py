@@ -30,6 +30,7 @@ from motfm_jax.io.runs import (
 )  # fmt: skip
 from motfm_jax.nn.control import attach
 from motfm_jax.training import loop, memory, parallel
+from motfm_jax.training.packing import Packing
 from motfm_jax.training.state import TrainState, init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
 
@@ -91,17 +92,21 @@ def train(
         run.write_json("facts.json", data.facts.to_json())
         if config.data.on_fault == "skip":
             run.write_json("skipped.json", skipped(data))
+        packing = Packing(jax.eval_shape(model.init, jax.random.key(0)))
         checkpoints = Checkpoints(
-            run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every)
+            run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every,
+            lambda state: packing.by_name(jax.device_get(state)))
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
         make_state = jax.jit(
             lambda key, unet: init_state(
-                attach(model.init(key), unet), optimizer, train_config.ema))
+                packing.pack(attach(model.init(key), unet)), optimizer, train_config.ema))
         if converted:
             state = jax.jit(
-                lambda params: init_state(params, optimizer, train_config.ema))(weights)
+                lambda params: init_state(
+                    packing.pack(params), optimizer, train_config.ema))(weights)
         elif checkpoints.steps:
-            state = checkpoints.restore(jax.eval_shape(make_state, init_key, {}))
+            state = packing.by_group(checkpoints.restore(jax.eval_shape(
+                lambda key: packing.by_name(make_state(key, {})), init_key)))
         else:
             state = make_state(init_key, base)
         start = int(state.step)
@@ -131,15 +136,18 @@ def train(
                     process_count=jax.process_count()),
                 key=run_key,
                 update=parallel.train_step(make_train_step(
-                    loss, optimizer, train_config.ema, train_config.accumulation, parallel.AXIS,
-                    refresh), examine),
+                    packing.taking(loss), optimizer, train_config.ema,
+                    train_config.accumulation, parallel.AXIS,
+                    refresh and packing.within(refresh)), examine),
                 # An adversarial loss ranks no checkpoints: the best is the last.
                 evaluate=None if config.method == "spade" else parallel.evaluator(
-                    make_eval_step(loss), _valid_batches(config, data), valid_key),
+                    make_eval_step(packing.taking(loss)), _valid_batches(config, data),
+                    valid_key),
                 learning_rate=learning_rate, run=run, checkpoints=checkpoints, num_steps=total,
                 batch_size=train_config.batch_size, log_every=train_config.log_every,
                 eval_every=train_config.eval_every, save_every=train_config.save_every,
-                hooks=[loop.Hook(train_config.sample_every, grid)],
+                hooks=[loop.Hook(train_config.sample_every, lambda step, weights: grid(
+                    step, parallel.replicate(packing.unpack(jax.device_get(weights)))))],
             )  # fmt: skip
         finally:
             checkpoints.wait()

@@ -64,6 +64,7 @@ class Checkpoints:
       folder: where they are.
       config, facts: JSON-able, saved with each.
       keep_every: besides the last two and the best, keep each step that is a multiple; 0 for none.
+      named: state -> what is saved of it.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Checkpoints:
         config: Mapping[str, Any],
         facts: Mapping[str, Any],
         keep_every: int = 0,
+        named: Callable[[Any], Any] = lambda state: state,
     ):
         self.folder = Path(folder).absolute()
+        self._named = named
         self._beside = {"config": dict(config), "facts": dict(facts)}
         keep = [
             policies.LatestN(2),
@@ -114,7 +117,8 @@ class Checkpoints:
         if step in self.steps:
             return
         # Copies, not views: the next update donates the buffers while Orbax still writes.
-        host = {name: np.array(leaf, copy=True) for name, leaf in _flatten(state).items()}
+        saved = _flatten(self._named(state))
+        host = {name: np.array(leaf, copy=True) for name, leaf in saved.items()}
         metrics = None if valid_loss is None else {LOSS: float(valid_loss)}
         sums = {"arrays": hash_each(host), "metrics": hash_json(metrics)}
         sums |= {name: hash_json(value) for name, value in self._beside.items()}

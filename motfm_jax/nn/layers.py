@@ -84,7 +84,9 @@ class CPUConv(nnx.Conv):
             x.astype(self.dtype), self.kernel[...].astype(self.dtype)))
 
     def _biased(self, x: Array) -> Array:
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        if self.bias is None:
+            return x
+        return x + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def conv(

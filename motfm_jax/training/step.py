@@ -75,7 +75,7 @@ def make_train_step(
     ema: float = 0.0,
     accumulation: int = 1,
     axis_name: str | None = None,
-    refresh: Callable[[Params], Params] = lambda params: params,
+    refresh: Callable[[Params], Params] | None = None,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The update: gradients of the global batch's mean loss, clip, optimiser, moving average.
 
@@ -107,7 +107,9 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = refresh(optax.apply_updates(state.params, updates))
+        params = optax.apply_updates(state.params, updates)
+        if refresh is not None:
+            params = refresh(params)
         average = state.ema
         if average is not None:
             decay = ema_decay(state.step, ema)

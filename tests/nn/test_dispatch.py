@@ -49,6 +49,6 @@ def test_an_unknown_request_is_refused():
         resolve("flash", CPU, 32, jnp.float32)
 
 
-def test_only_a_cpu_convolves_volumes_slice_by_slice():
+def test_convolutions_take_other_forms_on_a_cpu_alone():
     assert on_cpu(CPU)
     assert not any(on_cpu(device) for device in (H100, TPU, Capabilities("any")))

@@ -1,0 +1,72 @@
+"""Convolutions in a CPU's forms against XLA's, values and gradients, over kernels and paddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from motfm_jax.nn.cpu_convolution import SOME_POSITIONS, convolve, convolve_upsampled
+from motfm_jax.nn.layers import upsample
+
+LAYOUT = {2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def drawn(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def reference(x, kernel, padding):
+    dims = x.ndim - 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,) * dims, padding, dimension_numbers=LAYOUT[dims])
+
+
+def check(function, expected, *arguments):
+    """Values and gradients, to the rounding of sums as long as these."""
+    with jax.default_matmul_precision("highest"):
+        found, pull = jax.vjp(function, *arguments)
+        wanted, wanted_pull = jax.vjp(expected, *arguments)
+        assert found.shape == wanted.shape
+        cotangent = drawn(*found.shape, seed=7)
+        pairs = zip((found, *pull(cotangent)), (wanted, *wanted_pull(cotangent)))
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+ONE = (1, 1)
+CASES = [  # few positions, more, so many that gradients are summed over several strips
+    ((1, 7, 8), (3, 3), (ONE, ONE)),
+    ((3, 21, 26), (3, 3), (ONE, ONE)),
+    ((2, 83, 67), (3, 3), (ONE, ONE)),
+    ((2, 83, 67), (2, 2), (ONE, ONE)),
+    ((1, 83, 67), (3, 5), ((0, 2), (4, 1))),
+    ((1, 40, 9), (1, 3), ((0, 0), (0, 0))),
+    ((1, 4, 5, 3), (3, 3, 3), (ONE,) * 3),
+    ((1, 7, 9, 8), (3, 3, 3), (ONE,) * 3),
+    ((2, 17, 18, 19), (3, 3, 3), (ONE,) * 3),
+    ((1, 23, 24, 15), (2, 2, 2), (ONE,) * 3),
+    ((1, 23, 24, 15), (2, 3, 4), ((1, 0), (0, 2), (3, 1))),
+]
+
+
+@pytest.mark.parametrize("space, widths, padding", CASES)
+def test_equals_the_convolution_of_xla(space, widths, padding):
+    x, kernel = drawn(*space, 6), drawn(*widths, 6, 5, seed=1)
+    check(lambda x, kernel: convolve(x, kernel, padding),
+          lambda x, kernel: reference(x, kernel, padding), x, kernel)  # fmt: skip
+
+
+@pytest.mark.parametrize("space", [(1, 5, 4), (2, 37, 40), (1, 9, 12, 11)])
+def test_convolves_what_is_upsampled_without_upsampling(space):
+    assert np.prod(space) > SOME_POSITIONS or space == (1, 5, 4)
+    dims = len(space) - 1
+    x, kernel = drawn(*space, 6), drawn(*(3,) * dims, 6, 5, seed=1)
+    check(convolve_upsampled,
+          lambda x, kernel: reference(upsample(x), kernel, (ONE,) * dims), x, kernel)  # fmt: skip
+
+
+def test_one_position_changed_changes_its_neighbours_alone():
+    x, kernel = drawn(1, 40, 40, 3), drawn(3, 3, 3, 2, seed=1)
+    moved = convolve(x.at[0, 20, 11].add(1.0), kernel, (ONE, ONE)) - convolve(x, kernel, (ONE, ONE))
+    rows, columns = np.nonzero(np.abs(np.asarray(moved)).sum(axis=(0, 3)) > 1e-4)
+    assert set(rows) == {19, 20, 21} and set(columns) == {10, 11, 12}
