@@ -41,11 +41,11 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     Returns:
       [B, *S', C'], S' = S + padding - K + 1.
     """
+    if kernel.ndim == 4:
+        return _convolve_planes(x, kernel, padding)
     positions = x.size // x.shape[-1]
     if positions <= FEW_POSITIONS:
         return _product_of_patches(x, kernel, padding)
-    if kernel.ndim == 4:
-        return _convolve_planes(x, kernel, padding)
     if positions <= SOME_POSITIONS:
         return _depth_by_depth(x, kernel, padding)
     return _depth_in_outputs(x, kernel, padding)
@@ -115,7 +115,7 @@ def _depth_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     widths = kernel.shape[:-2]
-    if x.size // x.shape[-1] > SOME_POSITIONS:
+    if kernel.ndim == 4 or x.size // x.shape[-1] > SOME_POSITIONS:
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
