@@ -8,9 +8,11 @@ which leave the vector units half empty. Here
 * a 3-D convolution is a 2-D one over slices that gives each kernel depth channels of its own,
   which are added shifted (or, where the kernel is the larger array, one 2-D convolution a depth);
 * the gradient of a kernel is a matrix product over strips of the image small enough for the cache;
-* few positions are convolved as a product with the whole kernel;
+* in 3-D few positions are convolved as a product with the whole kernel;
 * after a nearest-neighbour upsampling by 2 each output pixel sees 2 and not 3 pixels an axis, so
   that four (eight) kernels of 2 by 2 (by 2) on the small image do.
+
+Their derivatives are reverse mode alone (`jax.grad`, `jax.vjp`).
 """
 
 import functools
