@@ -2,8 +2,8 @@
 
 A network has more than a thousand parameters, most of them short. As arrays of their own each
 brings a dozen operations of the optimiser into the program and four buffers into every call; joined
-they bring a handful in all: the program of the paper's network has 13,000 instructions, where it had
-32,000. What is saved has names, so that no checkpoint depends on this.
+they bring a handful in all: the program of the paper's network has 13,000 instructions, where it
+had 32,000. What is saved has names, so that no checkpoint depends on this.
 """
 
 from collections.abc import Callable, Mapping
