@@ -1,7 +1,6 @@
 """How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
 
 import argparse
-import ctypes
 import errno
 import json
 import re
@@ -16,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from motfm_jax import config as configs
+from motfm_jax.io import malloc
 
 _ROOM = "; make room, then call it again: what is complete is kept"
 _CURES = {
@@ -23,7 +23,6 @@ _CURES = {
     errno.EROFS: "; give a folder that can be written to",
     errno.EACCES: "; change its rights, or give another",
 }
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "
     "model.remat=True, or nothing else running on it")
@@ -35,7 +34,7 @@ def run(
     """Calls main(arguments) and ends with what it returns; 2 after a mistake, said in a line; 130
     after Ctrl-C; 1 after a bug, with its traceback."""
     threading.excepthook, sys.unraisablehook = _say_of_thread, _say_of_callback
-    _keep_freed_memory()
+    malloc.keep_freed()
     try:
         code = main(sys.argv[1:]) or 0
     except (ValueError, OSError) as error:
@@ -52,19 +51,6 @@ def run(
         else:
             print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
     end(code)
-
-
-def _keep_freed_memory() -> None:
-    """On a CPU, gives what XLA frees after a program to the next one instead of the system, which
-    would have to hand it out page by page again: up to a third of a training step. To be called
-    before threads have arenas of their own. Linux with glibc alone, and no NVIDIA driver."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    if not Path("/proc/driver/nvidia").exists():
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
-            mallopt(option, value)
 
 
 def _say_of_thread(ended: threading.ExceptHookArgs) -> None:
