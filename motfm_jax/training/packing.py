@@ -6,13 +6,15 @@ they bring a handful in all: the program of the paper's network has 13,000 instr
 had 32,000. What is saved has names, so that no checkpoint depends on this.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Params
+from motfm_jax.arrays import Array, Params
 
 
 class Packing:
@@ -28,40 +30,35 @@ class Packing:
 
     def __init__(self, params: Mapping[str, Any]):
         self._shapes = {name: tuple(params[name].shape) for name in sorted(params)}
-        self._group = {
-            name: f"{name.partition('/')[0]}/{'kernels' if len(shape) > 1 else 'vectors'}"
-            for name, shape in self._shapes.items()}
         self._members: dict[str, list[str]] = {}
-        for name, group in self._group.items():
-            self._members.setdefault(group, []).append(name)
-        self._unpack = jax.custom_vjp(self._split)
-        # Of each slice autodiff would make an array as long as the whole.
-        self._unpack.defvjp(lambda packed: (self._split(packed), None),
-                            lambda _, named: (self.pack(named),))  # fmt: skip
+        for name, shape in self._shapes.items():
+            kind = "kernels" if len(shape) > 1 else "vectors"
+            self._members.setdefault(f"{name.partition('/')[0]}/{kind}", []).append(name)
 
     def pack(self, params: Params) -> Params:
-        """By name -> long arrays; numpy stays numpy."""
-        library = np if all(isinstance(leaf, np.ndarray) for leaf in params.values()) else jax.numpy
-        packed = {}
-        for key, names in self._members.items():
-            joined = library.concatenate([params[name].reshape(-1) for name in names])
-            packed[key] = joined[:, None] if key.endswith("kernels") else joined
-        return packed
+        """By name -> long arrays."""
+        return {group: self._join(group, [params[name] for name in names])
+                for group, names in self._members.items()}  # fmt: skip
 
     def unpack(self, packed: Params) -> Params:
-        """Long arrays -> by name; of numpy arrays views."""
-        numpy = all(isinstance(leaf, np.ndarray) for leaf in packed.values())
-        return self._split(packed) if numpy else self._unpack(packed)
-
-    def _split(self, packed: Params) -> Params:
+        """Long arrays -> by name."""
         named = {}
-        for key, names in self._members.items():
-            flat, start = packed[key].reshape(-1), 0
-            for name in names:
-                end = start + int(np.prod(self._shapes[name], dtype=int))
-                named[name] = flat[start:end].reshape(self._shapes[name])
-                start = end
+        for group in self._members:
+            named |= self._split(group, packed[group])
         return {name: named[name] for name in self._shapes}
+
+    def _join(self, group: str, arrays: Sequence[Array]) -> Array:
+        library = np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
+        joined = library.concatenate([array.reshape(-1) for array in arrays])
+        return joined[:, None] if group.endswith("kernels") else joined
+
+    def _split(self, group: str, array: Array) -> Params:
+        """Of a numpy array views. The gradient is one concatenation."""
+        names = self._members[group]
+        sizes = [math.prod(self._shapes[name]) for name in names]
+        split = np.split if isinstance(array, np.ndarray) else jnp.split
+        parts = split(array.reshape(-1), np.cumsum(sizes[:-1]))
+        return {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts)}
 
     def taking(self, function: Callable) -> Callable:
         """(params by name, ...) -> anything, as a function of long arrays."""
@@ -73,41 +70,37 @@ class Packing:
 
     def by_name(self, state: Any) -> Any:
         """A training state with every set of long arrays in it (parameters, their average, the
-        optimiser's moments) by name, as it is saved."""
+        optimiser's moments) by name, as it is saved. Where an optimiser leaves a group alone, what
+        it has in place of the array stands for each of its names."""
 
-        def named(packed: Any) -> Any:
-            if not self._is_packed(packed):
-                return packed
-            part, arrays = self._trained(packed)
-            found = part.unpack(arrays)
-            return {name: found[name] if name in found else packed[self._group[name]]
-                    for name in self._shapes}  # fmt: skip
+        def named(tree: Any) -> Any:
+            if not _has_keys(tree, self._members):
+                return tree
+            found = {}
+            for group, names in self._members.items():
+                found |= (self._split(group, tree[group]) if _is_array(tree[group])
+                          else dict.fromkeys(names, tree[group]))  # fmt: skip
+            return {name: found[name] for name in self._shapes}
 
-        return jax.tree.map(named, state, is_leaf=self._is_packed)
+        return jax.tree.map(named, state, is_leaf=lambda tree: _has_keys(tree, self._members))
 
     def by_group(self, state: Any) -> Any:
         """The reverse of `by_name`."""
 
-        def packed(named: Any) -> Any:
-            if not self._is_named(named):
-                return named
-            part, _ = self._trained({key: named[names[0]] for key, names in self._members.items()})
-            found = part.pack({name: named[name] for name in part._shapes})
-            return {key: found[key] if key in found else named[names[0]]
-                    for key, names in self._members.items()}  # fmt: skip
+        def packed(tree: Any) -> Any:
+            if not _has_keys(tree, self._shapes):
+                return tree
+            return {
+                group: self._join(group, [tree[name] for name in names])
+                if _is_array(tree[names[0]]) else tree[names[0]]
+                for group, names in self._members.items()}
 
-        return jax.tree.map(packed, state, is_leaf=self._is_named)
+        return jax.tree.map(packed, state, is_leaf=lambda tree: _has_keys(tree, self._shapes))
 
-    def _trained(self, groups: Mapping[str, Any]) -> tuple["Packing", dict[str, Any]]:
-        """The groups that hold arrays and their packing: an optimiser marks those it leaves alone
-        by something else."""
-        arrays = {key: leaf for key, leaf in groups.items() if hasattr(leaf, "shape")}
-        return Packing({
-            name: jax.ShapeDtypeStruct(shape, np.float32)
-            for name, shape in self._shapes.items() if self._group[name] in arrays}), arrays
 
-    def _is_packed(self, tree: Any) -> bool:
-        return isinstance(tree, dict) and tree.keys() == self._members.keys()
+def _has_keys(tree: Any, keys: Mapping[str, Any]) -> bool:
+    return isinstance(tree, dict) and tree.keys() == keys.keys()
 
-    def _is_named(self, tree: Any) -> bool:
-        return isinstance(tree, dict) and tree.keys() == self._shapes.keys()
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape")

@@ -89,7 +89,8 @@ def make_train_step(
       ema: decay of the moving average (see `ema_decay`); 0 where the state has none.
       accumulation: micro-batches a device works through before the update.
       axis_name: name of the device axis under pmap; None on one device.
-      refresh: what is done to the parameters after the optimiser, such as `nn.spectral.refresh`.
+      refresh: what is done to the parameters after the optimiser, such as `nn.spectral.refresh`;
+        None for nothing.
 
     Returns:
       (state, a device's rows of the batch, key) -> (state, Metrics).
