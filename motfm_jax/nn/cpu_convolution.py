@@ -137,11 +137,11 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
     along the others: one matrix product a strip."""
     (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
     # A strip is a block of all axes but the last; together they may reach beyond the image.
-    extents, blocks, left = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
+    extents, blocks, room = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
     for extent in reversed(extents):
-        count = math.ceil(extent / max(1, left)) if blocks else 1
+        count = math.ceil(extent / max(1, room)) if blocks else 1
         blocks.insert(0, math.ceil(extent / count))
-        left //= blocks[0]
+        room //= blocks[0]
     counts = [math.ceil(extent / block) for extent, block in zip(extents, blocks)]
     beyond = [count * block - extent for count, block, extent in zip(counts, blocks, extents)]
     x = jnp.pad(x, [

@@ -37,7 +37,7 @@ class UNetSettings:
       dtype: of convolutions and products.
       remat: recompute blocks in the backward pass.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
-      on_cpu: compute 3-D convolutions slice by slice, see `dispatch.folds_depth`.
+      on_cpu: whether convolutions take the forms of a CPU, see `dispatch.on_cpu`.
     """
 
     dims: int
