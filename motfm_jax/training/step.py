@@ -107,21 +107,31 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        if refresh is not None:
-            params = refresh(params)
-        average = state.ema
-        if average is not None:
-            decay = ema_decay(state.step, ema)
-            average = jax.tree.map(lambda old, new: new + decay * (old - new), average, params)
-        updated = TrainState(state.step + 1, params, average, opt_state, state.halted)
+        def update() -> TrainState:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            if refresh is not None:
+                params = refresh(params)
+            average = state.ema
+            if average is not None:
+                decay = ema_decay(state.step, ema)
+                average = jax.tree.map(lambda old, new: new + decay * (old - new), average, params)
+            return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted
-        kept = jax.tree.map(lambda new, old: jnp.where(keep, new, old), updated, state)
+        kept = _update_if(keep, update, state)
         return kept._replace(halted=~keep), Metrics(loss, grad_norm, finite)
 
     return train_step
+
+
+def _update_if(keep: Array, update: Callable[[], TrainState], state: TrainState) -> TrainState:
+    """What `update` returns where `keep`, else the state. On a CPU a branch, in which XLA updates
+    arrays in place instead of copies; a GPU would have to ask the host which branch to take."""
+    return jax.lax.platform_dependent(
+        cpu=lambda: jax.lax.cond(keep, update, lambda: state),
+        default=lambda: jax.tree.map(
+            lambda new, old: jnp.where(keep, new, old), update(), state))
 
 
 def make_eval_step(loss_fn: LossFn) -> Callable[[Params, Batch, Array], tuple[Array, Array]]:

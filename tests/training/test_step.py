@@ -1,6 +1,7 @@
 """One update: accumulation, averaging, randomness, and what a bad loss does."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,14 @@ KEY = jax.random.key(3)
 
 
 @functools.cache
-def compiled(loss_fn, name, ema, clip, accumulation):
+def compiled(loss_fn, name, ema, clip, accumulation, platform="cpu"):
     optimizer = make_optimizer(name, make_schedule(0.1), clip)
-    return optimizer, jax.jit(make_train_step(loss_fn, optimizer, ema, accumulation))
+    step = jax.jit(make_train_step(loss_fn, optimizer, ema, accumulation))
+    if platform != "cpu":  # its form of the update, run here
+        with mock.patch.object(jax.lax, "platform_dependent", lambda cpu, default: default()):
+            step = step.trace(
+                init_state(init_params(), optimizer, ema), batch_at(0), KEY).lower().compile()
+    return optimizer, step
 
 
 def train(
@@ -118,9 +124,9 @@ def test_draws_change_with_the_step_the_index_and_the_dropout_key():
     assert len(keys) == 16 and len(dropout) == 4 and not keys & dropout
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation, platform", [(1, "cpu"), (2, "cpu"), (1, "cuda")])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_bad_loss_leaves_the_state_and_stops_it(where, accumulation):
+def test_a_bad_loss_leaves_the_state_and_stops_it(where, accumulation, platform):
     def bad_at_two(params, batch, keys, dropout_key):
         losses = loss_fn(params, batch, keys, dropout_key)
         marked = batch.image[:, 0, 0, 0] > 100
@@ -130,8 +136,8 @@ def test_a_bad_loss_leaves_the_state_and_stops_it(where, accumulation):
         root = jnp.sqrt(jnp.sum(params["in/bias"] ** 2) * 0 * jnp.ones(losses.shape))
         return losses + jnp.where(marked, root, 0.0)
 
-    optimizer, step = compiled(bad_at_two, "adam", 0.9, 0.0, accumulation)
-    _, step_good = compiled(loss_fn, "adam", 0.9, 0.0, accumulation)
+    optimizer, step = compiled(bad_at_two, "adam", 0.9, 0.0, accumulation, platform)
+    _, step_good = compiled(loss_fn, "adam", 0.9, 0.0, accumulation, platform)
     state = init_state(init_params(), optimizer, 0.9)
     state, metrics = step_good(state, batch_at(0), KEY)
     assert bool(metrics.finite) and not bool(state.halted)
@@ -148,6 +154,15 @@ def test_a_bad_loss_leaves_the_state_and_stops_it(where, accumulation):
     state, metrics = step_good(state, batch_at(2), KEY)  # a good batch no longer changes it
     assert bool(metrics.finite) and bool(state.halted)
     assert_close(state._replace(halted=good.halted), good, 0)
+
+
+def test_the_update_is_a_branch_on_a_cpu_alone():
+    optimizer, step = compiled(loss_fn, "adam", 0.9, 0.0, 1)
+    traced = step.trace(init_state(init_params(), optimizer, 0.9), batch_at(0), KEY)
+    cpu, cuda = (
+        traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.case")
+        for platform in ("cpu", "cuda"))  # both have the choice of the platform itself
+    assert cpu == cuda + 1
 
 
 def test_validation_draws_are_fixed_and_do_not_depend_on_the_batches():
