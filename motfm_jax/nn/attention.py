@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.arrays import Array
-from motfm_jax.nn.layers import Draws, GroupNorm, conv, linear
+from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
 
 
 def attend(query: Array, key: Array, value: Array, heads: int, implementation: str) -> Array:
@@ -103,10 +103,6 @@ class FeedForward(nnx.Module):
         return self.linear2(x * nnx.gelu(gate, approximate=False))
 
 
-def _layer_norm(features: int, dtype: Any, rngs: Draws) -> nnx.LayerNorm:
-    return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
-
-
 class TransformerBlock(nnx.Module):
     """Self-attention, attention to the class token, feed-forward; each normalised and added."""
 
@@ -114,12 +110,12 @@ class TransformerBlock(nnx.Module):
         self, features: int, context: int, *, heads: int, implementation: str, dtype: Any,
         rngs: Draws,
     ):  # fmt: skip
-        self.norm1 = _layer_norm(features, dtype, rngs)
+        self.norm1 = LayerNorm(features, dtype=dtype)
         self.attn1 = SelfAttention(
             features, heads=heads, implementation=implementation, dtype=dtype, rngs=rngs)
-        self.norm2 = _layer_norm(features, dtype, rngs)
+        self.norm2 = LayerNorm(features, dtype=dtype)
         self.attn2 = TokenAttention(features, context, dtype=dtype, rngs=rngs)
-        self.norm3 = _layer_norm(features, dtype, rngs)
+        self.norm3 = LayerNorm(features, dtype=dtype)
         self.ff = FeedForward(features, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, value: Array) -> Array:

@@ -1,5 +1,7 @@
 """Resampling, normalisation, time embedding, dropout, residual blocks, and how layers start."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,26 @@ def test_group_norm_computes_in_float32_and_answers_in_its_dtype():
     rounded = layers.GroupNorm(8, groups=2, dtype=jnp.bfloat16)(x)
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (100.0, 1.0), (0.0, 1e-3)])
+def test_layer_norm_and_its_derivatives_are_those_of_the_formula(mean, std):
+    x, dx, g = (draw(2, 7, 24, seed=seed) for seed in range(3))
+    x, norm = mean + std * x, layers.LayerNorm(24, dtype=jnp.float32)
+    norm.scale[...], norm.bias[...] = draw(24, seed=3), draw(24, seed=4)
+
+    def formula(x):
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normed = centred / jnp.sqrt(variance + layers.LAYER_NORM_EPSILON)
+        return normed * norm.scale[None, None] + norm.bias[None, None]
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    for ours, expected in zip(jax.jvp(norm, (x,), (dx,)), jax.jvp(formula, (x,), (dx,))):
+        close(ours, expected)
+    close(jax.vjp(norm, x)[1](g)[0], jax.vjp(formula, x)[1](g)[0])
+    half = layers.LayerNorm(24, dtype=jnp.bfloat16)(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("features", [8, 9])
