@@ -146,8 +146,8 @@ def _standardise(x: Array) -> tuple[Array, Array]:
 def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     y, scale = _standardise(x)
-    return y, scale * (
-        dx - dx.mean(axis=-1, keepdims=True) - y * (y * dx).mean(axis=-1, keepdims=True))
+    along = (y * dx).mean(axis=-1, keepdims=True)  # first, or the chains are back
+    return y, scale * (dx - dx.mean(axis=-1, keepdims=True) - y * along)
 
 
 class GroupNorm(nnx.Module):
