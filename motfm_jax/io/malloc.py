@@ -4,6 +4,9 @@ XLA allocates a program's memory at each call and frees it after. By default gli
 blocks to the system, which hands them out page by page again; kept, they are searched for. What a
 compilation leaves, thousands of holes between what stays, made that search an eighth of a training
 step (perf: `_int_malloc`), so the holes are retired after each.
+
+Only the main thread's heap holds blocks beyond 64 MB, so programs run there: JAX may not hand them
+to a thread of its own.
 """
 
 import ctypes
@@ -12,7 +15,7 @@ from typing import Any
 
 import jax
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _LONG = 1.0  # seconds of a compilation that leaves holes worth retiring
 _LARGEST_HOLE, _SMALLEST_HOLE = 1 << 30, 1 << 16  # bytes
@@ -21,8 +24,8 @@ _LARGEST_HOLE, _SMALLEST_HOLE = 1 << 30, 1 << 16  # bytes
 def keep_freed() -> None:
     """Keeps what is freed for the next program, and retires holes after each long compilation.
 
-    To be called once, before threads have arenas of their own. Does nothing without glibc or beside
-    an NVIDIA driver: there the programs run on the GPU.
+    To be called once, before JAX has its devices. Does nothing without glibc or beside an NVIDIA
+    driver: there the programs run on the GPU.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -31,8 +34,9 @@ def keep_freed() -> None:
         return
     if Path("/proc/driver/nvidia").exists():
         return
-    for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
-        mallopt(option, value)
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, -1)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     def after(event: str, seconds: float, **_: Any) -> None:
         if event == _COMPILED and seconds > _LONG:
