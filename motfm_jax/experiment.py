@@ -147,7 +147,7 @@ def train(
                 batch_size=train_config.batch_size, log_every=train_config.log_every,
                 eval_every=train_config.eval_every, save_every=train_config.save_every,
                 hooks=[loop.Hook(train_config.sample_every, lambda step, weights: grid(
-                    step, parallel.replicate(packing.by_name(jax.device_get(weights)))))],
+                    step, parallel.replicate(packing.unpack(jax.device_get(weights)))))],
             )  # fmt: skip
         finally:
             checkpoints.wait()

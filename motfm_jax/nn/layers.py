@@ -17,7 +17,7 @@ from flax import nnx
 from motfm_jax.arrays import Array
 from motfm_jax.nn import cpu_convolution
 
-NORM_EPSILON = 1e-6  # of GroupNorm
+GROUP_NORM_EPSILON = 1e-6
 LAYER_NORM_EPSILON = 1e-5
 TIME_SCALE = 999.0  # t in [0, 1] is embedded as a diffusion level in 0 .. 999
 LONGEST_PERIOD = 10_000.0
@@ -146,7 +146,8 @@ def _standardise(x: Array) -> tuple[Array, Array]:
 def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     y, scale = _standardise(x)
-    along = (y * dx).mean(axis=-1, keepdims=True)  # first, or the chains are back
+    # First: the order in which the terms are added up backwards decides what XLA fuses.
+    along = (y * dx).mean(axis=-1, keepdims=True)
     return y, scale * (dx - dx.mean(axis=-1, keepdims=True) - y * along)
 
 
@@ -172,7 +173,7 @@ class GroupNorm(nnx.Module):
         # First over space, channel by channel: rows of channels are added as vectors.
         mean = of_group(rows.mean(axis=1))
         variance = of_group(jnp.square(rows - mean[:, None]).mean(axis=1))
-        slope = jax.lax.rsqrt(variance + NORM_EPSILON) * self.scale[None]
+        slope = jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * self.scale[None]
         offset = self.bias[None] - mean * slope
         to_space = (batch,) + (1,) * len(space) + (features,)
         return (x * slope.reshape(to_space) + offset.reshape(to_space)).astype(self.dtype)

@@ -2,8 +2,7 @@
 
 A network has more than a thousand parameters, most of them short. As arrays of their own each
 brings a dozen operations of the optimiser into the program and four buffers into every call; joined
-they bring a handful in all: the program of the paper's network has 13,000 instructions, where it
-had 32,000. What is saved has names, so that no checkpoint depends on this.
+they bring a handful in all. What is saved has names, so that no checkpoint depends on this.
 """
 
 import math
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.arrays import Params
 
 
 class Packing:
@@ -41,24 +40,11 @@ class Packing:
                 for group, names in self._members.items()}  # fmt: skip
 
     def unpack(self, packed: Params) -> Params:
-        """Long arrays -> by name."""
+        """Long arrays -> by name; of numpy arrays views."""
         named = {}
         for group in self._members:
             named |= self._split(group, packed[group])
         return {name: named[name] for name in self._shapes}
-
-    def _join(self, group: str, arrays: Sequence[Array]) -> Array:
-        library = np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
-        joined = library.concatenate([array.reshape(-1) for array in arrays])
-        return joined[:, None] if group.endswith("kernels") else joined
-
-    def _split(self, group: str, array: Array) -> Params:
-        """Of a numpy array views. The gradient is one concatenation."""
-        names = self._members[group]
-        sizes = [math.prod(self._shapes[name]) for name in names]
-        split = np.split if isinstance(array, np.ndarray) else jnp.split
-        parts = split(array.reshape(-1), np.cumsum(sizes[:-1]))
-        return {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts)}
 
     def taking(self, function: Callable) -> Callable:
         """(params by name, ...) -> anything, as a function of long arrays."""
@@ -72,34 +58,34 @@ class Packing:
         """A training state with every set of long arrays in it (parameters, their average, the
         optimiser's moments) by name, as it is saved. Where an optimiser leaves a group alone, what
         it has in place of the array stands for each of its names."""
-
-        def named(tree: Any) -> Any:
-            if not _has_keys(tree, self._members):
-                return tree
-            found = {}
-            for group, names in self._members.items():
-                found |= (self._split(group, tree[group]) if _is_array(tree[group])
-                          else dict.fromkeys(names, tree[group]))  # fmt: skip
-            return {name: found[name] for name in self._shapes}
-
-        return jax.tree.map(named, state, is_leaf=lambda tree: _has_keys(tree, self._members))
+        return _change(state, self._members, self.unpack)
 
     def by_group(self, state: Any) -> Any:
         """The reverse of `by_name`."""
+        return _change(state, self._shapes, self.pack)
 
-        def packed(tree: Any) -> Any:
-            if not _has_keys(tree, self._shapes):
-                return tree
-            return {
-                group: self._join(group, [tree[name] for name in names])
-                if _is_array(tree[names[0]]) else tree[names[0]]
-                for group, names in self._members.items()}
+    def _join(self, group: str, leaves: Sequence[Any]) -> Any:
+        if not _is_array(leaves[0]):
+            return leaves[0]
+        library = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
+        joined = library.concatenate([leaf.reshape(-1) for leaf in leaves])
+        return joined[:, None] if group.endswith("kernels") else joined
 
-        return jax.tree.map(packed, state, is_leaf=lambda tree: _has_keys(tree, self._shapes))
+    def _split(self, group: str, leaf: Any) -> dict[str, Any]:
+        """The gradient is one concatenation."""
+        names = self._members[group]
+        if not _is_array(leaf):
+            return dict.fromkeys(names, leaf)
+        sizes = [math.prod(self._shapes[name]) for name in names]
+        split = np.split if isinstance(leaf, np.ndarray) else jnp.split
+        parts = split(leaf.reshape(-1), np.cumsum(sizes[:-1]))
+        return {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts)}
 
 
-def _has_keys(tree: Any, keys: Mapping[str, Any]) -> bool:
-    return isinstance(tree, dict) and tree.keys() == keys.keys()
+def _change(state: Any, keys: Mapping[str, Any], function: Callable[[Any], Any]) -> Any:
+    """`function` of each dict with these keys in the state."""
+    found = lambda tree: isinstance(tree, dict) and tree.keys() == keys.keys()  # noqa: E731
+    return jax.tree.map(lambda tree: function(tree) if found(tree) else tree, state, is_leaf=found)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -68,15 +68,19 @@ def test_layer_norm_and_its_derivatives_are_those_of_the_formula(mean, std):
     def formula(x):
         centred = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
-        normed = centred / jnp.sqrt(variance + layers.LAYER_NORM_EPSILON)
+        normed = centred / jnp.sqrt(variance + 1e-5)
         return normed * norm.scale[None, None] + norm.bias[None, None]
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     for ours, expected in zip(jax.jvp(norm, (x,), (dx,)), jax.jvp(formula, (x,), (dx,))):
         close(ours, expected)
     close(jax.vjp(norm, x)[1](g)[0], jax.vjp(formula, x)[1](g)[0])
-    half = layers.LayerNorm(24, dtype=jnp.bfloat16)(x.astype(jnp.bfloat16))
-    assert half.dtype == jnp.bfloat16
+
+
+def test_layer_norm_computes_in_float32_and_answers_in_its_dtype():
+    x = draw(2, 7, 24).astype(jnp.bfloat16)
+    exact, rounded = (layers.LayerNorm(24, dtype=dtype)(x) for dtype in (jnp.float32, jnp.bfloat16))
+    np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("features", [8, 9])

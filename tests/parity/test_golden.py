@@ -103,7 +103,8 @@ def test_a_tenth_on_one_number_of_any_parameter_takes_the_velocity_out_of_tolera
 
 
 @pytest.mark.parametrize("where, name, wrong", [
-    (layers, "NORM_EPSILON", 1e-5),
+    (layers, "GROUP_NORM_EPSILON", 1e-5),
+    (layers, "LAYER_NORM_EPSILON", 1e-6),
     (layers.jnp, "floor", lambda level: level),
     (nnx, "gelu", lambda gate, approximate: jax.nn.gelu(gate, approximate=True)),
 ])  # fmt: skip

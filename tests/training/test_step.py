@@ -22,8 +22,8 @@ def compiled(loss_fn, name, ema, clip, accumulation, platform="cpu"):
     step = jax.jit(make_train_step(loss_fn, optimizer, ema, accumulation))
     if platform != "cpu":  # its form of the update, run here
         with mock.patch.object(jax.lax, "platform_dependent", lambda cpu, default: default()):
-            step = step.trace(
-                init_state(init_params(), optimizer, ema), batch_at(0), KEY).lower().compile()
+            state = init_state(init_params(), optimizer, ema)
+            step = step.lower(state, batch_at(0), KEY).compile()
     return optimizer, step
 
 
