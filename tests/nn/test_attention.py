@@ -105,7 +105,7 @@ def test_a_transformer_is_its_formula():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the instructions of a CPU")
 def test_gradients_of_a_chain_of_blocks_are_not_computed_again_in_each(monkeypatch):
-    """Autodiff's derivative of LayerNorm would be; so would ours with its terms in another order."""
+    """With autodiff's LayerNorm they are, and with ours where its terms come in another order."""
     module, init = functional(lambda draws: attention.SpatialTransformer(
         FEATURES, 4, layers=4, heads=2, implementation="xla", dims=2, groups=4,
         dtype=jnp.float32, rngs=draws))
