@@ -151,6 +151,7 @@ NOT_NEGATIVE = (
     "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
     "spade.perceptual_weight",
 )  # fmt: skip
+LARGEST = 2**32  # of these; seeds and counts are 32-bit numbers
 
 
 def field(config: ConfigDict, path: str):
@@ -168,17 +169,12 @@ def check(config: ConfigDict) -> None:
             close = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
-    for path in POSITIVE:
-        if not 0 < field(config, path) < math.inf:
-            raise ValueError(f"config.{path}={field(config, path)}: needs a finite number above 0")
-    for path in NOT_NEGATIVE:
-        if not 0 <= field(config, path) < math.inf:
-            raise ValueError(
-                f"config.{path}={field(config, path)}: needs a finite number, 0 or more")
+    for path in POSITIVE + NOT_NEGATIVE:
+        value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
+        if isinstance(value, bool) or not 0 <= value < LARGEST or (path in POSITIVE and not value):
+            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below 2^32")
     _check_model(config)
     _check_data(config)
-    if config.seed >= 2**32:
-        raise ValueError(f"config.seed={config.seed}: must be below 2^32")
     if config.flow.source != "noise":
         _check_source(config)
     if config.method == "ddpm":

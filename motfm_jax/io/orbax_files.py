@@ -60,9 +60,10 @@ def _had_metrics(path: Path) -> bool:
 
 def open_manager(folder: Path, **options: Any) -> Manager:
     """Of a folder, made where it is not there; options of `ocp.CheckpointManagerOptions`."""
-    # Orbax reports each phase of each save, and tracebacks, through absl's logger; errors come as
-    # exceptions.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax reports each phase of each save, and tracebacks, through absl's logger, and the writes
+    # that a failed save gave up through asyncio's; errors come as exceptions.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     return Manager(
         folder,

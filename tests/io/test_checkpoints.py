@@ -1,5 +1,7 @@
 """Checkpoints: what is saved, kept, restored, and said when it cannot be."""
 
+import asyncio
+import gc
 import os
 import shutil
 import subprocess
@@ -321,6 +323,15 @@ except ValueError as error:
     print("said:", error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
+
+
+def test_a_write_that_was_given_up_does_not_complain_beside_the_error(tmp_path, caplog):
+    open_checkpoints(tmp_path).close()
+    loop = asyncio.new_event_loop()
+    loop.create_future().set_exception(OSError("no space left"))  # nobody awaits it
+    loop.close()
+    gc.collect()
+    assert not caplog.records
 
 
 def test_no_room_for_a_checkpoint_is_said_and_costs_none(tmp_path):
