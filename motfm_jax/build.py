@@ -340,7 +340,8 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
     """
     weights = restore_weights(run, which)
     try:
-        config, facts = configs.from_json(weights.config), Facts.from_json(weights.facts)
+        config = datasets.distrust_cache(configs.from_json(weights.config))
+        facts = Facts.from_json(weights.facts)
         intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from motfm_jax import config as configs
+from motfm_jax import datasets
 from motfm_jax.io import malloc
 
 _ROOM = "; make room, then call it again: what is complete is kept"
@@ -140,7 +141,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
     if not path.is_file():
         return None
     try:
-        return configs.from_json(json.loads(path.read_text()))
+        return datasets.distrust_cache(configs.from_json(json.loads(path.read_text())))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: cannot be used ({error}); restore it, or give --config") from error

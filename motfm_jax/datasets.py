@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax import config as configs
 from motfm_jax.data.augment import Augment, left_right_axis
-from motfm_jax.data.cache import Arrays, open_cached
+from motfm_jax.data.cache import Arrays, holds_entries, open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.entry import Progress
@@ -38,6 +38,14 @@ def cache_dir(config: ConfigDict) -> Path:
     """Where decoded arrays are kept."""
     default = Path.home() / ".cache" / "motfm_jax"
     return Path(config.data.cache or os.environ.get("MOTFM_CACHE") or default)
+
+
+def distrust_cache(config: ConfigDict) -> ConfigDict:
+    """A run's config, without the folder it names for decoded data unless there is some in it: a
+    run from elsewhere must not choose where this machine writes."""
+    if config.data.cache and not holds_entries(Path(config.data.cache)):
+        config.data.cache = ""
+    return config
 
 
 def features_dir() -> Path:

@@ -269,6 +269,17 @@ def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
     assert site.endswith("xla (asked for)")
 
 
+def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
+    config = make_config()
+    config.data.cache = str(tmp_path / "cache")
+    run = save_run(tmp_path / "run", config, zeros_like_params(config))
+    assert build.load_run(run).config.data.cache == ""  # not there
+    (tmp_path / "cache" / "thesis").mkdir(parents=True)
+    assert build.load_run(run).config.data.cache == ""
+    datasets.arrays(config, "train")
+    assert build.load_run(run).config.data.cache == str(tmp_path / "cache")
+
+
 def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
     config = make_config()
     others = {

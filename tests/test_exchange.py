@@ -192,6 +192,10 @@ def test_only_resume_of_a_run_that_is_there_does_without_a_config(tmp_path):
     assert _saved_config(["--resume=false", f"--workdir={run}"]) is None
     assert _saved_config(["--resume", f"--workdir={run}", "--config=configs/camus.py"]) is None
     assert _saved_config(["--resume", f"--workdir={tmp_path}"]) is None
+    foreign = default()
+    foreign.data.cache = str(tmp_path / "elsewhere")
+    (run / "config.json").write_text(json.dumps(foreign.to_dict()))
+    assert _saved_config(["--resume", f"--workdir={run}"]).data.cache == ""
     (run / "config.json").write_text('{"sed": 1}')
     with pytest.raises(ValueError, match=r"config.json: cannot be used .*did you mean seed"):
         _saved_config(["--resume", f"--workdir={run}"])

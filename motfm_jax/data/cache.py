@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -121,6 +122,14 @@ def open_cached(
     skipped = (*getattr(source, "faults", ()), *arrays.skipped)
     refuse_many(skipped, len(arrays) + len(skipped))
     return dataclasses.replace(arrays, skipped=skipped)
+
+
+def holds_entries(cache_dir: Path) -> bool:
+    """Whether decoded examples are kept in this folder already."""
+    try:
+        return any(re.fullmatch("[0-9a-f]{32}", path.name) for path in cache_dir.iterdir())
+    except OSError:
+        return False
 
 
 def entry_key(source: Source, on_fault: str = "stop", varied: bool = False) -> str:
