@@ -19,10 +19,12 @@ from motfm_jax import datasets
 from motfm_jax.io import malloc
 
 _ROOM = "; make room, then call it again: what is complete is kept"
+_AGAIN = "; the disk or the network failed: what is complete is kept, call it again"
 _CURES = {
     errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
     errno.EROFS: "; give a folder that can be written to",
     errno.EACCES: "; change its rights, or give another",
+    errno.EIO: _AGAIN, errno.ESTALE: _AGAIN, errno.ETIMEDOUT: _AGAIN,
 }
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "

@@ -1,6 +1,7 @@
 """One image file to one array, and the hash of many: what the file-based sources share."""
 
 import concurrent.futures
+import errno
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,11 @@ from motfm_jax.data.formats import Volume, read_metaimage, read_nifti
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 METAIMAGE_SUFFIXES = (".mhd", ".mha")
+# Of the system and not the file, which may be read another time: nothing to leave it out for.
+PASSING = {
+    errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+}  # fmt: skip
 SPACING_TOLERANCE = 0.01  # between pixel sizes and affine, relative
 
 
@@ -24,6 +30,7 @@ def read(path: Path) -> Volume:
     Raises:
       ValueError: no such file, of another type, unreadable, no numbers in it, NaN or infinite
         values, a spacing that is not positive, or an affine that does not fit it.
+      OSError: the system failed, such as a network's file system (`PASSING`).
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; complete the data set or correct its list")
@@ -39,6 +46,8 @@ def read(path: Path) -> Volume:
             f"{path}: .mhd files need SimpleITK, which is not installed; "
             "pip install SimpleITK, or use the NIfTI release") from error
     except Exception as error:  # a decoder may raise anything on foreign bytes
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "

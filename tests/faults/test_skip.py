@@ -1,6 +1,8 @@
 """data.on_fault=skip: what cannot be read is left out and listed, the rest is what it would be."""
 
+import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from test_data import FLAT, SOLID, again, camus, content, decathlon, packed, with_value
 
 from motfm_jax import config, datasets, experiment
+from motfm_jax.data import files
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
@@ -132,6 +135,21 @@ def test_without_a_fault_skipping_changes_nothing_but_the_name_of_the_entry(tmp_
     np.testing.assert_array_equal(stop.images, skip.images)
     assert stop.meta == skip.meta and skip.skipped == ()
     assert entry_key(sources[0]) != entry_key(sources[1], "skip")
+
+
+@pytest.mark.parametrize("on_fault", ["stop", "skip"])
+def test_an_example_is_not_left_out_for_an_error_that_passes(tmp_path, monkeypatch, on_fault):
+    decathlon(tmp_path)
+    source = Decathlon(tmp_path, "train", SOLID, fit="stretch", on_fault=on_fault)
+
+    def fail(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_nifti", fail)
+        with pytest.raises(OSError, match=rf"Stale file handle: '{tmp_path}/.*\.nii\.gz'"):
+            open_cached(source, tmp_path / "cache", on_fault=on_fault)
+    assert open_cached(source, tmp_path / "cache", on_fault=on_fault).skipped == ()
 
 
 @pytest.mark.parametrize("num_bad", [3, 5])
