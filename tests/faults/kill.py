@@ -6,8 +6,9 @@
     .venv/bin/python tests/faults/kill.py --what=train --signals KILL TERM INT --out=kills
 
 Every process group is ended by SIGKILL (or by the signals named, in turn), at a moment drawn
-evenly from the time that one uninterrupted call takes without any cache, so that starting,
-decoding, compiling, updating, saving, validating, drawing and the writing of caches are all hit.
+evenly from the time that an uninterrupted call takes, so that starting, decoding, compiling,
+updating, saving, validating, drawing and the writing of caches are all hit. Where a trial finishes
+before its moment, later moments are drawn from the time it took.
 What has to be equal to the uninterrupted run, bit for bit: of a training every array of its last
 checkpoint (weights, moving average, optimiser) and each logged loss (where a signal stops a
 training at a step that is due for validation, that is left out); of a sampling all images; of a
@@ -194,18 +195,21 @@ def main(arguments: Sequence[str]) -> int:
         print("a cached program computes something else than a fresh one: no comparison possible")
         return 1
 
-    kills, trials, failures, slowest_s = 0, 0, [], 0.0
+    kills, trials, failures, slowest_s, spans = 0, 0, [], 0.0, [cold, warm]
     while kills < asked.kills:
         trials += 1
-        target, before = out / f"trial{trials}", []
-        caches = out / f"caches{trials // 2}"  # two trials share theirs: cold, then warm
-        for seconds in kill_until_done(job, target, caches, rng, cold, asked.kills - kills, kinds):
+        target, before, had = out / f"trial{trials}", [], kills
+        caches = out / f"caches{(trials - 1) // 2}"  # two trials share theirs: cold, then warm
+        span, begin = spans[(trials - 1) % 2], time.perf_counter()
+        for seconds in kill_until_done(job, target, caches, rng, span, asked.kills - kills, kinds):
             kills, slowest_s = kills + 1, max(slowest_s, seconds)
             if asked.what == "train":
                 now = readable(target)
                 if len(now) < min(len(before), 2) or (before and max(now) < max(before)):
                     failures.append(f"trial {trials}: checkpoints {before} became {now}")
                 before = now
+        if kills == had:
+            spans[(trials - 1) % 2] = time.perf_counter() - begin
         if result(target) != wanted:
             failures.append(f"trial {trials}: another result than the uninterrupted run's")
         print(f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures",
