@@ -16,11 +16,11 @@ def read_entry(entry: Any, where: str) -> dict[str, Any]:
     Raises:
       ValueError: what is missing or wrong in it.
     """
-    if not isinstance(entry, dict) or "image" not in entry:
-        came = f"keys {shown(list(entry)[:5])}" if isinstance(entry, dict) else (
-            type(entry).__name__)
-        raise ValueError(f"{where}: {came}, a dict with an 'image' needed")
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: {type(entry).__name__}, a dict with an 'image' needed")
     entry = {name: value for name, value in entry.items() if value is not None}
+    if "image" not in entry:
+        raise ValueError(f"{where}: keys {shown(list(entry)[:5])}, a dict with an 'image' needed")
     entry["image"] = _array(entry["image"], f"{where}: image")
     if "mask" in entry:
         entry["mask"] = _whole(_array(entry["mask"], f"{where}: mask"), f"{where}: mask")

@@ -235,6 +235,7 @@ def test_writing_is_atomic(tmp_path):
     ({"mask": MASK[None, :2]}, r"mask \(2, 4\) and image \(3, 4\)"),
     ({"mask": np.zeros((3, 3, 4), int)}, r"mask \(3, 3, 4\), one channel"),
     ({"mask": "none"}, "mask is a str"),
+    ({"image": None}, "keys .*a dict with an .image. needed"),
     ({"image": [[1, 2]]}, "image is a list"),
     ({"image": np.array(["a"])}, "image is <U1"),
     ({"image": np.zeros((0, 4))}, "image is float64"),
