@@ -3,6 +3,7 @@
 import argparse
 import errno
 import json
+import os
 import re
 import sys
 import threading
@@ -36,6 +37,7 @@ def run(
 ) -> None:
     """Calls main(arguments) and ends with what it returns; 2 after a mistake, said in a line; 130
     after Ctrl-C; 1 after a bug, with its traceback."""
+    _open_streams()
     threading.excepthook, sys.unraisablehook = _say_of_thread, _say_of_callback
     malloc.keep_freed()
     try:
@@ -54,6 +56,19 @@ def run(
         else:
             print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
     end(code)
+
+
+def _open_streams() -> None:
+    """Nothing in the place of standard streams that the caller closed: their numbers would be
+    given to the next files opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, "w" if number else "r", closefd=False)
+            setattr(sys, name, stream)
 
 
 def _say_of_thread(ended: threading.ExceptHookArgs) -> None:

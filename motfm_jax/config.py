@@ -152,6 +152,7 @@ NOT_NEGATIVE = (
     "spade.perceptual_weight",
 )  # fmt: skip
 LARGEST = 2**32  # of these; seeds and counts are 32-bit numbers
+MOST = dict.fromkeys(("model.res_blocks", "model.transformer_layers"), 100)  # a program has each
 
 
 def field(config: ConfigDict, path: str):
@@ -171,8 +172,9 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
     for path in POSITIVE + NOT_NEGATIVE:
         value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
-        if isinstance(value, bool) or not 0 <= value < LARGEST or (path in POSITIVE and not value):
-            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below 2^32")
+        most = MOST.get(path, LARGEST)
+        if isinstance(value, bool) or not 0 <= value < most or (path in POSITIVE and not value):
+            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
     _check_model(config)
     _check_data(config)
     if config.flow.source != "noise":

@@ -19,10 +19,12 @@ from motfm_jax.data.records import Facts
 from motfm_jax.evaluation import generate
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
+from motfm_jax.io.files import read_json
 from motfm_jax.io.runs import (
     MAY_CHANGE,
     Run,
     check_workdir,
+    has_checkpoints,
     is_untrained,
     leaves,
     open_run,
@@ -67,7 +69,7 @@ def train(
     total = num_steps(config, len(data.train))
     optimizer, learning_rate, refresh = build.update(config, total)
     base = {}
-    if train_config.base and not any((workdir / "checkpoints").glob("[0-9]*")):
+    if train_config.base and (overwrite or not has_checkpoints(workdir)):
         base = build.base_weights(config, data.facts)
     loss = build.loss(config, model)
 
@@ -110,6 +112,11 @@ def train(
         else:
             state = make_state(init_key, base)
         start = int(state.step)
+        starts = parallel.gather(np.int32(start)).tolist()
+        if len(set(starts)) > 1:
+            raise ValueError(
+                f"{run.checkpoints}: the processes read checkpoints of different steps ({starts}); "
+                "see that all have the same files, then --resume")
         run.start(start)
         if first:
             lines = startup_lines(config, data, model, state.params, total, start)
@@ -169,8 +176,12 @@ def check_facts(path: Path, facts: Facts) -> None:
     """Raises ValueError where the data of a run to resume is not what it was."""
     if not path.exists():
         return
-    old, new = json.loads(path.read_text()), json.loads(json.dumps(facts.to_json()))
-    changed = [f"{name} was {old[name]}, is {new[name]}" for name in old if old[name] != new[name]]
+    old, new = read_json(path), json.loads(json.dumps(facts.to_json()))
+    if not isinstance(old, dict):
+        raise ValueError(f"{path}: holds no facts; restore it from a copy, or delete it")
+    changed = [
+        f"{name} was {value}, is {new.get(name, 'absent')}" for name, value in old.items()
+        if name not in new or new[name] != value]
     if changed:
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "

@@ -12,7 +12,6 @@ again by the same call. network.npz, the first one trained on real images, serve
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from motfm_jax import build, cli, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, tables
+from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.files import open_npz
 from motfm_jax.io.hashes import hash_arrays
@@ -49,9 +49,10 @@ def read_synthetic(text: str, task: str, real: Arrays) -> tuple[str, Arrays]:
     """One of --synthetic as examples."""
     name, equals, folder = text.partition("=")
     path = Path(folder) / "samples.npz"
-    if not (equals and name and path.is_file()):
+    sidecar = read_sidecar(path.parent)
+    if not (equals and name and sidecar and path.is_file()):
         raise ValueError(f"--synthetic {text}: NAME=FOLDER of scripts/sample.py needed")
-    if json.loads(path.with_suffix(".json").read_text())["settings"]["raw"]:
+    if sidecar["settings"].get("raw"):
         raise ValueError(f"--synthetic {text}: made with --raw; sample again without it")
     with open_npz(path) as made:
         arrays = downstream.generated_arrays(

@@ -34,6 +34,7 @@ from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import auditor
 from motfm_jax.evaluation.conditions import choose
+from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
 from motfm_jax.evaluation.score import scorer
@@ -92,10 +93,11 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 def read_samples(folder: Path) -> tuple[dict[str, Any], Path]:
     """The sidecar of a folder of scripts/sample.py, and the path of its arrays."""
-    sidecar, arrays = folder / "samples.json", folder / "samples.npz"
-    if not (sidecar.is_file() and arrays.is_file()):
-        raise ValueError(f"{folder}: no samples.json and samples.npz; sample there first")
-    return json.loads(sidecar.read_text()), arrays
+    sidecar, arrays = read_sidecar(folder), folder / "samples.npz"
+    if not (sidecar and arrays.is_file()):
+        raise ValueError(
+            f"{folder}: no samples.json and samples.npz of scripts/sample.py; sample there first")
+    return sidecar, arrays
 
 
 def contrast(asked: argparse.Namespace) -> None:

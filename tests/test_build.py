@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -301,6 +302,23 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
 
     run = save_run(tmp_path, Saved(), {"weight": np.zeros(2, np.float32)})
     with pytest.raises(ValueError, match=r"config\.colour: there is no such field"):
+        build.load_run(run)
+
+
+@pytest.mark.parametrize("change", [
+    {"model.channels": ()}, {"model.attention": ()}, {"model.channels": (0, 0)}, {"method": "x"},
+    {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}])
+def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
+    config = make_config()
+    run = save_run(tmp_path, config, zeros_like_params(config))
+    path = run / "checkpoints" / "7" / "config" / "metadata"
+    saved = json.loads(path.read_text())
+    for name, value in change.items():
+        room, name = name.split(".") if "." in name else ("", name)
+        (saved[room] if room else saved)[name] = value
+    path.write_text(json.dumps(saved))
+    shutil.rmtree(path.parents[1] / "sums")  # which a run from elsewhere need not have
+    with pytest.raises(ValueError, match="config"):
         build.load_run(run)
 
 

@@ -150,6 +150,10 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"(no run|no such|checkpoint)"):
         train(config(2), tmp_path / "other")
     (tmp_path / "moved").rename(tmp_path / "base")
+    train(config(1), run, overwrite=True)
+    trained = build.load_run(run, "last")
+    for name, value in base.params.items():
+        np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
     for field, value in (("method", "flow"), ("cond", "mask+class")):
         other = config(2)
         other[field] = value

@@ -15,7 +15,7 @@ METAIMAGE_SUFFIXES = (".mhd", ".mha")
 # Of the system and not the file, which may be read another time: nothing to leave it out for.
 PASSING = {
     errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM,
+    errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ENOLCK,
 }  # fmt: skip
 SPACING_TOLERANCE = 0.01  # between pixel sizes and affine, relative
 

@@ -71,6 +71,9 @@ class Fitted(NamedTuple):
     valid: dict[str, float]
 
 
+MOST_WIDTH = 1024  # of a network read
+
+
 def make_task(name: str, depth: int, arrays: Arrays, width: int = 64) -> Task:
     """A classifier of the classes or a segmenter of the mask labels that `arrays` name.
 
@@ -224,7 +227,9 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
         with open_npz(path) as kept:
             params = {name: kept[name] for name in kept.files}
         name, depth, width = json.loads(str(params.pop("settings")))
-    except (ValueError, KeyError) as error:
+        if not (isinstance(depth, int) and isinstance(width, int) and 0 < width <= MOST_WIDTH):
+            raise ValueError(f"depth {depth!r}, width {width!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: no network ({error}); scripts/downstream.py writes network.npz") from error
     task = make_task(name, depth, arrays, width)

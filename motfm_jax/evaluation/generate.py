@@ -1,8 +1,9 @@
 """Many images from a trained network: one compiled solve, batch after batch, resumable, timed."""
 
 import functools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
 from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.files import open_npz, whole_file
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.solve import Solver, solve
 from motfm_jax.sampling import ode
@@ -207,9 +208,9 @@ def generate(
 
     for start in range(0, num, batch):
         path = folder / f"batch_{start:08d}.npz" if folder else None
-        if path and path.exists():
-            with np.load(path) as part:
-                parts.append(tuple(part[name] for name in names))
+        kept = _read_part(path, names) if path else None
+        if kept is not None:
+            parts.append(kept)
         else:
             solved, seconds = solve_batch(start)
             rows = min(batch, num - start)
@@ -229,6 +230,18 @@ def generate(
         after_warm_up = [solve_batch(0)[1]]
     mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
     return Generated(*map(np.concatenate, (images, steps, calls)), mean / batch)
+
+
+def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | None:
+    """A batch that an earlier call finished; None where there is none, or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        with open_npz(path) as part:
+            return tuple(part[name] for name in names)
+    except (ValueError, KeyError) as error:
+        print(f"WARNING: {path}: made again ({error})", file=sys.stderr)
+        return None
 
 
 def generate_trajectory(

@@ -52,8 +52,9 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
     partial = out / PARTIAL
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder as --out")
-    finished = read_sidecar(out)
-    before = finished.get("settings") or _read(partial / SETTINGS)
+    sidecar = read_sidecar(out)
+    finished = sidecar and (out / "samples.npz").exists()
+    before = sidecar.get("settings") or _read(partial / SETTINGS)
     present = [path.name for path in sorted(out.glob("*")) if OWN.fullmatch(path.name)]
     present += [path.name for path in partial.glob("batch_*")]
     if present and not before:
@@ -93,9 +94,10 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
 
 
 def read_sidecar(out: Path) -> dict[str, Any]:
-    """The sidecar of a finished folder; empty where there is none."""
+    """The sidecar of a finished folder; empty where there is none that is whole."""
     sidecar = _read(out / SIDECAR)
-    return sidecar if sidecar.get("format") == FORMAT else {}
+    ours = sidecar.get("format") == FORMAT and isinstance(sidecar.get("settings"), dict)
+    return sidecar if ours else {}
 
 
 def write(

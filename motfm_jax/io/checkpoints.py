@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from motfm_jax.io.files import sync
 from motfm_jax.io.hashes import hash_each, hash_json
 from motfm_jax.io.orbax_files import (
     ITEMS,
@@ -116,6 +117,7 @@ class Checkpoints:
         """
         if step in self.steps:
             return
+        self.wait()  # for the last one: this save may delete what came before it
         # Copies, not views: the next update donates the buffers while Orbax still writes.
         saved = _flatten(self._named(state))
         host = {name: np.array(leaf, copy=True) for name, leaf in saved.items()}
@@ -166,13 +168,17 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk.
+        """Returns once everything saved is on the disk itself, where a power cut leaves it.
 
         Raises:
           ValueError: it could not be written.
         """
         with _writable(self.folder):
             self._manager.wait_until_finished()
+            if self.steps and jax.process_index() == 0:  # Orbax leaves names and JSON in buffers
+                last = self.folder / str(self.steps[-1])
+                for path in (*last.rglob("*"), last, self.folder):
+                    sync(path)
 
     def close(self) -> None:
         with _writable(self.folder):

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import json
 import math
 import os
 import zipfile
@@ -7,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,9 +25,32 @@ def whole_file(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
     try:
         yield draft
+        sync(draft)
         os.replace(draft, path)
+        sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns once a file or folder is on the disk itself, where a power cut leaves it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, cure: str = "restore it from a copy, or make it again") -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it cannot be read, with the cure.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); {cure}") from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:

@@ -87,7 +87,7 @@ def candidates(manager: Manager, which: Which, folder: Path) -> list[int]:
     if which == "best":
         best = manager.best_step()
         return steps if best is None else [best, *(step for step in steps if step != best)]
-    if str(which).isdigit() and int(which) in steps:
+    if str(which).isdecimal() and int(which) in steps:
         return [int(which)]
     known = ", ".join(map(str, reversed(steps)))
     raise ValueError(f"{folder}: no checkpoint {which!r}; use last, best or one of {known}")
@@ -138,6 +138,15 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except Damaged:
         raise
+    except (OSError, MemoryError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise Damaged(
+                f"{path}: this checkpoint is not whole ({error}); {_USE_ANOTHER}") from error
+        # Of the system, not of the file: nothing to set a checkpoint aside for.
+        raise ValueError(
+            f"{path}: this checkpoint cannot be read now ({first_line(error)}); call it again once "
+            "disk, network and memory allow; where they never do, move this folder away, and the "
+            "one before it is used") from error
     except Exception as error:
         raise Damaged(
             f"{path}: this checkpoint cannot be read ({first_line(error)}); {_USE_ANOTHER}"

@@ -18,6 +18,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from motfm_jax.io.environment import environment
+from motfm_jax.io.files import read_json, sync
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
 
@@ -31,6 +32,8 @@ MAY_CHANGE = (
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
     "train.save_every", "train.keep_every", "data.root", "data.cache", "data.workers",
 )  # fmt: skip
+
+_RESTORE = "restore it, or start again with --overwrite"
 
 
 class Run:
@@ -139,9 +142,14 @@ def open_run(
         config = json.loads(json.dumps(config))
         if exists and overwrite:
             _delete_run(path)
+        for name in FOLDERS:  # a run from elsewhere must not choose where this machine writes
+            if (path / name).is_symlink():
+                raise ValueError(
+                    f"{path / name}: is a link; put the folder itself there, or move the run as a "
+                    "whole")
         if exists and resume:
             _check_same(path, config, may_change, defaults or {})
-        starts = _read_json(path / "environment.json") if exists and resume else []
+        starts = read_json(path / "environment.json", _RESTORE) if exists and resume else []
         run = Run(path, lock)
         run.write_json("environment.json", [*starts, environment()])
         run.write_json("config.json", config)
@@ -169,9 +177,17 @@ def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) 
 
 def is_untrained(path: Path) -> bool:
     """Whether a run's weights are converted ones that no update has touched."""
-    steps = [
-        entry.name for entry in (Path(path) / "checkpoints").glob("*") if entry.name.isdecimal()]
-    return steps == ["0"] and (Path(path) / CONVERTED).exists()
+    return _steps(Path(path)) == ["0"] and (Path(path) / CONVERTED).exists()
+
+
+def has_checkpoints(path: Path) -> bool:
+    """Whether a run has a complete checkpoint."""
+    return bool(_steps(Path(path)))
+
+
+def _steps(path: Path) -> list[str]:
+    """Of complete checkpoints: what is being written has another name."""
+    return [entry.name for entry in (path / "checkpoints").glob("*") if entry.name.isdecimal()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -180,13 +196,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     rows = []
-    for number, line in enumerate(lines := file.read_text().splitlines(), 1):
+    for number, line in enumerate(lines := file.read_bytes().splitlines(), 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no step in it")
+        except ValueError as error:
             if number < len(lines):
                 raise ValueError(
-                    f"{file}: line {number} is not JSON ({error}); mend or delete it") from None
+                    f"{file}: line {number} is no row ({error}); mend or delete it") from None
+        else:
+            rows.append(row)
     return rows
 
 
@@ -198,10 +218,14 @@ def _is_run(path: Path) -> bool:
         raise ValueError(f"{path}: is a file; a run needs a directory, give another --workdir")
     present = {entry.name for entry in path.iterdir()}
     if {"config.json", "environment.json"} <= present:
-        # Stopped before anything was saved, it is as good as not begun.
-        return any(entry.name.isdecimal() for entry in (path / "checkpoints").glob("*"))
-    # A start that was cut short leaves the lock, or one file more.
-    if present <= {"lock", "environment.json", "environment.json.tmp"}:
+        if has_checkpoints(path):
+            return True
+        if (path / "checkpoints").is_dir() or not (path / "metrics.jsonl").exists():
+            return False  # stopped before anything was saved, it is as good as not begun
+        raise ValueError(
+            f"{path}: the run's checkpoints/ is missing; put it back, or give another --workdir")
+    # A start that was cut short leaves the lock, or the files that are written first.
+    if present <= {"lock", "environment.json", "environment.json.tmp", "config.json.tmp"}:
         return False
     shown = ", ".join(sorted(present)[:3])
     raise ValueError(
@@ -213,18 +237,23 @@ def _acquire(path: Path) -> int:
     """The run's lock, held by the operating system for as long as this process lives."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); give another --workdir") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(lock, 200).decode().strip() or "an unknown process"
+        holder = os.read(lock, 200).decode(errors="replace").strip() or "an unknown process"
         os.close(lock)
         raise ValueError(
             f"{path}: in use by {holder}; wait for it, stop it, or give another --workdir"
         ) from None
+    except OSError as error:
+        os.close(lock)
+        raise ValueError(
+            f"{path}: cannot be locked ({error.strerror}); give a --workdir on a file system with "
+            "locks") from error
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return lock
@@ -246,7 +275,10 @@ def _check_same(
     defaults: Mapping[str, Any],
 ) -> None:  # fmt: skip
     old = dict(leaves(json.loads(json.dumps(defaults))))
-    old |= dict(leaves(_read_json(path / "config.json")))
+    saved = read_json(path / "config.json", _RESTORE)
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path / 'config.json'}: holds no config; {_RESTORE}")
+    old |= dict(leaves(saved))
     new = dict(leaves(config))
     differing = [
         f"{name} was {old.get(name, 'absent')!r}, is {new.get(name, 'absent')!r}"
@@ -268,16 +300,10 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error}); restore it, or start again with --overwrite"
-        ) from error
-
-
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # of a start that was cut short, or a link to elsewhere
     temporary.write_text(text)
+    sync(temporary)
     os.replace(temporary, path)
+    sync(path.parent)

@@ -136,8 +136,6 @@ def train(
                     progress.line(step, row, (num_steps - step) * batch_size)
                 if stopped_by:
                     checkpoints.save(step, state)
-                    cause = stopped_by.name if signals else "a signal to another process"
-                    progress.say(f"stopped after step {step} by {cause}: saved; --resume goes on")
                     break
                 valid_loss = None
                 if evaluate is not None and due(eval_every):
@@ -164,7 +162,10 @@ def train(
             checkpoints.save(int(state.step), good)
             checkpoints.wait()
             raise NonFiniteError(_explain(bad, float(learning_rate(bad.step - 1)))) from None
-    checkpoints.wait()
+        checkpoints.wait()
+        if stopped_by:
+            cause = stopped_by.name if signals else "a signal to another process"
+            progress.say(f"stopped after step {step} by {cause}: saved; --resume goes on")
     return Outcome(state, step, stopped_by)
 
 
@@ -274,7 +275,9 @@ def _signals() -> Iterator[list[signal.Signals]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    kinds = (signal.SIGTERM, signal.SIGINT)
+    kinds = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        kinds.append(signal.SIGHUP)  # its terminal has closed
     previous = {kind: signal.getsignal(kind) or signal.SIG_DFL for kind in kinds}
 
     def restore() -> None:
@@ -285,7 +288,8 @@ def _signals() -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         restore()
         # Written past Python's streams: a handler may interrupt one of them.
-        os.write(2, b"\nstopping: finishing the step and saving; once more to stop at once\n")
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping: finishing the step and saving; once more to stop at once\n")
 
     for kind in kinds:
         signal.signal(kind, receive)

@@ -1,7 +1,13 @@
-"""What a person sees while training: a bar on a terminal, plain lines anywhere else."""
+"""What a person sees while training: a bar on a terminal, plain lines anywhere else.
 
+A terminal that closes or a log that has no room left does not end a training: from there on nothing
+is shown.
+"""
+
+import contextlib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from tqdm import tqdm
@@ -29,15 +35,27 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        with self._showing():
+            if self._bar is not None:
+                self._bar.close()
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._silent, self._bar = True, None
+            # What is in its buffer goes nowhere either, now or when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def step(self, loss: float | None, images_per_second: float) -> None:
         """One more step was started; the loss is that of a few steps ago."""
-        if self._bar is not None:
-            if loss is not None:
-                self._bar.set_postfix_str(
-                    f"loss {loss:.4f}, {images_per_second:.1f} images/s", refresh=False)
+        if self._bar is None:
+            return
+        if loss is not None:
+            self._bar.set_postfix_str(
+                f"loss {loss:.4f}, {images_per_second:.1f} images/s", refresh=False)
+        with self._showing():
             self._bar.update()
 
     def line(self, step: int, row: Mapping[str, float], images_left: int) -> None:
@@ -52,7 +70,8 @@ class Progress:
         """A line of its own, above the bar where there is one."""
         if self._silent:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._showing():
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            else:
+                print(text, file=self._stream, flush=True)

@@ -175,6 +175,16 @@ def test_an_interrupted_call_goes_on_without_solving_a_batch_twice(tmp_path):
     assert len(solved) == 4, "nothing is left to solve"
 
 
+@pytest.mark.parametrize("content", [b"", b"rubbish", None])
+def test_a_damaged_batch_is_solved_again(tmp_path, capfd, content):
+    whole = make_images(7, 2, folder=tmp_path)
+    path = sorted(tmp_path.iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-30] if content is None else content)
+    again = make_images(7, 2, folder=tmp_path)
+    np.testing.assert_array_equal(again.images, whole.images)
+    assert f"WARNING: {path}: made again" in capfd.readouterr().err
+
+
 def test_seconds_leave_out_the_first_solve_and_a_single_batch_is_timed_again(monkeypatch):
     clock, solved, sampler = [0.0], [], make_sampler()
     monkeypatch.setattr(generate.time, "perf_counter", lambda: clock[0])

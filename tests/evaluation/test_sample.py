@@ -135,6 +135,14 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_a_finished_folder_that_lost_its_images_is_made_again(tmp_path):
+    sample(tmp_path)
+    before = (tmp_path / "samples.npz").read_bytes()
+    (tmp_path / "samples.npz").unlink()
+    sample(tmp_path)
+    assert (tmp_path / "samples.npz").read_bytes() == before
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finished):
     (tmp_path / "notes.txt").write_text("mine")

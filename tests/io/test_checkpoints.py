@@ -1,6 +1,7 @@
 """Checkpoints: what is saved, kept, restored, and said when it cannot be."""
 
 import asyncio
+import errno
 import gc
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
+from motfm_jax.io.orbax_files import Manager
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 
@@ -297,6 +299,23 @@ def test_without_any_whole_checkpoint_nothing_is_touched(tmp_path):
         with pytest.raises(ValueError, match=r"all 2 checkpoints are damaged \(2, 1\)"):
             read()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_for_an_error_of_the_system_no_checkpoint_is_set_aside(tmp_path, monkeypatch, number):
+    folder = save_two(tmp_path)
+    before = sorted(path.name for path in folder.iterdir())
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    checkpoints = open_checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manager, "restore", fail)
+        with pytest.raises(ValueError, match=r"checkpoints/2: this checkpoint cannot be read now"):
+            checkpoints.restore(jax.eval_shape(lambda: make_state(width=1000)))
+    assert sorted(path.name for path in folder.iterdir()) == before
+    checkpoints.close()
 
 
 def test_a_checkpoint_of_before_there_were_sums_is_read(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from motfm_jax.io.runs import open_run, read_metrics
+from motfm_jax.io.runs import has_checkpoints, open_run, read_metrics
 
 CONFIG = {"cond": "none", "data": {"size": (16, 16)}, "train": {"lr": 1e-4, "steps": 10}}
 ROOT = Path(__file__).parents[2]
@@ -124,6 +124,52 @@ def test_overwrite_does_not_follow_a_link_out_of_the_run(tmp_path):
     assert not (path / "samples").exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "tensorboard", "lock"])
+def test_a_run_from_elsewhere_does_not_choose_where_is_written(tmp_path, name):
+    path, outside = make_run(tmp_path / "run"), tmp_path / "outside"
+    if name == "lock":
+        (path / "lock").unlink()
+        outside.write_text("mine")
+        message = "cannot be written"
+    else:
+        (path / name).rename(outside) if (path / name).exists() else outside.mkdir()
+        message = f"{name}: is a link"
+    (path / name).symlink_to(outside)
+    with pytest.raises(ValueError, match=message):
+        open_run(path, CONFIG, resume=True)
+    assert name != "lock" or outside.read_text() == "mine"
+
+
+def test_drafts_are_not_written_through_links(tmp_path):
+    path, outside = make_run(tmp_path / "run"), tmp_path / "outside"
+    outside.write_text("mine")
+    for name in ("config.json.tmp", "metrics.jsonl.tmp"):
+        (path / name).symlink_to(outside)
+    with open_run(path, CONFIG, resume=True) as run:
+        run.start(1)
+    assert outside.read_text() == "mine"
+    assert json.loads((path / "config.json").read_text())["cond"] == "none"
+
+
+def test_without_its_checkpoints_a_run_is_not_begun_anew(tmp_path):
+    path = make_run(tmp_path / "run")
+    (path / "checkpoints").rename(tmp_path / "moved")
+    before = tree(path)
+    for settings in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match="checkpoints/ is missing; put it back"):
+            open_run(path, CONFIG, **settings)
+    assert tree(path) == before
+    (tmp_path / "moved").rename(path / "checkpoints")
+    open_run(path, CONFIG, resume=True).close()
+
+
+def test_a_checkpoint_that_is_being_written_is_none_yet(tmp_path):
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not has_checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / "2").mkdir()
+    assert has_checkpoints(tmp_path)
+
+
 @pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
 @pytest.mark.parametrize("content", ["thesis.tex", "config.json"])
 def test_a_folder_of_other_things_is_never_touched(tmp_path, content, settings):
@@ -205,6 +251,7 @@ def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
 def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     path = tmp_path / "run"
     with open_run(path, CONFIG) as run:
+        run.checkpoints.mkdir()
         run.start(0)
         for step in range(1, 6):
             run.log(step, {"loss": step / 10})
@@ -217,11 +264,14 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     assert read_metrics(path) == [*rows, {"step": 4, "loss": None}]
 
 
-def test_a_damaged_row_is_named(tmp_path):
+@pytest.mark.parametrize("row", [b"rubbish", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff"])
+def test_a_damaged_row_is_named_unless_it_is_the_last(tmp_path, row):
     path = make_run(tmp_path / "run")
-    (path / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is not JSON"):
+    (path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + row + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no row"):
         read_metrics(path)
+    (path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + row)
+    assert read_metrics(path) == [{"step": 1}]
 
 
 def read_events(path):

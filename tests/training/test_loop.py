@@ -67,9 +67,11 @@ def losses(folder):
     return [(row["step"], row["loss"]) for row in read_metrics(folder) if "loss" in row]
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, capfd):
     before = signal.getsignal(kind)
+    if kind == signal.SIGHUP and before is signal.SIG_IGN:
+        pytest.skip("started with SIGHUP ignored, as by nohup")
     outcome = train_run(tmp_path / "run", 10, kill_at(kind, 6))
     assert (outcome.step, outcome.stopped_by) == (7, kind)
     assert signal.getsignal(kind) is before

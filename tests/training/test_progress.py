@@ -1,6 +1,9 @@
 """What a person sees, on a terminal and in a file."""
 
 import io
+import os
+
+import pytest
 
 from motfm_jax.training.progress import Progress
 
@@ -34,6 +37,19 @@ def test_a_bar_on_a_terminal():
     text = report(Terminal())
     assert "4/6" in text and "loss 0.2500, 8.0 images/s" in text and "a word\n" in text
     assert "step 3/6" not in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_it_writes_to_may_close(terminal):
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        stream.isatty = lambda: terminal
+        with Progress(2, 6, stream) as progress:
+            os.close(read)
+            for step in (3, 4):
+                progress.step(0.25, 8.0)
+                progress.line(step, ROW, images_left=480)
+                progress.say("a word")
 
 
 def test_other_processes_are_silent():
