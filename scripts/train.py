@@ -3,11 +3,11 @@
     .venv/bin/python scripts/train.py --config=configs/phantom.py:cond=mask+class,size=small \
         --workdir=runs/phantom [--config.train.lr=3e-4 ...] [--resume | --overwrite]
 
-Ctrl-C or SIGTERM saves and exits, with the shells' code for it (130, 143), so that a scheduler can
-tell it from a training that is done; --resume goes on exactly where it was. Several processes (one
-a node): the same command in each with --coordinator=auto under SLURM, or with
---coordinator=HOST:PORT --num_processes=N --process_id=I. Where one of them ends before its time the
-others exit with 75.
+Ctrl-C, SIGTERM or a terminal that closes saves and exits, with the shells' code for it (130, 143,
+129), so that a scheduler can tell it from a training that is done; --resume goes on exactly where
+it was. Several processes (one a node): the same command in each with --coordinator=auto under
+SLURM, or with --coordinator=HOST:PORT --num_processes=N --process_id=I. Where one of them ends
+before its time the others exit with 75.
 """
 
 from collections.abc import Sequence

@@ -95,7 +95,7 @@ def train(
 ) -> Outcome:
     """Trains until num_steps updates are made in all, or a signal comes.
 
-    SIGTERM or Ctrl-C: the update or validation at hand is finished, the state saved, and the
+    SIGTERM, Ctrl-C or SIGHUP: the update or validation at hand is finished, the state saved, and the
     outcome says by which (another process's counts as SIGTERM); a second Ctrl-C stops at once.
 
     Args:
