@@ -151,7 +151,7 @@ NOT_NEGATIVE = (
     "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
     "spade.perceptual_weight",
 )  # fmt: skip
-LARGEST = 2**32  # of these; seeds and counts are 32-bit numbers
+LARGEST = 2**32  # whole number of these; seeds and counts have 32 bits
 MOST = dict.fromkeys(("model.res_blocks", "model.transformer_layers"), 100)  # a program has each
 
 
@@ -172,7 +172,7 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
     for path in POSITIVE + NOT_NEGATIVE:
         value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
-        most = MOST.get(path, LARGEST)
+        most = MOST.get(path, LARGEST if isinstance(value, int) else math.inf)
         if isinstance(value, bool) or not 0 <= value < most or (path in POSITIVE and not value):
             raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
     _check_model(config)

