@@ -95,8 +95,8 @@ def train(
 ) -> Outcome:
     """Trains until num_steps updates are made in all, or a signal comes.
 
-    SIGTERM, Ctrl-C or SIGHUP: the update or validation at hand is finished, the state saved, and the
-    outcome says by which (another process's counts as SIGTERM); a second Ctrl-C stops at once.
+    SIGTERM, Ctrl-C or SIGHUP: the update or validation at hand is finished, the state saved, and
+    the outcome says by which (another process's counts as SIGTERM); a second one stops at once.
 
     Args:
       state: replicated over devices; donated. Its step says where the batches start.
