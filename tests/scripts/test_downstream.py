@@ -11,6 +11,7 @@ import pytest
 from motfm_jax import build, datasets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.outputs import FORMAT
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = (16, 16)
@@ -44,7 +45,7 @@ def write_samples(folder, images, labels=None):
     given = {} if labels is None else {"classes": labels}
     np.savez(folder / "samples.npz", images=images.astype(np.float32), **given)
     (folder / "samples.json").write_text(json.dumps(
-        {"checkpoint": "abc", "training_step": 1, "settings": {"raw": False}}))
+        {"format": FORMAT, "checkpoint": "abc", "training_step": 1, "settings": {"raw": False}}))
     return folder
 
 

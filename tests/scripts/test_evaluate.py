@@ -10,6 +10,7 @@ from motfm_jax import build, datasets
 from motfm_jax import config as configs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.outputs import FORMAT
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
@@ -29,7 +30,8 @@ def write(folder: Path) -> list[str]:
     images[3, 0, 0] = 9  # one cavity is brighter
     np.savez(folder / "samples.npz", images=images[..., None], masks=masks)
     names = ["background", "cavity", "wall"]
-    (folder / "samples.json").write_text(json.dumps({"condition": {"mask_labels": names}}))
+    (folder / "samples.json").write_text(json.dumps(
+        {"format": FORMAT, "settings": {}, "condition": {"mask_labels": names}}))
     return ["contrast", f"--samples={folder}", "--darker=cavity", "--brighter=wall"]
 
 
@@ -42,7 +44,7 @@ def test_a_label_or_folder_that_is_not_there(main, tmp_path):
     arguments = write(tmp_path)
     with pytest.raises(ValueError, match="no label 'lumen'; there are"):
         main([*arguments[:2], "--darker=lumen", arguments[3]])
-    with pytest.raises(ValueError, match=r"no samples.json and samples.npz; sample there first"):
+    with pytest.raises(ValueError, match=r"no samples.json and samples.npz .*; sample there first"):
         main(["contrast", f"--samples={tmp_path / 'none'}", *arguments[2:]])
 
 
@@ -57,7 +59,7 @@ def audited(folder, monkeypatch, *flags, checkpoint="abc"):
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     np.savez(folder / "samples.npz", images=images[[5, 6, 7]].astype(np.float32))
     (folder / "samples.json").write_text(json.dumps(
-        {"checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}))
+        {"format": FORMAT, "checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}))
     return ["audit", f"--samples={folder}", "--run=run", *flags]
 
 
