@@ -343,7 +343,7 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
         config = datasets.distrust_cache(configs.from_json(weights.config))
         facts = Facts.from_json(weights.facts)
         if any(config.data.size):  # not of weights converted without their data
-            configs.check(config)
+            configs.check_network(config)
         intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(

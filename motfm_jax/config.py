@@ -164,18 +164,7 @@ def field(config: ConfigDict, path: str):
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value or a pair of values cannot work."""
-    for path, choices in CHOICES.items():
-        value = field(config, path)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
-    for path in POSITIVE + NOT_NEGATIVE:
-        value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
-        most = MOST.get(path, LARGEST if isinstance(value, int) else math.inf)
-        if isinstance(value, bool) or not 0 <= value < most or (path in POSITIVE and not value):
-            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
-    _check_model(config)
+    check_network(config)
     _check_data(config)
     if config.flow.source != "noise":
         _check_source(config)
@@ -196,6 +185,22 @@ def check(config: ConfigDict) -> None:
             f"config.train.accumulation={train.accumulation} equal parts")
     if not 0 <= train.ema < 1:
         raise ValueError(f"config.train.ema={train.ema}: a decay in [0, 1), 0 for none")
+
+
+def check_network(config: ConfigDict) -> None:
+    """The part of `check` that concerns a network alone, wherever the data is."""
+    for path, choices in CHOICES.items():
+        value = field(config, path)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
+    for path in POSITIVE + NOT_NEGATIVE:
+        value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
+        most = MOST.get(path, LARGEST if isinstance(value, int) else math.inf)
+        if isinstance(value, bool) or not 0 <= value < most or (path in POSITIVE and not value):
+            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
+    _check_model(config)
 
 
 def _check_numbers(
