@@ -151,8 +151,9 @@ NOT_NEGATIVE = (
     "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
     "spade.perceptual_weight",
 )  # fmt: skip
-LARGEST = 2**32  # whole number of these; seeds and counts have 32 bits
-MOST = dict.fromkeys(("model.res_blocks", "model.transformer_layers"), 100)  # a program has each
+# Whole numbers are below 2^32, as seeds and counts have 32 bits; those in MOST below what stands
+# there, as the program has instructions for each block.
+LARGEST, MOST = 2**32, {"model.res_blocks": 100, "model.transformer_layers": 100}
 
 
 def field(config: ConfigDict, path: str):
@@ -188,7 +189,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_network(config: ConfigDict) -> None:
-    """The part of `check` that concerns a network alone, wherever the data is."""
+    """The part of `check` that needs no data: each field by itself, and the network's sizes."""
     for path, choices in CHOICES.items():
         value = field(config, path)
         if value not in choices:
@@ -196,9 +197,10 @@ def check_network(config: ConfigDict) -> None:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
     for path in POSITIVE + NOT_NEGATIVE:
-        value, bound = field(config, path), "above 0" if path in POSITIVE else "0 or more"
+        value, positive = field(config, path), path in POSITIVE
         most = MOST.get(path, LARGEST if isinstance(value, int) else math.inf)
-        if isinstance(value, bool) or not 0 <= value < most or (path in POSITIVE and not value):
+        if isinstance(value, bool) or not 0 <= value < most or (positive and not value):
+            bound = "above 0" if positive else "0 or more"
             raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
     _check_model(config)
 

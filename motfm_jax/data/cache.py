@@ -26,6 +26,7 @@ import numpy as np
 from motfm_jax.data import entry
 from motfm_jax.data.entry import Progress
 from motfm_jax.data.records import Source, refuse_many
+from motfm_jax.disk import sync
 
 VERSION = 2  # raise when what is stored for the same source changes
 
@@ -178,7 +179,7 @@ def _build(write: Callable[[Path], None], folder: Path, sweep: bool) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        entry.sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

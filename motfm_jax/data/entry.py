@@ -18,6 +18,7 @@ from motfm_jax.data.records import (
     not_finite,
     refuse_many,
 )
+from motfm_jax.disk import sync
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 
@@ -190,12 +191,3 @@ def _checksum(path: Path) -> int:
 def _sum(entry: dict[str, Any]) -> int:
     """CRC-32 of what entry.json says."""
     return zlib.crc32(json.dumps(entry, sort_keys=True).encode())
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,7 @@ from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
 TASKS = ("classify", "segment")
+MOST_WIDTH = 1024  # of a network read
 SMALL_IMAGES = 32  # pixels a side up to which networks begin at full resolution (He et al., 4.2)
 MEASURES = {
     "classify": ("accuracy", "macro_f1"),
@@ -69,9 +70,6 @@ class Fitted(NamedTuple):
     params: dict[str, np.ndarray]
     epoch: int
     valid: dict[str, float]
-
-
-MOST_WIDTH = 1024  # of a network read
 
 
 def make_task(name: str, depth: int, arrays: Arrays, width: int = 64) -> Task:

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from motfm_jax.disk import sync
+
 MOST_INFLATED = 100  # times its size that an archive may hold; and
 FREELY_INFLATED = 2**30  # bytes that any may hold
 
@@ -30,15 +32,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Returns once a file or folder is on the disk itself, where a power cut leaves it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_json(path: Path, cure: str = "restore it from a copy, or make it again") -> Any:
@@ -84,8 +77,8 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             held = sum(part.file_size for part in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:  # or a kind of
-        # archive that zipfile does not read
+    # NotImplementedError: an archive of a sort that zipfile does not read.
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read ({error}); write it again") from error
     size = os.path.getsize(path)
     if held > max(FREELY_INFLATED, MOST_INFLATED * size):

@@ -138,10 +138,10 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except Damaged:
         raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(
+            f"{path}: this checkpoint is not whole ({error}); {_USE_ANOTHER}") from error
     except (OSError, MemoryError) as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-            raise Damaged(
-                f"{path}: this checkpoint is not whole ({error}); {_USE_ANOTHER}") from error
         # Of the system, not of the file: nothing to set a checkpoint aside for.
         raise ValueError(
             f"{path}: this checkpoint cannot be read now ({first_line(error)}); call it again once "

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from motfm_jax.disk import sync
 from motfm_jax.io.environment import environment
-from motfm_jax.io.files import read_json, sync
+from motfm_jax.io.files import read_json
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
 

@@ -4,7 +4,6 @@ Nothing that a file says is executed: PyTorch's are read by torch.load(weights_o
 """
 
 import contextlib
-import os
 import re
 import warnings
 import zipfile
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import jax  # noqa: F401  it teaches numpy bfloat16, by name
 import numpy as np
 
-from motfm_jax.io.files import check_archive
+from motfm_jax.io.files import check_archive, whole_file
 
 # Older ones can be made to run code even with weights_only: CVE-2025-32434, CVE-2026-24747.
 OLDEST_TORCH = (2, 10)
@@ -118,20 +117,12 @@ def save_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[BinaryIO]:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
+        with whole_file(path) as draft, open(draft, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); give another --out") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def _refuse(wrong: list[str], path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a person sees while training: a bar on a terminal, plain lines anywhere else.
 
-A terminal that closes or a log that has no room left does not end a training: from there on nothing
-is shown.
+Where nothing can be shown any longer (a pipe that was closed, no room for the output) the training
+goes on in silence.
 """
 
 import contextlib
@@ -46,7 +46,8 @@ class Progress:
         except OSError:
             self._silent, self._bar = True, None
             # What is in its buffer goes nowhere either, now or when the process ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def step(self, loss: float | None, images_per_second: float) -> None:
         """One more step was started; the loss is that of a few steps ago."""
