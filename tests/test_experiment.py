@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import build, datasets, presets
+from motfm_jax import build, datasets, experiment, presets
 from motfm_jax.config import CONDITIONS, METHODS, check, default
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
@@ -268,6 +268,17 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     check_facts(path, facts)
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))
+    for text, message in (
+            ("", "cannot be read"), ("[]", "no facts"), ('{"later": 1}', "later was 1, is absent")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"facts\.json: .*{message}"):
+            check_facts(path, facts)
+
+
+def test_processes_that_read_other_checkpoints_do_not_train_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment.parallel, "gather", lambda step: np.array([step, step + 10]))
+    with pytest.raises(ValueError, match=r"checkpoints of different steps \(\[0, 10\]\)"):
+        train(tiny(2, "none", steps=1), tmp_path)
 
 
 def test_nothing_is_compiled_again_in_later_epochs(tmp_path):

@@ -103,6 +103,10 @@ def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
         downstream.read_network(path, other)
     with pytest.raises(ValueError, match="no such network"):
         downstream.read_network(tmp_path / "none.npz", TEST)
+    for depth, width in ((18, 10**12), ("18", 8), (18, "64")):
+        downstream.write_network(path, fitted.params, "classify", depth, width)
+        with pytest.raises(ValueError, match="no network"):
+            downstream.read_network(path, TEST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="no network"):
         downstream.read_network(path, TEST)

@@ -318,6 +318,17 @@ def test_for_an_error_of_the_system_no_checkpoint_is_set_aside(tmp_path, monkeyp
     checkpoints.close()
 
 
+def test_what_was_saved_is_on_the_disk_before_older_ones_may_go(tmp_path, monkeypatch):
+    checkpoints, synced = open_checkpoints(tmp_path), []
+    monkeypatch.setattr("motfm_jax.io.checkpoints.sync", synced.append)
+    for step in (1, 2):
+        before, synced[:] = list(synced), []
+        checkpoints.save(step, make_state())
+    folder = tmp_path / "checkpoints"
+    assert before == [] and set(synced) == {*(folder / "1").rglob("*"), folder / "1", folder}
+    checkpoints.close()
+
+
 def test_a_checkpoint_of_before_there_were_sums_is_read(tmp_path):
     folder = save_two(tmp_path)
     shutil.rmtree(folder / "2" / "sums")

@@ -96,6 +96,10 @@ def test_samples_that_are_damaged_are_named(main, tmp_path, monkeypatch):
     for command in (["audit"], ["score", "--split=valid"]):
         with pytest.raises(ValueError, match=r"samples\.npz: cannot be read"):
             main([*command, *arguments[1:]])
+    for text in ("", "{}", "[]"):
+        (tmp_path / "samples.json").write_text(text)
+        with pytest.raises(ValueError, match=r"no samples\.json and samples\.npz of"):
+            main(arguments)
 
 
 def test_restore_is_for_flows_from_images(main, tmp_path, monkeypatch):
