@@ -27,6 +27,7 @@ _CURES = {
     errno.EACCES: "; change its rights, or give another",
     errno.EIO: _AGAIN, errno.ESTALE: _AGAIN, errno.ETIMEDOUT: _AGAIN,
 }
+_NO_HOST_MEMORY = "; this machine has no memory left: see what else runs on it, then call it again"
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "
     "model.remat=True, or nothing else running on it")
@@ -45,6 +46,9 @@ def run(
     except (ValueError, OSError) as error:
         cure = _CURES.get(getattr(error, "errno", None), "")
         print(f"error: {error}{cure}", file=sys.stderr)
+        code = 2
+    except MemoryError as error:
+        print(f"error: {error}{_NO_HOST_MEMORY}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

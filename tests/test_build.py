@@ -1,8 +1,9 @@
 """From configs to data, networks, losses, and trained runs read back."""
 
+import dataclasses
 import itertools
 import json
-import shutil
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.features import weights
 from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.io.hashes import hash_json
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.nn.dispatch import Capabilities
 from motfm_jax.sampling.ode import Solver
@@ -317,8 +319,24 @@ def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
         room, name = name.split(".") if "." in name else ("", name)
         (saved[room] if room else saved)[name] = value
     path.write_text(json.dumps(saved))
-    shutil.rmtree(path.parents[1] / "sums")  # which a run from elsewhere need not have
+    sums = path.parents[1] / "sums" / "metadata"  # which a run from elsewhere has
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(saved)}))
     with pytest.raises(ValueError, match="config"):
+        build.load_run(run)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("channels", 0), ("channels", "1"),
+    ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
+    ("spacing_mm", (0.5, math.nan)), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
+    *(("intensity", INTENSITY.to_json() | change) for change in (
+        {"mode": "log"}, {"scope": "image"}, {"low": None}, {"low": 255.0}, {"range": (1, 1)},
+        {"range": (-1, 0, 1)}, {"high": math.inf}))])
+def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
+    config = make_config()
+    facts = dataclasses.replace(FACTS, **{name: value})
+    run = save_run(tmp_path, config, zeros_like_params(config), facts)
+    with pytest.raises(ValueError, match="facts: " if name == "intensity" else f"facts: {name}"):
         build.load_run(run)
 
 

@@ -1,11 +1,15 @@
 """How scripts begin and end."""
 
+import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from motfm_jax import cli
 
 ROOT = Path(__file__).parents[1]
 MAIN = """
@@ -18,6 +22,25 @@ def main(_):
 
 cli.run(main)
 """
+
+
+@pytest.mark.parametrize("error, said", [
+    (MemoryError("Unable to allocate 3 GiB"), "Unable to allocate 3 GiB; this machine has no"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "Out of memory; the device has not"),
+    (OSError(errno.ENOSPC, "No space left on device", "a"), "No space left on device: 'a'; make")])
+def test_want_of_room_is_said_in_a_line(capsys, monkeypatch, error, said):
+    def main(_):
+        raise error
+
+    # What `run` sets for the process.
+    monkeypatch.setattr(cli.malloc, "keep_freed", lambda: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    codes = []
+    cli.run(main, codes.append)
+    assert codes == [2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
 
 
 @pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.experiment import check_facts, num_steps, train
 from motfm_jax.io.checkpoints import restore_weights
+from motfm_jax.io.hashes import hash_json
 from motfm_jax.io.runs import read_metrics
 from motfm_jax.training import loop
 
@@ -231,7 +231,8 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     changed = json.loads((run / "checkpoints" / "1" / "config" / "metadata").read_text())
     changed["model"]["channels"] = [8, 16]
     (run / "checkpoints" / "1" / "config" / "metadata").write_text(json.dumps(changed))
-    shutil.rmtree(run / "checkpoints" / "1" / "sums")  # else it counts as damaged
+    sums = run / "checkpoints" / "1" / "sums" / "metadata"  # else it counts as damaged
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(changed)}))
     with pytest.raises(ValueError, match=r"another architecture.*unet/encoder/down_blocks/1"):
         build.load_run(run)
 

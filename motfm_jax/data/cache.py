@@ -26,7 +26,7 @@ import numpy as np
 from motfm_jax.data import entry
 from motfm_jax.data.entry import Progress
 from motfm_jax.data.records import Source, refuse_many
-from motfm_jax.disk import sync
+from motfm_jax.disk import is_at, sync
 
 VERSION = 2  # raise when what is stored for the same source changes
 
@@ -225,18 +225,10 @@ def _lock(path: Path) -> Iterator[bool]:
                 locked = True
             except OSError:
                 locked = False
-            if locked and not _is_at(file.fileno(), path):
+            if locked and not is_at(file.fileno(), path):
                 continue
             try:
                 yield locked
             finally:
                 path.unlink(missing_ok=True)
             return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one that the path names now."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False

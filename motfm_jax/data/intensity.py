@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-MODES = ("none", "minmax", "percentile", "zscore")
+from motfm_jax.data.records import is_number
+
+MODES, SCOPES = ("none", "minmax", "percentile", "zscore"), ("dataset", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Intensity:
           ValueError: unknown mode or scope, or an image (or the whole set) that is constant and so
             cannot be scaled.
         """
-        if mode not in MODES or scope not in ("dataset", "sample"):
+        if mode not in MODES or scope not in SCOPES:
             raise ValueError(
                 f"intensity mode {mode!r}, scope {scope!r}: use {', '.join(MODES)} "
                 "with dataset or sample")
@@ -105,8 +107,23 @@ class Intensity:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Intensity":
+        """Of a run, which may come from elsewhere.
+
+        Raises:
+          ValueError: no scaling that `fit` makes.
+        """
         pairs = {name: tuple(values[name]) for name in ("range", "percentiles")}
-        return cls(**{**values, **pairs})
+        read = cls(**{**values, **pairs})
+        numbers = (*read.range, *read.percentiles, read.low, read.high)
+        if not (
+            read.mode in MODES and read.scope in SCOPES
+            and len(numbers) == 6 and all(map(is_number, numbers))
+            and read.range[0] < read.range[1] and read.low < read.high
+        ):  # fmt: skip
+            raise ValueError(
+                f"facts: {values!s:.200} is no scaling of intensities; give a run of "
+                "scripts/train.py")
+        return read
 
     def _bounds(self, image, name: str):
         """[low, high] of one image."""

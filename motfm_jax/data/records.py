@@ -1,6 +1,7 @@
 """One example as read from disk, and what networks and samplers must know of a data set."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -155,9 +156,40 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Facts":
+        """Of a run, which may come from elsewhere.
+
+        Raises:
+          ValueError: a field holds what it cannot.
+        """
         tuples = {
             name: tuple(values.get(name, ()))
             for name in ("size", "classes", "mask_labels", "unknown")
         }
         spacing = values.get("spacing_mm")
-        return cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
+        facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
+        right = {
+            "size": len(facts.size) in (2, 3) and all(_is_count(extent) for extent in facts.size),
+            "channels": _is_count(facts.channels) and facts.channels > 0,
+            "spacing_mm": all(is_number(step) and step > 0 for step in facts.spacing_mm or ()),
+            "affine": facts.affine is None or (
+                [len(row) for row in facts.affine] == [4] * 4
+                and all(is_number(value) for row in facts.affine for value in row)),
+        } | {
+            name: all(isinstance(said, str) for said in getattr(facts, name))
+            for name in ("classes", "mask_labels", "unknown")
+        }
+        for name, is_right in right.items():
+            if not is_right:
+                raise ValueError(
+                    f"facts: {name} cannot be {getattr(facts, name)!s:.60}; give a run of "
+                    "scripts/train.py")
+        return facts
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**32

@@ -18,6 +18,7 @@ import numpy as np
 
 from motfm_jax.data import pickles
 from motfm_jax.data.records import Record
+from motfm_jax.disk import is_at
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.evaluation.generate import Generated
 from motfm_jax.io import images as pictures
@@ -81,6 +82,8 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
             raise ValueError(
                 f"{out}: another process is writing there; wait for it or give another --out"
             ) from None
+        if not is_at(lock.fileno(), partial / "lock"):  # opened as another deleted it
+            raise ValueError(f"{out}: another process finished there just now; call it again")
         # In this order a kill at any point leaves neither batches of other settings nor a folder
         # that is no longer known to be ours.
         if overwrite:

@@ -2,8 +2,8 @@
 
 On disk: checkpoints/STEP/{state/ (arrays), config/, facts/, sums/, metrics/ (JSON)}. A checkpoint
 appears under its number once it is complete; older ones go only after that. `sums` holds a digest
-of every array and of the JSON beside it, made before anything is written: what is read back is
-compared with it, and where a checkpoint is damaged the one before is used.
+of every array and of the JSON beside it, and the step, made before anything is written: what is
+read back is compared with it, and where a checkpoint is damaged the one before is used.
 """
 
 import contextlib
@@ -122,7 +122,7 @@ class Checkpoints:
         saved = _flatten(self._named(state))
         host = {name: np.array(leaf, copy=True) for name, leaf in saved.items()}
         metrics = None if valid_loss is None else {LOSS: float(valid_loss)}
-        sums = {"arrays": hash_each(host), "metrics": hash_json(metrics)}
+        sums = {"step": step, "arrays": hash_each(host), "metrics": hash_json(metrics)}
         sums |= {name: hash_json(value) for name, value in self._beside.items()}
         with _writable(self.folder):
             self._manager.save(

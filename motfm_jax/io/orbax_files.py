@@ -54,7 +54,7 @@ def _had_metrics(path: Path) -> bool:
     """Whether the sums of a checkpoint speak of metrics."""
     try:
         return read_json(path / "sums")["metrics"] != hash_json(None)
-    except (ValueError, KeyError, TypeError):  # damaged, or saved before there were sums
+    except (ValueError, KeyError, TypeError):  # damaged
         return False
 
 
@@ -116,10 +116,9 @@ def read_arrays(
     arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
     with _readable(path):
         arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        if not (path / "sums").exists():  # saved before there were sums
-            return arrays
         wanted = read_json(path / "sums")
         found = {name: hash_json(read_json(path / name)) for name in ITEMS}
+        found["step"] = step  # the folder may have been renamed
         found["metrics"] = hash_json(manager.metrics(step))
         changed = [name for name in found if wanted[name] != found[name]]
         changed += [

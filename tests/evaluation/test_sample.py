@@ -185,6 +185,15 @@ def test_two_writers_are_not_let_into_one_folder(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_lock_that_another_writer_deleted_is_not_held(tmp_path, monkeypatch):
+    def lock_late(lock, _):
+        (tmp_path / outputs.PARTIAL / "lock").unlink()
+
+    monkeypatch.setattr(outputs.fcntl, "flock", lock_late)
+    with pytest.raises(ValueError, match="another process finished there just now"):
+        outputs.claim(tmp_path, {"seed": 0}).__enter__()
+
+
 def test_a_seed_that_is_none_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="--seed=-1"):
         sample(tmp_path / "out", asked=request(seed=-1))

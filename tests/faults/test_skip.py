@@ -137,17 +137,22 @@ def test_without_a_fault_skipping_changes_nothing_but_the_name_of_the_entry(tmp_
     assert entry_key(sources[0]) != entry_key(sources[1], "skip")
 
 
+@pytest.mark.parametrize("error, said", [
+    (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+    (MemoryError("Unable to allocate 3 GiB"), "no memory left")])
 @pytest.mark.parametrize("on_fault", ["stop", "skip"])
-def test_an_example_is_not_left_out_for_an_error_that_passes(tmp_path, monkeypatch, on_fault):
+def test_an_example_is_not_left_out_for_an_error_that_passes(
+    tmp_path, monkeypatch, on_fault, error, said
+):
     decathlon(tmp_path)
     source = Decathlon(tmp_path, "train", SOLID, fit="stretch", on_fault=on_fault)
 
     def fail(path):
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "read_nifti", fail)
-        with pytest.raises(OSError, match=rf"Stale file handle: '{tmp_path}/.*\.nii\.gz'"):
+        with pytest.raises(OSError, match=rf"{said}.*: '{tmp_path}/.*\.nii\.gz'"):
             open_cached(source, tmp_path / "cache", on_fault=on_fault)
     assert open_cached(source, tmp_path / "cache", on_fault=on_fault).skipped == ()
 

@@ -244,6 +244,7 @@ def data_files(checkpoint):
 
 DAMAGE = [
     (cut, data_files), (os.unlink, data_files),
+    (shutil.rmtree, lambda step: [step / "sums"]),
     *((damage, lambda step, name=name: [step / name])
       for damage in (cut, os.unlink)
       for name in ("config/metadata", "facts/metadata", "state/_METADATA", "sums/metadata",
@@ -329,10 +330,11 @@ def test_what_was_saved_is_on_the_disk_before_older_ones_may_go(tmp_path, monkey
     checkpoints.close()
 
 
-def test_a_checkpoint_of_before_there_were_sums_is_read(tmp_path):
+def test_a_checkpoint_is_not_taken_for_one_of_another_step(tmp_path, capfd):
     folder = save_two(tmp_path)
-    shutil.rmtree(folder / "2" / "sums")
+    shutil.copytree(folder / "1", folder / "3")
     assert restore_weights(tmp_path).step == 2
+    assert "step is not what was saved" in capfd.readouterr().err
 
 
 SAVE_UNDER_A_LIMIT = """
