@@ -15,12 +15,36 @@ from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
 
 
 def attend(query: Array, key: Array, value: Array, heads: int, implementation: str) -> Array:
-    """Multi-head attention: [B, T, C] each -> [B, T, C]; scale 1 / sqrt(C / heads)."""
+    """Multi-head attention: [B, T, C] each -> [B, T, C]; scale 1 / sqrt(C / heads).
+
+    Args:
+      implementation: of `dispatch.Choice`.
+    """
     batch, tokens, features = query.shape
     split = lambda x: x.reshape(batch, tokens, heads, features // heads)  # noqa: E731
-    attended = jax.nn.dot_product_attention(
-        split(query), split(key), split(value), implementation=implementation)
+    if implementation == "cpu":
+        attended = _attend_on_cpu(split(query), split(key), split(value))
+    else:
+        attended = jax.nn.dot_product_attention(
+            split(query), split(key), split(value), implementation=implementation)
     return attended.reshape(batch, tokens, features)
+
+
+def _attend_on_cpu(query: Array, key: Array, value: Array) -> Array:
+    """`jax.nn.dot_product_attention`, [B, T, H, D] each -> [B, T, H, D].
+
+    On a CPU that copies the weights, [B, H, T, T], between its products. Here nothing of that size
+    changes its layout, and the small result is divided by the weights' sum in their place.
+    """
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = jnp.matmul(
+        query * query.shape[-1] ** -0.5, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))  # cancels
+    weights = jnp.exp(scores - largest)
+    attended = jnp.matmul(
+        weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    attended = attended / weights.sum(axis=-1, keepdims=True)
+    return attended.astype(value.dtype).swapaxes(1, 2)
 
 
 class AttentionBlock(nnx.Module):

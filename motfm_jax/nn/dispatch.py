@@ -18,9 +18,9 @@ class Capabilities(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An implementation for `jax.nn.dot_product_attention`, and why it was chosen."""
+    """An implementation of attention, and why it was chosen."""
 
-    implementation: str  # "cudnn" | "xla"
+    implementation: str  # "cudnn" | "xla", of `jax.nn.dot_product_attention`, or "cpu"
     reason: str
 
 
@@ -44,7 +44,8 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
     """Chooses the kernel for one attention site.
 
     Args:
-      request: "auto" (cuDNN's flash attention where it can run), "cudnn" or "xla".
+      request: "auto" (cuDNN's flash attention where it can run, on a CPU a form for CPUs), "cudnn"
+        or "xla".
       capabilities: of the device the program is compiled for.
       head_dim: channels a head.
       dtype: of queries, keys and values.
@@ -63,7 +64,8 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
         raise ValueError(
             f"attention implementation 'cudnn' cannot run: {obstacle}; use auto or xla, or change "
             "model.head_dim or train.dtype")
-    return Choice("xla", f"no cuDNN flash attention: {obstacle}")
+    return Choice(
+        "cpu" if capabilities.platform == "cpu" else "xla", f"no cuDNN flash attention: {obstacle}")
 
 
 def on_cpu(capabilities: Capabilities) -> bool:

@@ -66,35 +66,52 @@ def linear(
     )  # fmt: skip
 
 
-class CPUConv(nnx.Conv):
-    """`nnx.Conv` with stride 1, the same parameters and values, by `cpu_convolution`."""
+class Conv(nnx.Conv):
+    """`nnx.Conv`, the same parameters and values, whose bias may be left to what comes after."""
 
     def __call__(self, x: Array) -> Array:
         """[B, *S, C] -> [B, *S', C']."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if math.prod(self.kernel_size) == 1:
-            return self._biased(x @ kernel.reshape(kernel.shape[-2:]))
-        return self._biased(cpu_convolution.convolve(
-            x, kernel, tuple((self.padding, self.padding) for _ in self.kernel_size)))
-
-    def of_upsampled(self, x: Array) -> Array:
-        """Of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
-        if x.size // x.shape[-1] <= cpu_convolution.SOME_POSITIONS:
-            return self(upsample(x))
-        return self._biased(cpu_convolution.convolve_upsampled(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype)))
-
-    def _biased(self, x: Array) -> Array:
+        x = self.unbiased(x)
         if self.bias is None:
             return x
         return x + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+    def unbiased(self, x: Array) -> Array:
+        """[B, *S, C] -> [B, *S', C']."""
+        space = "DHW"[3 - len(self.kernel_size) :]
+        return jax.lax.conv_general_dilated(
+            *self._operands(x), (self.strides,) * len(space), self._padding(),
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
+
+    def _operands(self, x: Array) -> tuple[Array, Array]:
+        return x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+
+    def _padding(self) -> cpu_convolution.Padding:
+        return ((self.padding, self.padding),) * len(self.kernel_size)
+
+
+class CPUConv(Conv):
+    """The same with stride 1, by `cpu_convolution`."""
+
+    def unbiased(self, x: Array) -> Array:
+        """[B, *S, C] -> [B, *S', C']."""
+        x, kernel = self._operands(x)
+        if math.prod(self.kernel_size) == 1:
+            return x @ kernel.reshape(kernel.shape[-2:])
+        return cpu_convolution.convolve(x, kernel, self._padding())
+
+    def unbiased_of_upsampled(self, x: Array) -> Array:
+        """Of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
+        if x.size // x.shape[-1] <= cpu_convolution.SOME_POSITIONS:
+            return self.unbiased(upsample(x))
+        return cpu_convolution.convolve_upsampled(*self._operands(x))
 
 
 def conv(
     features_in: int, features_out: int, *, dims: int, dtype: Any, rngs: Draws,
     kernel: int = 3, zero: bool = False, on_cpu: bool = False, use_bias: bool = True,
     stride: int = 1, padding: int | None = None,
-) -> nnx.Conv:  # fmt: skip
+) -> Conv:  # fmt: skip
     """A convolution that keeps the spatial size, unless stride or padding say otherwise.
 
     Args:
@@ -103,7 +120,7 @@ def conv(
       padding: zeros around; None for half the kernel.
     """
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
-    kind = CPUConv if on_cpu and stride == 1 else nnx.Conv
+    kind = CPUConv if on_cpu and stride == 1 else Conv
     return kind(
         features_in, features_out, kernel_size=(kernel,) * dims, strides=stride,
         padding=kernel // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
@@ -160,8 +177,16 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.dtype = dtype
 
-    def __call__(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S, C] in `dtype`."""
+    def __call__(self, x: Array, shift: Array | None = None) -> Array:
+        """Of x + shift, which is never written out: that would be a pass over the memory.
+
+        Args:
+          x: [B, *S, C].
+          shift: [B, C], or None for 0.
+
+        Returns:
+          [B, *S, C] in `dtype`.
+        """
         batch, *space, features = x.shape
         x = x.astype(jnp.float32)
         rows, each = x.reshape(batch, -1, features), features // self.groups
@@ -171,7 +196,8 @@ class GroupNorm(nnx.Module):
             return jnp.repeat(means.reshape(batch, self.groups, each).mean(axis=2), each, axis=1)
 
         # First over space, channel by channel: rows of channels are added as vectors.
-        mean = of_group(rows.mean(axis=1))
+        shift = jnp.zeros(()) if shift is None else shift.astype(jnp.float32)
+        mean = of_group(rows.mean(axis=1) + shift) - shift  # as x's channels see it
         variance = of_group(jnp.square(rows - mean[:, None]).mean(axis=1))
         slope = jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * self.scale[None]
         offset = self.bias[None] - mean * slope
@@ -264,11 +290,10 @@ class ResBlock(nnx.Module):
         """x [B, *S, C_in], embedding [B, E] -> [B, *S', C_out]."""
         h = nnx.silu(self.norm1(x))
         if self.resample is upsample and isinstance(self.conv1, CPUConv):
-            h = self.conv1.of_upsampled(h)
+            h = self.conv1.unbiased_of_upsampled(h)
         else:
-            h = self.conv1(self.resample(h))
+            h = self.conv1.unbiased(self.resample(h))
         x = self.resample(x)
-        shift = self.time_emb_proj(nnx.silu(embedding))
-        h = h + jnp.expand_dims(shift, tuple(range(1, h.ndim - 1)))
-        h = self.conv2(dropout(nnx.silu(self.norm2(h)), self.dropout, key))
+        shift = self.time_emb_proj(nnx.silu(embedding)) + self.conv1.bias[None]
+        h = self.conv2(dropout(nnx.silu(self.norm2(h, shift)), self.dropout, key))
         return h + (x if self.skip_connection is None else self.skip_connection(x))

@@ -51,6 +51,19 @@ def test_group_norm_follows_the_formula_in_float64(space, mean, std):
     np.testing.assert_allclose(norm(x), expected, atol=3e-4 if mean else 1e-5)
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_group_norm_takes_a_shift_of_each_channel(space):
+    norm = layers.GroupNorm(12, groups=4, dtype=jnp.float32)
+    norm.scale = nnx.Param(jnp.asarray(1 + draw(12, seed=1)))
+    x, shift, g = draw(2, *space, 12), 30 * draw(2, 12, seed=2), draw(2, *space, 12, seed=3)
+    added = lambda x, shift: norm(  # noqa: E731
+        x + shift.reshape(2, *(1 for _ in space), 12))
+    np.testing.assert_allclose(norm(x, shift), added(x, shift), atol=3e-5)
+    for found, expected in zip(
+            *(jax.vjp(function, x, shift)[1](g) for function in (norm, added)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
 def test_group_norm_computes_in_float32_and_answers_in_its_dtype():
     x = (50 + 0.1 * draw(1, 8, 8, 8)).astype(np.float32)
     exact = layers.GroupNorm(8, groups=2, dtype=jnp.float32)(x)
@@ -181,7 +194,7 @@ def test_a_convolution_in_the_forms_of_a_cpu_is_the_convolution(kernel, space):
     common = dict(dims=len(space), kernel=kernel, dtype=jnp.float32)
     plain = layers.conv(3, 5, rngs=draws(), **common)
     other = layers.conv(3, 5, rngs=draws(), on_cpu=True, **common)
-    assert type(plain) is nnx.Conv and type(other) is layers.CPUConv
+    assert type(plain) is layers.Conv and type(other) is layers.CPUConv
     x = draw(2, *space, 3)
 
     def loss(module, x):
@@ -199,7 +212,22 @@ def test_a_convolution_on_a_cpu_computes_in_its_dtype_and_keeps_strides_to_xla()
     other = layers.conv(2, 4, dims=3, dtype=jnp.bfloat16, rngs=draws(), on_cpu=True)
     assert other(draw(1, 2, 2, 2, 2)).dtype == jnp.bfloat16
     strided = layers.conv(2, 4, dims=2, dtype=jnp.float32, rngs=draws(), on_cpu=True, stride=2)
-    assert type(strided) is nnx.Conv
+    assert type(strided) is layers.Conv
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"stride": 2}, {"kernel": 1}, {"kernel": 4, "stride": 2, "padding": 2}, {"use_bias": False},
+    {"dims": 3}, {"dtype": jnp.bfloat16}])
+def test_a_convolution_is_that_of_flax(options):
+    options = {"dims": 2, "dtype": jnp.float32} | options
+    own = layers.conv(3, 5, rngs=draws(), **options)
+    flax = nnx.Conv(
+        3, 5, own.kernel_size, strides=own.strides, padding=own.padding, dtype=own.dtype,
+        use_bias=own.use_bias, rngs=nnx.Rngs(0))  # fmt: skip
+    nnx.update(flax, nnx.state(own))
+    x = draw(2, *(9, 8, 7)[: options["dims"]], 3)
+    assert own(x).dtype == options["dtype"]
+    np.testing.assert_array_equal(own(x), flax(x))
 
 
 @pytest.mark.parametrize("space", [(4, 6), (36, 30), (12, 9, 11)])
