@@ -2,13 +2,13 @@
 
 Equal to `jax.lax.conv_general_dilated` with stride 1 up to rounding, for two and three spatial
 axes, channels last. Three things are slow there: 3-D convolutions, which copy patches; the
-gradient of a kernel, a convolution with a window as large as the image; and in 3-D few channels,
-which leave the vector units half empty. Here
+gradient of a kernel, a convolution with a window as large as the image; and short rows, which
+leave cores idle. Here
 
-* a 3-D convolution is a 2-D one over slices that gives each kernel depth channels of its own,
-  which are added shifted (or, where the kernel is the larger array, one 2-D convolution a depth);
+* a 3-D convolution is a 2-D one over depth and all of a slice's rows in a line, that gives each row
+  of the kernel channels of its own, which are added shifted; where the kernel is the larger array,
+  it is one product with the patches;
 * the gradient of a kernel is a matrix product over strips of the image small enough for the cache;
-* in 3-D few positions are convolved as a product with the whole kernel;
 * after a nearest-neighbour upsampling by 2 each output pixel sees 2 and not 3 pixels an axis, so
   that four (eight) kernels of 2 by 2 (by 2) on the small image do.
 
@@ -26,8 +26,7 @@ from motfm_jax.arrays import Array
 
 Padding = tuple[tuple[int, int], ...]
 
-FEW_POSITIONS = 128  # below, the patches of all are one matrix
-SOME_POSITIONS = 1024  # below, kernels are larger than images
+FEW_POSITIONS = 1024  # below, kernels are larger than images
 STRIP_POSITIONS = 4096  # of which the gradient of a kernel is summed
 
 
@@ -45,12 +44,9 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     """
     if kernel.ndim == 4:
         return _convolve_planes(x, kernel, padding)
-    positions = x.size // x.shape[-1]
-    if positions <= FEW_POSITIONS:
+    if x.size // x.shape[-1] <= FEW_POSITIONS:
         return _product_of_patches(x, kernel, padding)
-    if positions <= SOME_POSITIONS:
-        return _depth_by_depth(x, kernel, padding)
-    return _depth_in_outputs(x, kernel, padding)
+    return _rows_in_outputs(x, kernel, padding)
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
@@ -90,34 +86,27 @@ def _convolve_planes(x: Array, kernel: Array, padding: Padding) -> Array:
         x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _depth_by_depth(x: Array, kernel: Array, padding: Padding) -> Array:
-    batch, _, *plane, features = x.shape
-    padded = _pad(x, (padding[0], (0, 0), (0, 0)))
-    depth = padded.shape[1] - len(kernel) + 1
-    convolved = sum(
-        _convolve_planes(
-            padded[:, at : at + depth].reshape(-1, *plane, features), weights, padding[1:])
-        for at, weights in enumerate(kernel))
-    return convolved.reshape(batch, depth, *convolved.shape[1:])
-
-
-def _depth_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
-    batch, depth, *plane, features = x.shape
+def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
+    batch, depth, height, _, features = x.shape
     deep, high, wide, _, outputs = kernel.shape
+    # With its zeros between them, the rows of a slice are one long row.
+    padded = _pad(x, ((0, 0), (0, 0), padding[2]))
+    width = padded.shape[3]
     each = _convolve_planes(
-        x.reshape(-1, *plane, features),
-        kernel.transpose(1, 2, 3, 0, 4).reshape(high, wide, features, deep * outputs), padding[1:])
-    each = each.reshape(batch, depth, *each.shape[1:])
-    before, after = padding[0]
+        padded.reshape(batch, depth, height * width, features),
+        kernel.transpose(0, 2, 3, 1, 4).reshape(deep, wide, features, high * outputs),
+        (padding[0], (0, wide - 1)))
+    each = each.reshape(batch, each.shape[1], height, width, -1)[:, :, :, : width - wide + 1]
+    before, after = padding[1]
     return sum(
         _pad(each[..., at * outputs : (at + 1) * outputs],
-             ((before - at, after - (deep - 1 - at)), (0, 0), (0, 0)))
-        for at in range(deep))
+             ((0, 0), (before - at, after - (high - 1 - at)), (0, 0)))
+        for at in range(high))
 
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     widths = kernel.shape[:-2]
-    if kernel.ndim == 4 or x.size // x.shape[-1] > SOME_POSITIONS:
+    if kernel.ndim == 4 or x.size // x.shape[-1] > FEW_POSITIONS:
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
@@ -182,7 +171,7 @@ def convolve_upsampled(x: Array, kernel: Array) -> Array:
     """Upsamples by 2 along every axis (nearest neighbour), then convolves with padding 1.
 
     Args:
-      x: [B, *S, C]; more than `SOME_POSITIONS` make it worth while.
+      x: [B, *S, C]; more than `FEW_POSITIONS` make it worth while.
       kernel: [3, 3, C, C'] or [3, 3, 3, C, C'].
 
     Returns:

@@ -102,7 +102,7 @@ class CPUConv(Conv):
 
     def unbiased_of_upsampled(self, x: Array) -> Array:
         """Of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
-        if x.size // x.shape[-1] <= cpu_convolution.SOME_POSITIONS:
+        if x.size // x.shape[-1] <= cpu_convolution.FEW_POSITIONS:
             return self.unbiased(upsample(x))
         return cpu_convolution.convolve_upsampled(*self._operands(x))
 
