@@ -44,8 +44,8 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     """
     if kernel.ndim == 4:
         return _convolve_planes(x, kernel, padding)
-    if x.size // x.shape[-1] <= FEW_POSITIONS:
-        return _product_of_patches(x, kernel, padding)
+    if _has_few_positions(x):
+        return _patches(x, kernel, padding) @ kernel.reshape(-1, kernel.shape[-1])
     return _rows_in_outputs(x, kernel, padding)
 
 
@@ -71,14 +71,18 @@ def _pad(x: Array, padding: Padding) -> Array:
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)])
 
 
-def _product_of_patches(x: Array, kernel: Array, padding: Padding) -> Array:
+def _has_few_positions(x: Array) -> bool:
+    return x.size // x.shape[-1] <= FEW_POSITIONS
+
+
+def _patches(x: Array, kernel: Array, padding: Padding) -> Array:
+    """What each output sees, [B, *S', taps C]."""
     space = [size + sum(each) - width + 1
              for size, each, width in zip(x.shape[1:-1], padding, kernel.shape)]
     padded = _pad(x, padding)
-    patches = jnp.concatenate([
+    return jnp.concatenate([
         padded[(slice(None), *(slice(at, at + size) for at, size in zip(tap, space)))]
         for tap in _taps(kernel)], axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _convolve_planes(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -106,14 +110,16 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     widths = kernel.shape[:-2]
-    if kernel.ndim == 4 or x.size // x.shape[-1] > FEW_POSITIONS:
+    if kernel.ndim == 4 or not _has_few_positions(x):
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
             for width, (before, after) in zip(widths, padding))
         return convolve(g, turned, around)
     # What each output owes to each of its taps, added where the tap lay: the kernel as it is.
-    owed = jnp.einsum("...o,kio->...ki", g, kernel.reshape(-1, *kernel.shape[-2:]))
+    rows, outputs = kernel.reshape(-1, kernel.shape[-1]), g.shape[-1]
+    owed = jnp.einsum("po,ro->pr", g.reshape(-1, outputs), rows)  # matrices: else XLA copies rows
+    owed = owed.reshape(*g.shape[:-1], -1, x.shape[-1])
     return sum(
         _pad(owed[..., number, :], tuple(
             (at - before, width - 1 - at - after)
@@ -123,7 +129,13 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
 
 def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     """Sums over positions of x's features, shifted along the first axis, by those of g, shifted
-    along the others: one matrix product a strip."""
+    along the others: one matrix product a strip (of all patches, where positions are few)."""
+    if _has_few_positions(x):
+        patches = _patches(x, kernel, padding)
+        total = jnp.einsum(
+            "pr,po->ro", patches.reshape(-1, patches.shape[-1]), g.reshape(-1, g.shape[-1]),
+            preferred_element_type=jnp.float32)
+        return total.reshape(kernel.shape).astype(kernel.dtype)
     (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
     # A strip is a block of all axes but the last; together they may reach beyond the image.
     extents, blocks, room = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
