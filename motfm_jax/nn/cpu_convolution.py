@@ -91,20 +91,20 @@ def _convolve_planes(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
-    batch, depth, height, _, features = x.shape
+    batch, depth, height, width, features = x.shape
     deep, high, wide, _, outputs = kernel.shape
-    # With its zeros between them, the rows of a slice are one long row.
-    padded = _pad(x, ((0, 0), (0, 0), padding[2]))
-    width = padded.shape[3]
+    (above, below), (left, right) = padding[1:]
+    # The zeros after a row are those before the next: with them a slice is one long row.
+    padded = _pad(x, ((0, 0), (0, 0), (0, max(left, right))))
     each = _convolve_planes(
-        padded.reshape(batch, depth, height * width, features),
+        padded.reshape(batch, depth, -1, features),
         kernel.transpose(0, 2, 3, 1, 4).reshape(deep, wide, features, high * outputs),
-        (padding[0], (0, wide - 1)))
-    each = each.reshape(batch, each.shape[1], height, width, -1)[:, :, :, : width - wide + 1]
-    before, after = padding[1]
+        (padding[0], (left, wide - 1 - left)))
+    each = each.reshape(batch, each.shape[1], height, padded.shape[3], high * outputs)
+    each = each[:, :, :, : width + left + right - wide + 1]
     return sum(
         _pad(each[..., at * outputs : (at + 1) * outputs],
-             ((0, 0), (before - at, after - (high - 1 - at)), (0, 0)))
+             ((0, 0), (above - at, below - (high - 1 - at)), (0, 0)))
         for at in range(high))
 
 
