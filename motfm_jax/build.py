@@ -344,7 +344,9 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
         facts = Facts.from_json(weights.facts)
         if any(config.data.size):  # not of weights converted without their data
             configs.check_network(config)
-        intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
+        intensity, _ = (
+            Intensity.from_json(said) if said else None
+            for said in (facts.intensity, facts.source_intensity))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{weights.path}: its config or facts are another program's ({error!r}); give a run of "

@@ -20,14 +20,15 @@ from motfm_jax import datasets
 from motfm_jax.io import malloc
 
 _ROOM = "; make room, then call it again: what is complete is kept"
+_NO_HOST_MEMORY = "; this machine has no memory left: see what else runs on it, then call it again"
 _AGAIN = "; the disk or the network failed: what is complete is kept, call it again"
 _CURES = {
     errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
     errno.EROFS: "; give a folder that can be written to",
     errno.EACCES: "; change its rights, or give another",
+    errno.ENOMEM: _NO_HOST_MEMORY,
     errno.EIO: _AGAIN, errno.ESTALE: _AGAIN, errno.ETIMEDOUT: _AGAIN,
 }
-_NO_HOST_MEMORY = "; this machine has no memory left: see what else runs on it, then call it again"
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "
     "model.remat=True, or nothing else running on it")
@@ -48,7 +49,7 @@ def run(
         print(f"error: {error}{cure}", file=sys.stderr)
         code = 2
     except MemoryError as error:
-        print(f"error: {error}{_NO_HOST_MEMORY}", file=sys.stderr)
+        print(f"error: {str(error) or 'out of memory'}{_NO_HOST_MEMORY}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

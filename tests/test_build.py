@@ -328,15 +328,18 @@ def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
 @pytest.mark.parametrize("name, value", [
     ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("channels", 0), ("channels", "1"),
     ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
-    ("spacing_mm", (0.5, math.nan)), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
+    ("spacing_mm", (0.5, math.nan)), ("spacing_mm", (1, 1, 1)), ("spacing_mm", (1, 10**400)),
+    ("classes", 4), ("affine", 3), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
+    ("source_intensity", {"mode": "minmax"}), ("source_intensity", [1]),
     *(("intensity", INTENSITY.to_json() | change) for change in (
+        {"low": -1e300}, {"high": 10**400},
         {"mode": "log"}, {"scope": "image"}, {"low": None}, {"low": 255.0}, {"range": (1, 1)},
         {"range": (-1, 0, 1)}, {"high": math.inf}))])
 def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
     config = make_config()
     facts = dataclasses.replace(FACTS, **{name: value})
     run = save_run(tmp_path, config, zeros_like_params(config), facts)
-    with pytest.raises(ValueError, match="facts: " if name == "intensity" else f"facts: {name}"):
+    with pytest.raises(ValueError, match="facts"):
         build.load_run(run)
 
 

@@ -26,6 +26,8 @@ cli.run(main)
 
 @pytest.mark.parametrize("error, said", [
     (MemoryError("Unable to allocate 3 GiB"), "Unable to allocate 3 GiB; this machine has no"),
+    (MemoryError(), "out of memory; this machine has no"),
+    (OSError(errno.ENOMEM, "no memory left to read it", "a"), "to read it: 'a'; this machine has"),
     (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "Out of memory; the device has not"),
     (OSError(errno.ENOSPC, "No space left on device", "a"), "No space left on device: 'a'; make")])
 def test_want_of_room_is_said_in_a_line(capsys, monkeypatch, error, said):

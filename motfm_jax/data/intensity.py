@@ -107,10 +107,10 @@ class Intensity:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Intensity":
-        """Of a run, which may come from elsewhere.
+        """Reads and checks the scaling of a run, which may be a stranger's.
 
         Raises:
-          ValueError: no scaling that `fit` makes.
+          ValueError: it is none that `fit` makes.
         """
         pairs = {name: tuple(values[name]) for name in ("range", "percentiles")}
         read = cls(**{**values, **pairs})

@@ -1,7 +1,6 @@
 """One example as read from disk, and what networks and samplers must know of a data set."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -156,28 +155,22 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Facts":
-        """Of a run, which may come from elsewhere.
+        """Reads and checks the facts of a run, which may be a stranger's.
 
         Raises:
-          ValueError: a field holds what it cannot.
+          ValueError: a field holds what it cannot, is missing or unknown.
         """
-        tuples = {
-            name: tuple(values.get(name, ()))
-            for name in ("size", "classes", "mask_labels", "unknown")
-        }
-        spacing = values.get("spacing_mm")
-        facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
-        right = {
-            "size": len(facts.size) in (2, 3) and all(_is_count(extent) for extent in facts.size),
-            "channels": _is_count(facts.channels) and facts.channels > 0,
-            "spacing_mm": all(is_number(step) and step > 0 for step in facts.spacing_mm or ()),
-            "affine": facts.affine is None or (
-                [len(row) for row in facts.affine] == [4] * 4
-                and all(is_number(value) for row in facts.affine for value in row)),
-        } | {
-            name: all(isinstance(said, str) for said in getattr(facts, name))
-            for name in ("classes", "mask_labels", "unknown")
-        }
+        try:
+            tuples = {
+                name: tuple(values.get(name, ()))
+                for name in ("size", "classes", "mask_labels", "unknown")
+            }
+            spacing = values.get("spacing_mm")
+            facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
+            right = facts._right()
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"facts: another program's ({error}); give a run of scripts/train.py") from error
         for name, is_right in right.items():
             if not is_right:
                 raise ValueError(
@@ -185,10 +178,26 @@ class Facts:
                     "scripts/train.py")
         return facts
 
+    def _right(self) -> dict[str, bool]:
+        """Whether each field holds what it can."""
+        steps = self.spacing_mm or ()
+        return {
+            "size": len(self.size) in (2, 3) and all(_is_count(extent) for extent in self.size),
+            "channels": _is_count(self.channels) and self.channels > 0,
+            "spacing_mm": len(steps) in (0, len(self.size)) and all(
+                is_number(step) and step > 0 for step in steps),
+            "affine": self.affine is None or (
+                [len(row) for row in self.affine] == [4] * 4
+                and all(is_number(value) for row in self.affine for value in row)),
+        } | {
+            name: all(isinstance(said, str) for said in getattr(self, name))
+            for name in ("classes", "mask_labels", "unknown")
+        }
+
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether a value of a JSON file is a number in the range of float32."""
+    return type(value) in (int, float) and abs(value) <= 1e38
 
 
 def _is_count(value: Any) -> bool:

@@ -116,7 +116,7 @@ def read_arrays(
     arguments = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=True)
     with _readable(path):
         arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        wanted = read_json(path / "sums")
+        wanted = {"step": step} | read_json(path / "sums")  # the first ones were without a step
         found = {name: hash_json(read_json(path / name)) for name in ITEMS}
         found["step"] = step  # the folder may have been renamed
         found["metrics"] = hash_json(manager.metrics(step))

@@ -2,12 +2,12 @@
 
 Equal to `jax.lax.conv_general_dilated` with stride 1 up to rounding, for two and three spatial
 axes, channels last. Three things are slow there: 3-D convolutions, which copy patches; the
-gradient of a kernel, a convolution with a window as large as the image; and short rows, which
-leave cores idle. Here
+gradient of a kernel, a convolution with a window as large as the image; and short rows in 3-D,
+which leave cores idle (XLA of jax 0.10.2) or make small products. Here
 
 * a 3-D convolution is a 2-D one over depth and all of a slice's rows in a line, that gives each row
-  of the kernel channels of its own, which are added shifted; where the kernel is the larger array,
-  it is one product with the patches;
+  of the kernel channels of its own, which are added shifted; over few positions, where kernels
+  tend to be larger than images, it is one product with the patches;
 * the gradient of a kernel is a matrix product over strips of the image small enough for the cache;
 * after a nearest-neighbour upsampling by 2 each output pixel sees 2 and not 3 pixels an axis, so
   that four (eight) kernels of 2 by 2 (by 2) on the small image do.
@@ -26,7 +26,7 @@ from motfm_jax.arrays import Array
 
 Padding = tuple[tuple[int, int], ...]
 
-FEW_POSITIONS = 1024  # below, kernels are larger than images
+FEW_POSITIONS = 1024  # of a batch; up to so many, patches are one matrix
 STRIP_POSITIONS = 4096  # of which the gradient of a kernel is summed
 
 

@@ -77,7 +77,7 @@ class Conv(nnx.Conv):
         return x + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
     def unbiased(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', C']."""
+        """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
         space = "DHW"[3 - len(self.kernel_size) :]
         return jax.lax.conv_general_dilated(
             *self._operands(x), (self.strides,) * len(space), self._padding(),
@@ -94,14 +94,14 @@ class CPUConv(Conv):
     """The same with stride 1, by `cpu_convolution`."""
 
     def unbiased(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', C']."""
+        """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
         x, kernel = self._operands(x)
         if math.prod(self.kernel_size) == 1:
             return x @ kernel.reshape(kernel.shape[-2:])
         return cpu_convolution.convolve(x, kernel, self._padding())
 
     def unbiased_of_upsampled(self, x: Array) -> Array:
-        """Of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
+        """That of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
         if x.size // x.shape[-1] <= cpu_convolution.FEW_POSITIONS:
             return self.unbiased(upsample(x))
         return cpu_convolution.convolve_upsampled(*self._operands(x))
@@ -178,7 +178,7 @@ class GroupNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Array, shift: Array | None = None) -> Array:
-        """Of x + shift, which is never written out: that would be a pass over the memory.
+        """Normalises x + shift without forming the sum, which would cost a pass over memory.
 
         Args:
           x: [B, *S, C].

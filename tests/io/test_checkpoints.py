@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -335,6 +336,14 @@ def test_a_checkpoint_is_not_taken_for_one_of_another_step(tmp_path, capfd):
     shutil.copytree(folder / "1", folder / "3")
     assert restore_weights(tmp_path).step == 2
     assert "step is not what was saved" in capfd.readouterr().err
+
+
+def test_a_checkpoint_whose_sums_were_without_a_step_is_read(tmp_path):
+    path = save_two(tmp_path) / "2" / "sums" / "metadata"
+    sums = json.loads(path.read_text())
+    del sums["step"]
+    path.write_text(json.dumps(sums))
+    assert restore_weights(tmp_path).step == 2
 
 
 SAVE_UNDER_A_LIMIT = """

@@ -55,6 +55,14 @@ def test_the_form_for_cpus_has_the_same_derivatives(dtype, tolerance):
             found.astype(jnp.float32) / scale, expected.astype(jnp.float32) / scale, atol=tolerance)
 
 
+@pytest.mark.parametrize("implementation", ["xla", "cpu"])
+def test_attention_in_bfloat16_is_as_exact_as_its_inputs(implementation):
+    inputs = [jnp.asarray(3 * draw(2, 64, 24, seed=seed), jnp.bfloat16) for seed in range(3)]
+    expected = plain_attention(*(np.asarray(x, np.float32) for x in inputs), 1)
+    found = np.asarray(attention.attend(*inputs, 1, implementation), np.float64)
+    assert np.sqrt(np.square(found - expected).mean()) < 0.007
+
+
 def test_scores_beyond_the_range_of_the_exponential_are_attended_to():
     query, key, value = (300 * draw(1, 10, FEATURES, seed=seed) for seed in range(3))
     found = attention.attend(query, key, value, 2, "cpu")

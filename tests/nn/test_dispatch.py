@@ -36,7 +36,7 @@ def test_cudnn_where_it_can_run(device, head_dim, dtype):
 
 
 @pytest.mark.parametrize("device, head_dim, dtype, reason", OBSTACLES)
-def test_xla_where_it_cannot_and_an_error_where_it_was_asked_for(device, head_dim, dtype, reason):
+def test_another_where_it_cannot_an_error_where_it_was_asked_for(device, head_dim, dtype, reason):
     choice = resolve("auto", device, head_dim, dtype)
     assert choice.implementation == ("cpu" if device is CPU else "xla")
     assert reason in choice.reason
