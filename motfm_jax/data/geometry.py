@@ -156,11 +156,20 @@ def _resample(image, mask, affine, steps, size) -> Resized:
 
 
 def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
-    """Triangle weights [new, old] float32 of half-width `width`; a row sums to 1 or is all 0."""
-    distance = np.abs(centres[:, None] - np.arange(old_count)) / width
-    weights = np.maximum(1 - distance, 0)
+    """Triangle weights [new, old] float32 of half-width `width`; a row sums to 1 or is all 0.
+
+    Never as a dense matrix: a stranger's file may be millions of voxels long.
+    """
+    first = np.ceil(centres - width).astype(int)
+    old = first[:, None] + np.arange(int(2 * width) + 1)
+    weights = np.maximum(1 - np.abs(centres[:, None] - old) / width, 0)
+    weights[(old < 0) | (old >= old_count)] = 0
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
-    return scipy.sparse.csr_array(weights.astype(np.float32))
+    weights = weights.astype(np.float32)
+    held = weights > 0
+    ends = np.concatenate([[0], held.sum(axis=1).cumsum()])
+    return scipy.sparse.csr_array(
+        (weights[held], old[held], ends), shape=(len(centres), old_count))
 
 
 def _apply(weights: scipy.sparse.csr_array, image: np.ndarray, axis: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from motfm_jax.data import files, geometry
 from motfm_jax.data.records import Facts
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
-MOST_PIXELS = 2**25  # of a picture: 8192 x 4096
+MOST_PIXELS, LONGEST = 2**25, 2**16  # of a picture: 8192 x 4096; its longer side
 MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
 
 
@@ -220,8 +220,10 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
         # Of any other format the reader might be a program of its own.
         with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
             width, height = picture.size
-            if width * height > MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS} are read")
+            if width * height > MOST_PIXELS or max(width, height) > LONGEST:
+                raise ValueError(
+                    f"{width} x {height} pixels, at most {MOST_PIXELS} and {LONGEST} a side are "
+                    "read")
             if getattr(picture, "n_frames", 1) > 1:
                 raise ValueError(f"{picture.n_frames} pictures in one file, one a file needed")
             values = np.asarray(picture)
@@ -255,7 +257,7 @@ def _to_size(
     spacing = None
     if affine is not None:
         spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
-    empty = np.zeros((*mask.shape, 1), np.float32)
+    empty = np.broadcast_to(np.float32(0), (*mask.shape, 1))
     resized = geometry.fit(empty, mask, affine, spacing, size, fit)
     return resized.mask, resized.affine
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -142,3 +144,25 @@ def test_what_cannot_be_resized_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("old, new, step", [
+    (70, 20, 3.5), (20, 70, 2 / 7), (33, 33, 1.0), (5, 40, 1.7), (40, 5, 1.7), (1, 3, 1 / 3)])
+def test_weights_are_those_of_the_formula(old, new, step):
+    centres = (old - 1) / 2 - (new - 1) / 2 * step + step * np.arange(new)
+    width = max(step, 1.0)
+    expected = np.maximum(1 - np.abs(centres[:, None] - np.arange(old)) / width, 0)
+    expected /= np.maximum(expected.sum(axis=1, keepdims=True), 1e-12)
+    found = geometry._weights(centres, old, width)
+    np.testing.assert_array_equal(found.toarray(), expected.astype(np.float32))
+
+
+def test_a_long_image_is_resized_in_memory_of_its_own_order():
+    image = np.zeros((1_000_000, 2, 1), np.float32)
+    tracemalloc.start()
+    try:
+        geometry.fit(image, None, None, None, (64, 64), "stretch")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * image.nbytes  # a dense matrix of weights would be 64 times as large

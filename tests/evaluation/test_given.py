@@ -217,6 +217,13 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path, shap
         read_noise(tmp_path / "x.npy", (4, 8), 1, 1)
 
 
+@pytest.mark.parametrize("size", [(4, 2**16 + 1), (2**13, 2**13)])
+def test_a_picture_that_claims_too_many_pixels_is_refused(tmp_path, size):
+    Image.new("1", size).save(tmp_path / "m.png")
+    with pytest.raises(ValueError, match=rf"m\.png: .*{size[0]} x {size[1]} pixels, at most"):
+        read_masks([tmp_path / "m.png"], LABELS, (4, 8), "pad")
+
+
 def test_classes_are_read_from_integers(tmp_path):
     for dtype in (np.uint8, np.int64):
         labels = read_classes(write(tmp_path / "c.npy", np.array([3, 0, 1], dtype)), CLASSES)
