@@ -37,9 +37,10 @@ def _attend_on_cpu(query: Array, key: Array, value: Array) -> Array:
     changes its layout, and the small result is divided by the weights' sum in their place.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scores = jnp.matmul(query, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # exact, and cheaper than scores
+    scores = jnp.matmul(query, key.swapaxes(2, 3))
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))  # cancels
-    weights = jnp.exp((scores - largest) * query.shape[-1] ** -0.5)
+    weights = jnp.exp(scores - largest)
     attended = jnp.matmul(
         weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
     attended = attended / weights.sum(axis=-1, keepdims=True)
