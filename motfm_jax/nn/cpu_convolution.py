@@ -30,6 +30,11 @@ FEW_POSITIONS = 1024  # of a batch; up to so many, patches are one matrix
 STRIP_POSITIONS = 4096  # of which the gradient of a kernel is summed
 
 
+def has_few_positions(x: Array) -> bool:
+    """Whether x [B, *S, C] is as small as kernels are."""
+    return x.size // x.shape[-1] <= FEW_POSITIONS
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     """A convolution with stride 1.
@@ -44,7 +49,7 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     """
     if kernel.ndim == 4:
         return _convolve_planes(x, kernel, padding)
-    if _has_few_positions(x):
+    if has_few_positions(x):
         return _patches(x, kernel, padding) @ kernel.reshape(-1, kernel.shape[-1])
     return _rows_in_outputs(x, kernel, padding)
 
@@ -69,10 +74,6 @@ def _pad(x: Array, padding: Padding) -> Array:
     """Zeros around the spatial axes; a negative number takes away."""
     return jax.lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)])
-
-
-def _has_few_positions(x: Array) -> bool:
-    return x.size // x.shape[-1] <= FEW_POSITIONS
 
 
 def _patches(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -110,7 +111,7 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     widths = kernel.shape[:-2]
-    if kernel.ndim == 4 or not _has_few_positions(x):
+    if kernel.ndim == 4 or not has_few_positions(x):
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
@@ -130,7 +131,7 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
 def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     """Sums over positions of x's features, shifted along the first axis, by those of g, shifted
     along the others: one matrix product a strip (of all patches, where positions are few)."""
-    if _has_few_positions(x):
+    if has_few_positions(x):
         patches = _patches(x, kernel, padding)
         total = jnp.einsum(
             "pr,po->ro", patches.reshape(-1, patches.shape[-1]), g.reshape(-1, g.shape[-1]),
@@ -183,7 +184,7 @@ def convolve_upsampled(x: Array, kernel: Array) -> Array:
     """Upsamples by 2 along every axis (nearest neighbour), then convolves with padding 1.
 
     Args:
-      x: [B, *S, C]; more than `FEW_POSITIONS` make it worth while.
+      x: [B, *S, C]; worth while unless it `has_few_positions`.
       kernel: [3, 3, C, C'] or [3, 3, 3, C, C'].
 
     Returns:

@@ -102,7 +102,7 @@ class CPUConv(Conv):
 
     def unbiased_of_upsampled(self, x: Array) -> Array:
         """That of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
-        if x.size // x.shape[-1] <= cpu_convolution.FEW_POSITIONS:
+        if cpu_convolution.has_few_positions(x):
             return self.unbiased(upsample(x))
         return cpu_convolution.convolve_upsampled(*self._operands(x))
 
