@@ -344,9 +344,9 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
         facts = Facts.from_json(weights.facts)
         if any(config.data.size):  # not of weights converted without their data
             configs.check_network(config)
-        intensity, _ = (
-            Intensity.from_json(said) if said else None
-            for said in (facts.intensity, facts.source_intensity))
+        intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
+        if facts.source_intensity:  # read where a sampler needs it, checked here
+            Intensity.from_json(facts.source_intensity)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{weights.path}: its config or facts are another program's ({error!r}); give a run of "

@@ -151,9 +151,8 @@ NOT_NEGATIVE = (
     "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
     "spade.perceptual_weight",
 )  # fmt: skip
-# Whole numbers are below 2^32, as seeds and counts have 32 bits; those in MOST below what stands
-# there, as the program has instructions for each block.
-LARGEST, MOST = 2**32, {"model.res_blocks": 100, "model.transformer_layers": 100}
+LARGEST = 2**32  # whole numbers are below it, as seeds and counts have 32 bits
+MOST = {"model.res_blocks": 100, "model.transformer_layers": 100}  # programs grow with each block
 
 
 def field(config: ConfigDict, path: str):

@@ -45,9 +45,9 @@ def read(path: Path) -> Volume:
         raise ValueError(
             f"{path}: .mhd files need SimpleITK, which is not installed; "
             "pip install SimpleITK, or use the NIfTI release") from error
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error
     except Exception as error:  # a decoder may raise anything on foreign bytes
-        if isinstance(error, MemoryError):
-            raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error
         if isinstance(error, OSError) and error.errno in PASSING:
             raise OSError(error.errno, error.strerror, str(path)) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
