@@ -1,4 +1,4 @@
-"""What every room that keeps files needs of the disk."""
+"""What every room that keeps files needs of the disk, and of locks on it."""
 
 import os
 from pathlib import Path
