@@ -17,7 +17,7 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.features import weights as published
-from motfm_jax.io.checkpoints import check_parameters, restore_weights
+from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import adversarial, diffusion, flow
 from motfm_jax.methods.solve import Solver
@@ -341,19 +341,34 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
     weights = restore_weights(run, which)
     try:
         config = datasets.distrust_cache(configs.from_json(weights.config))
-        facts = Facts.from_json(weights.facts)
         if any(config.data.size):  # not of weights converted without their data
             configs.check_network(config)
-        intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
-        if facts.source_intensity:  # read where a sampler needs it, checked here
-            Intensity.from_json(facts.source_intensity)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{weights.path}: its config or facts are another program's ({error!r}); give a run of "
+            f"{weights.path}: its config is another program's ({error!r}); give a run of "
             "scripts/train.py") from error
+    facts = read_facts(weights)
+    intensity = Intensity.from_json(facts.intensity) if facts.intensity else None
     built = model(config, facts, attention=attention)
     wanted = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, wanted, str(weights.path))
     return Trained(
         config, facts, intensity, built, weights.params, weights.step,
         hash_arrays(weights.params))  # fmt: skip
+
+
+def read_facts(weights: Weights) -> Facts:
+    """The facts of a checkpoint's data, which may be a stranger's.
+
+    Raises:
+      ValueError: they are not what scripts/train.py writes.
+    """
+    try:
+        facts = Facts.from_json(weights.facts)
+        for scaling in filter(None, (facts.intensity, facts.source_intensity)):
+            Intensity.from_json(scaling)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{weights.path}: its facts are another program's ({error!r}); give a run of "
+            "scripts/train.py") from error
+    return facts

@@ -195,7 +195,7 @@ def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, 
       ValueError: the data has other channels, classes or mask labels than the network.
     """
     weights = restore_weights(run)
-    known = Facts.from_json(weights.facts)
+    known = build.read_facts(weights)
     for name, there, here in (
         ("image channels", known.channels, facts.channels),
         ("classes", len(known.classes), len(facts.classes))):  # fmt: skip

@@ -111,6 +111,7 @@ class Intensity:
 
         Raises:
           ValueError: it is none that `fit` makes.
+          KeyError, TypeError: it is none at all.
         """
         pairs = {name: tuple(values[name]) for name in ("range", "percentiles")}
         read = cls(**{**values, **pairs})
@@ -120,9 +121,7 @@ class Intensity:
             and len(numbers) == 6 and all(map(is_number, numbers))
             and read.range[0] < read.range[1] and read.low < read.high
         ):  # fmt: skip
-            raise ValueError(
-                f"facts: {values!s:.200} is no scaling of intensities; give a run of "
-                "scripts/train.py")
+            raise ValueError(f"{values!s:.200} is no scaling of intensities")
         return read
 
     def _bounds(self, image, name: str):

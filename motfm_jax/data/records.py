@@ -158,24 +158,18 @@ class Facts:
         """Reads and checks the facts of a run, which may be a stranger's.
 
         Raises:
-          ValueError: a field holds what it cannot, is missing or unknown.
+          ValueError: a field holds what it cannot.
+          AttributeError, TypeError: these are no facts.
         """
-        try:
-            tuples = {
-                name: tuple(values.get(name, ()))
-                for name in ("size", "classes", "mask_labels", "unknown")
-            }
-            spacing = values.get("spacing_mm")
-            facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
-            right = facts._right()
-        except (AttributeError, TypeError) as error:
-            raise ValueError(
-                f"facts: another program's ({error}); give a run of scripts/train.py") from error
-        for name, is_right in right.items():
+        tuples = {
+            name: tuple(values.get(name, ()))
+            for name in ("size", "classes", "mask_labels", "unknown")
+        }
+        spacing = values.get("spacing_mm")
+        facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
+        for name, is_right in facts._right().items():
             if not is_right:
-                raise ValueError(
-                    f"facts: {name} cannot be {getattr(facts, name)!s:.60}; give a run of "
-                    "scripts/train.py")
+                raise ValueError(f"{name} cannot be {getattr(facts, name)!s:.60}")
         return facts
 
     def _right(self) -> dict[str, bool]:
