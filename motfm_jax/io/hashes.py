@@ -30,9 +30,9 @@ def hash_batches(name: str, shape: tuple[int, ...], batches: Iterable[np.ndarray
 
 
 def hash_each(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """`hash_arrays` of every array by itself, on all cores."""
+    """`hash_arrays` of every array by itself, on all cores; one thread reads `arrays`."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        hashes = pool.map(lambda name: hash_arrays({name: arrays[name]}), arrays)
+        hashes = pool.map(lambda item: hash_arrays(dict([item])), arrays.items())
         return dict(zip(arrays, hashes))
 
 
