@@ -272,7 +272,9 @@ class Session:
             self.report()
 
     def report(self) -> None:
-        (self.work / "executions").write_text(str(self.executions))
+        new = self.work / "executions.new"  # this process may be ended at any moment
+        new.write_text(str(self.executions))
+        new.replace(self.work / "executions")
 
 
 def save(out: Path, entry: str, kind: str, details: str, data: bytes) -> None:
