@@ -370,7 +370,7 @@ def run(name: str, out: Path, seconds: float, engine: str, seed: int) -> tuple[i
             try:
                 with open(work / "log", "wb") as log:
                     code = subprocess.run(
-                        call, stdout=log, stderr=log, timeout=left + 60).returncode
+                        call, stdout=log, stderr=log, timeout=left + 600).returncode
             except subprocess.TimeoutExpired:
                 code = "no end"
             if (work / "executions").exists():
