@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import build, datasets, presets
+from motfm_jax import datasets, loading, presets
 from motfm_jax.config import check, default, from_json
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation.conditions import Conditions, choose
@@ -48,7 +48,7 @@ def demo(run: Path) -> float:
     check_same_demo(run)
     if train(config(), run, resume=True).stopped_by:
         raise KeyboardInterrupt  # saved; the same command goes on
-    trained = build.load_run(run)
+    trained = loading.load_run(run)
     real = datasets.arrays(trained.config, "valid")
     conditions = choose(
         trained.config.cond, num=NUM, classes=trained.facts.classes,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import build, datasets, original
+from motfm_jax import build, datasets, loading, original
 from motfm_jax.config import check
 from motfm_jax.data.files import content_hash
 from motfm_jax.data.pickles import PickleSet
@@ -24,7 +24,7 @@ from motfm_jax.training.state import TrainState
 class Converted(NamedTuple):
     """What came of a conversion: the run, where its weights are from, and what to know of it."""
 
-    trained: build.Trained
+    trained: loading.Trained
     origin: str
     solver: tuple[str, int]
     notes: list[str]
@@ -79,10 +79,10 @@ def from_torch(
     _write(out, config, facts, params, overwrite, {
         "from": str(weights), "blake2b": content_hash(weights), "origin": read.origin,
         "step": read.step, "notes": notes})
-    return Converted(build.load_run(out), read.origin, said.solver, notes)
+    return Converted(loading.load_run(out), read.origin, said.solver, notes)
 
 
-def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[build.Trained, list[str]]:
+def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[loading.Trained, list[str]]:
     """A run's weights (the moving average where it keeps one) in the original's layout.
 
     Args:
@@ -98,7 +98,7 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[build.Tra
     """
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another name")
-    trained = build.load_run(run, which)
+    trained = loading.load_run(run, which)
     if trained.config.method != "flow":
         raise ValueError(
             f"{run}: config.method={trained.config.method!r}; the original is a flow and would "

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from motfm_jax import build, datasets
+from motfm_jax import build, datasets, loading
 from motfm_jax import config as configs
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
@@ -70,7 +70,7 @@ def train(
     optimizer, learning_rate, refresh = build.update(config, total)
     base = {}
     if train_config.base and (overwrite or not has_checkpoints(workdir)):
-        base = build.base_weights(config, data.facts)
+        base = loading.base_weights(config, data.facts)
     loss = build.loss(config, model)
 
     resolved = config.to_dict()
@@ -195,7 +195,7 @@ def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, 
       ValueError: the data has other channels, classes or mask labels than the network.
     """
     weights = restore_weights(run)
-    known = build.read_facts(weights)
+    known, _ = loading.read_facts(weights)
     for name, there, here in (
         ("image channels", known.channels, facts.channels),
         ("classes", len(known.classes), len(facts.classes))):  # fmt: skip

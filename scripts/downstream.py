@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli, datasets
+from motfm_jax import cli, datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.outputs import read_sidecar
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.seeds < 1:
         raise ValueError(f"--seeds={asked.seeds}: at least 1")
     enable_compile_cache()
-    trained = build.load_run(asked.run)
+    trained = loading.load_run(asked.run)
     if trained.intensity is None:
         raise ValueError(f"{asked.run}: was converted without its data; convert again with --data")
     if asked.data_root:

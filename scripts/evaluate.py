@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli, datasets
+from motfm_jax import cli, datasets, loading
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import auditor
@@ -113,11 +113,11 @@ def contrast(asked: argparse.Namespace) -> None:
     print(f"{asked.darker} darker than {asked.brighter} in {share:.1%} of {number} images")
 
 
-def sampled_from(asked: argparse.Namespace) -> tuple[build.Trained, ImageSet, bool]:
+def sampled_from(asked: argparse.Namespace) -> tuple[loading.Trained, ImageSet, bool]:
     """The run that --samples come from, its data where it is now, the images, and if they are raw.
     """
     sidecar, arrays = read_samples(asked.samples)
-    trained = build.load_run(asked.run, sidecar["training_step"])
+    trained = loading.load_run(asked.run, sidecar["training_step"])
     if trained.checkpoint_hash != sidecar["checkpoint"]:
         raise ValueError(
             f"{asked.samples}: its images come from other weights than step "
@@ -194,7 +194,7 @@ def memorisation(asked: argparse.Namespace) -> None:
 def restoration(asked: argparse.Namespace) -> None:
     enable_compile_cache()
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
-    trained = build.load_run(asked.run, which)
+    trained = loading.load_run(asked.run, which)
     config, facts = trained.config, trained.facts
     if config.flow.source == "noise":
         raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli, datasets
+from motfm_jax import build, cli, datasets, loading
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import given
@@ -52,7 +52,7 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_sources(asked: argparse.Namespace, trained: build.Trained) -> np.ndarray:
+def read_sources(asked: argparse.Namespace, trained: loading.Trained) -> np.ndarray:
     """What the images of a run that does not start from noise start from, scaled."""
     config, facts = trained.config, trained.facts
     if asked.noise:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"--seed={asked.seed} with --noise: nothing is drawn; leave one out")
     enable_compile_cache()
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
-    trained = build.load_run(Path(asked.run), which)
+    trained = loading.load_run(Path(asked.run), which)
     config, facts, model = trained.config, trained.facts, trained.model
     solver = build.solver(
         config, asked.solver, asked.steps, rtol=asked.rtol, atol=asked.atol, eta=asked.eta,

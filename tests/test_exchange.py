@@ -8,7 +8,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from motfm_jax import build, original
+from motfm_jax import build, loading, original
 from motfm_jax.cli import _saved_config
 from motfm_jax.config import default
 from motfm_jax.data.convert import to_pickle
@@ -101,7 +101,7 @@ def test_training_goes_on_from_the_weights_with_a_fresh_optimiser(
     assert weights.step == 1 and weights.facts["unknown"] == []
     for name, values in params.items():  # one update of Adam moves each by the learning rate
         np.testing.assert_allclose(weights.params[name], values, atol=1.1e-6, err_msg=name)
-    assert build.load_run(run).intensity is not None
+    assert loading.load_run(run).intensity is not None
     config.train.steps = 2
     assert train(config, run, resume=True).step == 2
     config.train.lr = 1e-3  # from now on it is a run like any other

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import build, datasets, experiment, presets
+from motfm_jax import build, datasets, experiment, loading, presets
 from motfm_jax.config import CONDITIONS, METHODS, check, default
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
@@ -51,7 +51,7 @@ def tiny(dims: int, cond: str, method: str = "flow", **train_fields):
 
 
 def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarray:
-    trained = build.load_run(run)
+    trained = loading.load_run(run)
     steps = 1 if trained.config.method == "spade" else 2
     conditions = choose(
         trained.config.cond, num=num, classes=trained.facts.classes,
@@ -130,7 +130,7 @@ def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
 
 def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(tiny(2, "none", "ddpm", steps=2), tmp_path / "base")
-    base = build.load_run(tmp_path / "base")
+    base = loading.load_run(tmp_path / "base")
 
     def config(steps):
         made = tiny(2, "mask", "ddpm", steps=steps)
@@ -141,7 +141,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(config(2), run)
     (tmp_path / "base").rename(tmp_path / "moved")  # a run that has begun needs it no more
     train(config(4), run, resume=True)
-    trained = build.load_run(run, "last")
+    trained = loading.load_run(run, "last")
     for name, value in base.params.items():
         np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
     copied = "controlnet/encoder/conv_in/kernel"
@@ -151,7 +151,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
         train(config(2), tmp_path / "other")
     (tmp_path / "moved").rename(tmp_path / "base")
     train(config(1), run, overwrite=True)
-    trained = build.load_run(run, "last")
+    trained = loading.load_run(run, "last")
     for name, value in base.params.items():
         np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
     for field, value in (("method", "flow"), ("cond", "mask+class")):
@@ -183,7 +183,7 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     train(config(2), run)
     assert train(config(4), run, resume=True).step == 4
     assert (run / "samples" / "0000004.png").exists()
-    trained = build.load_run(run)
+    trained = loading.load_run(run)
     arrays = datasets.arrays(trained.config, "valid")
     starts, real = pipeline.read_pairs(
         arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts))
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     sums = run / "checkpoints" / "1" / "sums" / "metadata"  # else it counts as damaged
     sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(changed)}))
     with pytest.raises(ValueError, match=r"another architecture.*unet/encoder/down_blocks/1"):
-        build.load_run(run)
+        loading.load_run(run)
 
 
 def test_batches_must_divide_over_devices_and_accumulation(tmp_path):

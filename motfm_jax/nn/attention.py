@@ -42,8 +42,9 @@ def _attend_on_cpu(query: Array, key: Array, value: Array) -> Array:
 
 
 def _attend_on_cpu_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple]:
+    """The result, and what its derivative needs: all [B, H, T, ...], float32 but key and value."""
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # exact, and cheaper than scores
+    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # smaller than the scores
     scores = jnp.matmul(query, key.swapaxes(2, 3))
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = weights.sum(axis=-1, keepdims=True)
@@ -54,10 +55,11 @@ def _attend_on_cpu_forward(query: Array, key: Array, value: Array) -> tuple[Arra
 
 
 def _attend_on_cpu_backward(kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    """A row of the weights' gradient sums with the result, as in FlashAttention (Dao et al., 2022).
+    """Gradients of query, key and value.
 
-    Where a product sums over queries its small factor is transposed, and the weights or their
-    gradients are read as they lie.
+    The softmax's needs, for each query, the sum of its weights times their gradients, which is that
+    of its result times the result's gradient (FlashAttention, Dao et al., 2022). Where a product
+    sums over queries its small factor is transposed, and weights and scores are read as they lie.
     """
     query, key, value, weights, total, attended = kept
     gradient = gradient.swapaxes(1, 2).astype(jnp.float32) / total

@@ -18,7 +18,7 @@ import pytest
 from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
-from motfm_jax import build, config
+from motfm_jax import config, loading
 from motfm_jax.data import files, integrity
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.pickles import PickleSet
@@ -318,8 +318,8 @@ def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
     for facts in ({}, {"a": 1}, [], {"size": 3}, {"size": [8, 8], "channels": 1, "classes": [],
                   "mask_labels": [], "intensity": {"mode": 1}}):  # fmt: skip
         Read.facts = facts
-        monkeypatch.setattr(build, "restore_weights", lambda run, which: Read)
-        refused(lambda: build.load_run(tmp_path), tmp_path / "5", "another program's")
+        monkeypatch.setattr(loading, "restore_weights", lambda run, which: Read)
+        refused(lambda: loading.load_run(tmp_path), tmp_path / "5", "another program's")
 
 
 def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import build, datasets
+from motfm_jax import datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.io.files import write_npz
@@ -142,7 +142,7 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(20, 200, (30, 16, 16, 1)).astype(np.uint8)
     real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(build, "load_run", lambda path: SimpleNamespace(
+    monkeypatch.setattr(loading, "load_run", lambda path: SimpleNamespace(
         config=None, intensity=intensity))
     monkeypatch.setattr(datasets, "arrays", lambda config, split: real)
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
@@ -173,7 +173,7 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
     monkeypatch.setattr(datasets, "arrays", lambda config, split: Arrays(
         images[: numbers[split]], None, None, [{"name": f"{split}{index}"} for index in range(30)]))
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(build, "load_run", lambda path: SimpleNamespace(
+    monkeypatch.setattr(loading, "load_run", lambda path: SimpleNamespace(
         config=None, intensity=intensity))
     folder = sample_folder(tmp_path, Cell("echo", "M", 1), "test")
     folder.mkdir(parents=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motfm_jax import build, datasets
+from motfm_jax import datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.outputs import FORMAT
@@ -35,7 +35,7 @@ def real(monkeypatch):
     splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
     run = SimpleNamespace(
         intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
-    monkeypatch.setattr(build, "load_run", lambda path, which="best": run)
+    monkeypatch.setattr(loading, "load_run", lambda path, which="best": run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     return arrays
 

@@ -14,7 +14,7 @@ import jax.export
 import numpy as np
 import pytest
 
-from motfm_jax import build, cli
+from motfm_jax import build, cli, loading
 from motfm_jax.config import CONDITIONS, default
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
@@ -226,13 +226,13 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
 
 
 def test_a_flow_from_degraded_images_is_refused(run, tmp_path, monkeypatch):
-    load_run = build.load_run
+    load_run = loading.load_run
 
     def from_images(*arguments, **options):
         trained = load_run(*arguments, **options)
         trained.config.flow.source = "speckle"
         return trained
 
-    monkeypatch.setattr(build, "load_run", from_images)
+    monkeypatch.setattr(loading, "load_run", from_images)
     with pytest.raises(ValueError, match=r"flow.source='speckle'; only a sampler that starts"):
         script("export")([f"--run={run}", f"--out={tmp_path / 'out'}"])

@@ -1,0 +1,142 @@
+"""Trained runs read back, whole and as strangers may send them."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from motfm_jax import build, datasets, loading, presets
+from motfm_jax import config as configs
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.records import Facts
+from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.io.hashes import hash_json
+from motfm_jax.training.state import TrainState
+
+INTENSITY = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
+FACTS = Facts(
+    size=(16, 16), channels=1, classes=("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"),
+    mask_labels=("background", "cavity", "myocardium"), intensity=INTENSITY.to_json(),
+    spacing_mm=(0.5, 0.6),
+)  # fmt: skip
+
+
+def make_config(**changes):
+    config = configs.default()
+    presets.apply(config, 2, "debug")
+    config.update_from_flattened_dict({
+        "cond": "mask+class", "data.size": (16, 16), "data.phantom_patients": 6,
+        "model.channels": (8, 16), "model.norm_groups": 4, "model.head_dim": 8,
+        **{name.replace("__", "."): value for name, value in changes.items()}})
+    return config
+
+
+def save_run(folder, config, params, facts=FACTS):
+    """A run directory with one checkpoint, whose average is the parameters plus 1."""
+    state = TrainState(
+        step=np.int32(7), params=params, ema={name: leaf + 1 for name, leaf in params.items()},
+        opt_state=(), halted=np.zeros((), bool))  # fmt: skip
+    checkpoints = Checkpoints(folder / "checkpoints", config.to_dict(), facts.to_json())
+    checkpoints.save(7, state)
+    checkpoints.close()
+    return folder
+
+
+def zeros_like_params(config):
+    shapes = jax.eval_shape(build.model(config, FACTS).init, jax.random.key(0))
+    return {name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}
+
+
+def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
+    config = make_config(train__lr=2e-3)
+    params = zeros_like_params(config)
+    trained = loading.load_run(save_run(tmp_path, config, params))
+    assert trained.step == 7
+    assert trained.config.to_dict() == config.to_dict()
+    assert json.dumps(trained.facts.to_json()) == json.dumps(FACTS.to_json())
+    assert trained.intensity == INTENSITY
+    assert set(trained.params) == set(params)
+    assert all((leaf == 1).all() for leaf in trained.params.values())
+    assert trained.checkpoint_hash == loading.load_run(tmp_path, 7).checkpoint_hash
+    assert trained.model.sites == build.model(config, FACTS).sites
+    (site,) = loading.load_run(tmp_path, attention="xla").model.sites
+    assert site.endswith("xla (asked for)")
+
+
+def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
+    config = make_config()
+    config.data.cache = str(tmp_path / "cache")
+    run = save_run(tmp_path / "run", config, zeros_like_params(config))
+    assert loading.load_run(run).config.data.cache == ""  # not there
+    (tmp_path / "cache" / "thesis").mkdir(parents=True)
+    assert loading.load_run(run).config.data.cache == ""
+    datasets.arrays(config, "train")
+    assert loading.load_run(run).config.data.cache == str(tmp_path / "cache")
+
+
+def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
+    config = make_config()
+    others = {
+        "shape": (make_config(model__channels=(8, 24)), r"is \(\d.*needs \(\d"),
+        "missing": (make_config(cond="class"), "controlnet/.* missing"),
+        "extra": (make_config(model__transformer_layers=2), "transformer_blocks/1/.* extra"),
+    }
+    for name, (other, message) in others.items():
+        run = save_run(tmp_path / name, config, zeros_like_params(other))
+        with pytest.raises(ValueError, match=f"another architecture.*{message}") as error:
+            loading.load_run(run)
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_saved_by_another_program_is_refused(tmp_path):
+    class Saved:
+        def to_dict(self):
+            return {**make_config().to_dict(), "colour": "red"}
+
+    run = save_run(tmp_path, Saved(), {"weight": np.zeros(2, np.float32)})
+    with pytest.raises(ValueError, match=r"config\.colour: there is no such field"):
+        loading.load_run(run)
+
+
+@pytest.mark.parametrize("change", [
+    {"model.channels": ()}, {"model.attention": ()}, {"model.channels": (0, 0)}, {"method": "x"},
+    {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}])
+def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
+    config = make_config()
+    run = save_run(tmp_path, config, zeros_like_params(config))
+    path = run / "checkpoints" / "7" / "config" / "metadata"
+    saved = json.loads(path.read_text())
+    for name, value in change.items():
+        room, name = name.split(".") if "." in name else ("", name)
+        (saved[room] if room else saved)[name] = value
+    path.write_text(json.dumps(saved))
+    sums = path.parents[1] / "sums" / "metadata"  # which a run from elsewhere has
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(saved)}))
+    with pytest.raises(ValueError, match="config"):
+        loading.load_run(run)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("channels", 0), ("channels", "1"),
+    ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
+    ("spacing_mm", (0.5, math.nan)), ("spacing_mm", (1, 1, 1)), ("spacing_mm", (1, 10**400)),
+    ("classes", 4), ("affine", 3), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
+    ("source_intensity", {"mode": "minmax"}), ("source_intensity", [1]),
+    *(("intensity", INTENSITY.to_json() | change) for change in (
+        {"low": -1e300}, {"high": 10**400},
+        {"mode": "log"}, {"scope": "image"}, {"low": None}, {"low": 255.0}, {"range": (1, 1)},
+        {"range": (-1, 0, 1)}, {"high": math.inf}))])
+def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
+    config = make_config()
+    facts = dataclasses.replace(FACTS, **{name: value})
+    run = save_run(tmp_path, config, zeros_like_params(config), facts)
+    with pytest.raises(ValueError, match="facts"):
+        loading.load_run(run)
+
+
+def test_there_is_nothing_to_load(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoints/ in it"):
+        loading.load_run(tmp_path)
