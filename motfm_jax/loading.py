@@ -47,21 +47,32 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
       ValueError: no such run or checkpoint, or one that does not fit its config.
     """
     weights = restore_weights(run, which)
-    try:
-        config = datasets.distrust_cache(configs.from_json(weights.config))
-        if any(config.data.size):  # not of weights converted without their data
-            configs.check_network(config)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{weights.path}: its config is another program's ({error!r}); give a run of "
-            "scripts/train.py") from error
     facts, intensity = read_facts(weights)
+    config = _read_config(weights, facts)
     built = build.model(config, facts, attention=attention)
     wanted = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, wanted, str(weights.path))
     return Trained(
         config, facts, intensity, built, weights.params, weights.step,
         hash_arrays(weights.params))  # fmt: skip
+
+
+def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
+    """The config of a checkpoint, which may be a stranger's."""
+    try:
+        config = datasets.distrust_cache(configs.from_json(weights.config))
+        if tuple(config.data.size) != facts.size:
+            raise ValueError(
+                f"config.data.size={tuple(config.data.size)}, its data had {facts.size}")
+        checked = config.copy_and_resolve_references()
+        if "size" in facts.unknown:  # weights converted without their data
+            checked.data.size = (2 ** len(config.model.channels),) * len(facts.size)
+        configs.check_network(checked)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{weights.path}: its config cannot be used ({error}); give a run of "
+            "scripts/train.py") from error
+    return config
 
 
 def read_facts(weights: Weights) -> tuple[Facts, Intensity | None]:
@@ -72,7 +83,7 @@ def read_facts(weights: Weights) -> tuple[Facts, Intensity | None]:
     """
     try:
         facts = Facts.from_json(weights.facts)
-        intensity, _ = (
+        intensity, _ = (  # the second is checked alone
             Intensity.from_json(said) if said else None
             for said in (facts.intensity, facts.source_intensity))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -103,10 +103,16 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
 
 @pytest.mark.parametrize("change", [
     {"model.channels": ()}, {"model.attention": ()}, {"model.channels": (0, 0)}, {"method": "x"},
-    {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}])
-def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
+    {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}, {"model.norm_groups": 0},
+    {"model.head_dim": -1}])
+@pytest.mark.parametrize("size", [(16, 16), (0, 0)])
+def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change, size):
+    """Nor where it says that it was converted without its data, whose size is not known."""
     config = make_config()
-    run = save_run(tmp_path, config, zeros_like_params(config))
+    params = zeros_like_params(config)
+    config.data.size = size
+    facts = dataclasses.replace(FACTS, size=size, unknown=() if all(size) else ("size",))
+    run = save_run(tmp_path, config, params, facts)
     path = run / "checkpoints" / "7" / "config" / "metadata"
     saved = json.loads(path.read_text())
     for name, value in change.items():
@@ -115,12 +121,13 @@ def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change):
     path.write_text(json.dumps(saved))
     sums = path.parents[1] / "sums" / "metadata"  # which a run from elsewhere has
     sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(saved)}))
-    with pytest.raises(ValueError, match="config"):
+    name = next(iter(change))
+    with pytest.raises(ValueError, match=rf"/7: its config cannot be used \(config\.{name}="):
         loading.load_run(run)
 
 
 @pytest.mark.parametrize("name, value", [
-    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("channels", 0), ("channels", "1"),
+    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("size", (0, 0)), ("size", (0, 16)), ("channels", 0), ("channels", "1"),
     ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
     ("spacing_mm", (0.5, math.nan)), ("spacing_mm", (1, 1, 1)), ("spacing_mm", (1, 10**400)),
     ("classes", 4), ("affine", 3), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
@@ -133,8 +140,17 @@ def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
     config = make_config()
     facts = dataclasses.replace(FACTS, **{name: value})
     run = save_run(tmp_path, config, zeros_like_params(config), facts)
-    with pytest.raises(ValueError, match="facts"):
+    with pytest.raises(ValueError, match="/7: its facts are another program's"):
         loading.load_run(run)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16, 16), (2**31, 2**31)])
+def test_a_config_and_facts_of_different_sizes_are_refused(tmp_path, size):
+    config = make_config()
+    params = zeros_like_params(config)
+    facts = dataclasses.replace(FACTS, size=size, spacing_mm=None)
+    with pytest.raises(ValueError, match=r"/7: its config .*data\.size=\(16, 16\), its data had"):
+        loading.load_run(save_run(tmp_path, config, params, facts))
 
 
 def test_there_is_nothing_to_load(tmp_path):

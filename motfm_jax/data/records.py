@@ -176,7 +176,8 @@ class Facts:
         """Whether each field holds what it can."""
         steps = self.spacing_mm or ()
         return {
-            "size": len(self.size) in (2, 3) and all(_is_count(extent) for extent in self.size),
+            "size": len(self.size) in (2, 3) and all(_is_count(extent) for extent in self.size)
+            and (all(self.size) or (not any(self.size) and "size" in self.unknown)),
             "channels": _is_count(self.channels) and self.channels > 0,
             "spacing_mm": len(steps) in (0, len(self.size)) and all(
                 is_number(step) and step > 0 for step in steps),

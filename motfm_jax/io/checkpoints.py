@@ -33,6 +33,7 @@ from motfm_jax.io.orbax_files import (
     read_json,
     saved_arrays,
 )
+from motfm_jax.io.runs import mark_saved
 
 _Read = TypeVar("_Read")
 
@@ -179,6 +180,7 @@ class Checkpoints:
                 last = self.folder / str(self.steps[-1])
                 for path in (*last.rglob("*"), last, self.folder):
                     sync(path)
+                mark_saved(self.folder.parent)
 
     def close(self) -> None:
         with _writable(self.folder):

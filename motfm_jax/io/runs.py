@@ -1,7 +1,7 @@
 """A run's directory: who may write there, and the records of the run.
 
     run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, lock,
-         tensorboard/, checkpoints/STEP/, samples/}
+         saved, tensorboard/, checkpoints/STEP/, samples/}
 """
 
 import fcntl
@@ -22,10 +22,11 @@ from motfm_jax.io.environment import environment
 from motfm_jax.io.files import read_json
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
+SAVED = "saved"  # an empty file: the run has had a checkpoint
 
 # What overwriting a run deletes; config.json and environment.json, which make it recognisable, are
 # replaced.
-FILES = ("facts.json", "skipped.json", "metrics.jsonl", "loss.png", CONVERTED)
+FILES = (SAVED, "facts.json", "skipped.json", "metrics.jsonl", "loss.png", CONVERTED)
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.
@@ -150,6 +151,7 @@ def open_run(
                     "whole")
         if exists and resume:
             _check_same(path, config, may_change, defaults or {})
+            mark_saved(path)
         starts = read_json(path / "environment.json", _RESTORE) if exists and resume else []
         run = Run(path, lock)
         run.write_json("environment.json", [*starts, environment()])
@@ -179,6 +181,12 @@ def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) 
 def is_untrained(path: Path) -> bool:
     """Whether a run's weights are converted ones that no update has touched."""
     return _steps(Path(path)) == ["0"] and (Path(path) / CONVERTED).exists()
+
+
+def mark_saved(path: Path) -> None:
+    """Remembers that a run has had a checkpoint: it is not begun anew where it has none left."""
+    if not os.path.lexists(path / SAVED):  # nor is a link followed
+        (path / SAVED).touch()
 
 
 def has_checkpoints(path: Path) -> bool:
@@ -221,10 +229,12 @@ def _is_run(path: Path) -> bool:
     if {"config.json", "environment.json"} <= present:
         if has_checkpoints(path):
             return True
-        if (path / "checkpoints").is_dir() or not (path / "metrics.jsonl").exists():
+        logged = (path / "metrics.jsonl").exists()
+        if not (path / SAVED).exists() and ((path / "checkpoints").is_dir() or not logged):
             return False  # stopped before anything was saved, it is as good as not begun
         raise ValueError(
-            f"{path}: the run's checkpoints/ is missing; put it back, or give another --workdir")
+            f"{path}: no whole checkpoint is left in the run's checkpoints/; put them back, or "
+            "give another --workdir")
     # A start that was cut short leaves the lock, or the files that are written first.
     if present <= {"lock", "environment.json", "environment.json.tmp", "config.json.tmp"}:
         return False
@@ -261,14 +271,14 @@ def _acquire(path: Path) -> int:
 
 
 def _delete_run(path: Path) -> None:
+    for name in FILES:  # before the checkpoints, without which they are a run that lost them
+        (path / name).unlink(missing_ok=True)
     for name in FOLDERS:
         folder = path / name
         if folder.is_symlink():
             folder.unlink()
         elif folder.is_dir():
             shutil.rmtree(folder)
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
 
 
 def _check_same(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from motfm_jax.io.runs import has_checkpoints, open_run, read_metrics
+from motfm_jax.io.runs import SAVED, has_checkpoints, mark_saved, open_run, read_metrics
 
 CONFIG = {"cond": "none", "data": {"size": (16, 16)}, "train": {"lr": 1e-4, "steps": 10}}
 ROOT = Path(__file__).parents[2]
@@ -156,11 +157,38 @@ def test_without_its_checkpoints_a_run_is_not_begun_anew(tmp_path):
     (path / "checkpoints").rename(tmp_path / "moved")
     before = tree(path)
     for settings in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(ValueError, match="checkpoints/ is missing; put it back"):
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left .*; put them back"):
             open_run(path, CONFIG, **settings)
     assert tree(path) == before
     (tmp_path / "moved").rename(path / "checkpoints")
     open_run(path, CONFIG, resume=True).close()
+
+
+@pytest.mark.parametrize("left", [(), ("damaged-1",), ("2.orbax-checkpoint-tmp",)])
+def test_a_run_that_lost_what_was_saved_is_not_begun_anew(tmp_path, left):
+    path = make_run(tmp_path / "run")
+    mark_saved(path)
+    shutil.rmtree(path / "checkpoints" / "1")
+    for name in left:
+        (path / "checkpoints" / name).mkdir()
+    before = tree(path)
+    for settings in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left .*; put them back"):
+            open_run(path, changed("train.lr", 1.0), **settings)
+    assert tree(path) == before
+
+
+def test_a_run_remembers_that_it_saved_and_forgets_it_when_overwritten(tmp_path):
+    path = make_run(tmp_path / "run")
+    assert not (path / SAVED).exists()
+    open_run(path, CONFIG, resume=True).close()
+    assert (path / SAVED).exists()
+    open_run(path, CONFIG, overwrite=True).close()
+    assert not (path / SAVED).exists()
+    open_run(path, CONFIG).close()
+    (path / SAVED).symlink_to(tmp_path / "outside")
+    mark_saved(path)
+    assert not (tmp_path / "outside").exists()
 
 
 def test_a_checkpoint_that_is_being_written_is_none_yet(tmp_path):
