@@ -93,13 +93,26 @@ def _say_of_callback(ended: Any) -> None:
         sys.__unraisablehook__(ended)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses a value that is empty, as of a shell variable that is not set: as a path it would be
+    the folder one is in."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        for before, argument in zip(["", *given], given):
+            if not argument or re.fullmatch(r"--[\w-]+=", argument):
+                raise ValueError(
+                    f"{argument or before}: its value is empty; give one, or leave the flag out")
+        return super().parse_known_args(given, namespace)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """For a script's flags; its --help is the script's docstring and the flags.
 
     Args:
       description: the docstring.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         allow_abbrev=False, usage=argparse.SUPPRESS, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
 

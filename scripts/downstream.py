@@ -23,7 +23,6 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.io.compile_cache import enable_compile_cache
-from motfm_jax.io.files import open_npz
 from motfm_jax.io.hashes import hash_arrays
 
 
@@ -49,24 +48,9 @@ def read_synthetic(text: str, task: str, real: Arrays) -> tuple[str, Arrays]:
     """One of --synthetic as examples."""
     name, equals, folder = text.partition("=")
     path = Path(folder) / "samples.npz"
-    sidecar = read_sidecar(path.parent)
-    if not (equals and name and sidecar and path.is_file()):
+    if not (equals and name and read_sidecar(path.parent) and path.is_file()):
         raise ValueError(f"--synthetic {text}: NAME=FOLDER of scripts/sample.py needed")
-    if sidecar["settings"].get("raw"):
-        raise ValueError(f"--synthetic {text}: made with --raw; sample again without it")
-    with open_npz(path) as made:
-        arrays = downstream.generated_arrays(
-            made["images"], real, made.get("masks"), made.get("classes"))
-    if (arrays.labels if task == "classify" else arrays.masks) is None:
-        wanted = "class" if task == "classify" else "mask"
-        raise ValueError(
-            f"--synthetic {text}: made without what --task={task} learns; sample a run with "
-            f"cond={wanted}")
-    if arrays.images.shape[1:] != real.images.shape[1:]:
-        raise ValueError(
-            f"--synthetic {text}: images {arrays.images.shape[1:]}, the real ones "
-            f"{real.images.shape[1:]}")
-    return name, arrays
+    return name, downstream.read_samples(path.parent, task, real)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -96,7 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     predict = downstream.predictor(task)
     for seed in range(asked.seeds):
         for name, arrays in sets.items():
-            if results.has(trained_on=name, seed=seed):
+            network = asked.out / "network.npz" if name == "real" and seed == 0 else None
+            if results.has(trained_on=name, seed=seed) and (network is None or network.is_file()):
                 continue
             with tqdm(total=asked.epochs, desc=f"{name}, seed {seed}", disable=None) as bar:
                 def show(epoch, loss, measures, bar=bar):
@@ -106,9 +91,9 @@ def main(arguments: Sequence[str]) -> None:
                 fitted = downstream.fit(
                     task, arrays, valid, trained.intensity, epochs=asked.epochs,
                     batch_size=asked.batch, lr=asked.lr, seed=seed, progress=show)
-            if name == "real" and seed == 0:
+            if network is not None:
                 downstream.write_network(
-                    asked.out / "network.npz", fitted.params, asked.task, asked.depth, asked.width)
+                    network, fitted.params, asked.task, asked.depth, asked.width)
             scores = task.score(predict(fitted.params, test, trained.intensity), test)
             results.add(
                 {"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})

@@ -91,17 +91,22 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_samples(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The sidecar of a folder of scripts/sample.py, and the path of its arrays."""
+def read_samples(folder: Path, **needed: type) -> tuple[dict[str, Any], Path]:
+    """The sidecar of a folder of scripts/sample.py, with the fields needed, and the path of its
+    arrays."""
     sidecar, arrays = read_sidecar(folder), folder / "samples.npz"
     if not (sidecar and arrays.is_file()):
         raise ValueError(
             f"{folder}: no samples.json and samples.npz of scripts/sample.py; sample there first")
+    if wrong := [name for name, kind in needed.items() if not isinstance(sidecar.get(name), kind)]:
+        raise ValueError(
+            f"{folder / 'samples.json'}: no {' and no '.join(wrong)} in it; sample again with "
+            "--overwrite")
     return sidecar, arrays
 
 
 def contrast(asked: argparse.Namespace) -> None:
-    sidecar, arrays = read_samples(asked.samples)
+    sidecar, arrays = read_samples(asked.samples, condition=dict)
     names = sidecar["condition"].get("mask_labels") or []
     for name in (asked.darker, asked.brighter):
         if name not in names:
@@ -116,7 +121,7 @@ def contrast(asked: argparse.Namespace) -> None:
 def sampled_from(asked: argparse.Namespace) -> tuple[loading.Trained, ImageSet, bool]:
     """The run that --samples come from, its data where it is now, the images, and if they are raw.
     """
-    sidecar, arrays = read_samples(asked.samples)
+    sidecar, arrays = read_samples(asked.samples, training_step=int, checkpoint=str)
     trained = loading.load_run(asked.run, sidecar["training_step"])
     if trained.checkpoint_hash != sidecar["checkpoint"]:
         raise ValueError(
@@ -130,7 +135,7 @@ def sampled_from(asked: argparse.Namespace) -> tuple[loading.Trained, ImageSet, 
         raise ValueError("--split=train: held-out images needed, such as valid or test")
     if asked.data_root:
         trained.config.data.root = asked.data_root
-    return trained, stored(arrays), sidecar["settings"]["raw"]
+    return trained, stored(arrays), bool(sidecar["settings"].get("raw"))
 
 
 def distances(asked: argparse.Namespace) -> None:

@@ -127,7 +127,8 @@ def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change, size):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("size", (0, 0)), ("size", (0, 16)), ("channels", 0), ("channels", "1"),
+    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("size", (0, 0)),
+    ("size", (0, 16)), ("channels", 0), ("channels", "1"),
     ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
     ("spacing_mm", (0.5, math.nan)), ("spacing_mm", (1, 1, 1)), ("spacing_mm", (1, 10**400)),
     ("classes", 4), ("affine", 3), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),

@@ -167,7 +167,8 @@ def read_description(root: Path) -> dict[str, Any]:
     """dataset.json.
 
     Raises:
-      ValueError: no such folder or file, no JSON, or no "training" or "modality" in it.
+      ValueError: no such folder or file, no JSON, no "training" or "modality" in it, or a "test"
+        that is no list.
     """
     path = root / "dataset.json"
     if not root.is_dir():
@@ -180,6 +181,8 @@ def read_description(root: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     needed = {"modality": dict, "training": list}
     found = description if isinstance(description, dict) else {}
+    if not isinstance(found.get("test") or [], list):
+        raise ValueError(f"{path}: 'test' is {found['test']!s:.60}, a list needed; correct it")
     wrong = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
     if wrong:
         raise ValueError(
@@ -220,13 +223,13 @@ def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
     named: dict[int, str] = {}
     try:
         named = {value: str(labels[str(value)]) for value in sorted(map(int, labels))}
-        valid = not named or min(named) == 0
+        valid = not named or (min(named) == 0 and max(named) < 2**16)
     except (KeyError, TypeError, ValueError):
         valid = False
     if not valid:
         raise ValueError(
-            f"{root / 'dataset.json'}: 'labels' {labels}, value -> name with whole numbers from 0 "
-            "needed; correct it")
+            f"{root / 'dataset.json'}: 'labels' {labels!s:.200}, value -> name with whole numbers "
+            "from 0 to 65535 needed; correct it")
     return named
 
 

@@ -91,7 +91,7 @@ def read(
                 return None
         arrays = {Path(name).stem: np.load(folder / name, mmap_mode="r") for name in entry["files"]}
         return entry, arrays
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 

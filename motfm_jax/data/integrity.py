@@ -88,6 +88,12 @@ def check_decathlon(root: str | Path, progress: Progress | None = None) -> Repor
     channels = decathlon.read_channels(root, description)
     labels = decathlon.read_labels(root, description)
     report = Report(f"Decathlon {root}, channels {', '.join(channels)}")
+    if not description["training"]:
+        report.errors.append(f"{root / 'dataset.json'}: lists nothing under training")
+    try:
+        decathlon.name_labels(labels, {})
+    except ValueError as error:
+        report.warnings.append(str(error))
     entries = {}
     for part in ("training", "test"):
         entries[part] = []

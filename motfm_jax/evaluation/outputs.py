@@ -22,7 +22,7 @@ from motfm_jax.disk import is_at
 from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.evaluation.generate import Generated
 from motfm_jax.io import images as pictures
-from motfm_jax.io.files import whole_file, write_npz
+from motfm_jax.io.files import check_archive, whole_file, write_npz
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
@@ -54,7 +54,7 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder as --out")
     sidecar = read_sidecar(out)
-    finished = sidecar and (out / "samples.npz").exists()
+    finished = sidecar and _is_whole(out, sidecar["settings"])
     before = sidecar.get("settings") or _read(partial / SETTINGS)
     present = [path.name for path in sorted(out.glob("*")) if OWN.fullmatch(path.name)]
     present += [path.name for path in partial.glob("batch_*")]
@@ -101,6 +101,21 @@ def read_sidecar(out: Path) -> dict[str, Any]:
     sidecar = _read(out / SIDECAR)
     ours = sidecar.get("format") == FORMAT and isinstance(sidecar.get("settings"), dict)
     return sidecar if ours else {}
+
+
+def _is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether all that was written with these settings is there, and the images can be read."""
+    names = ["grid.png"]
+    names += ["trajectory.npz", "trajectory.png"] if settings.get("trajectory") else []
+    names += ["samples.pkl"] if settings.get("pickle") else []
+    volumes = sum(1 for path in out.glob("sample_*.nii.gz") if OWN.fullmatch(path.name))
+    if settings.get("nifti") and volumes != settings.get("num"):
+        return False
+    try:
+        check_archive(out / "samples.npz")
+    except ValueError:
+        return False
+    return all((out / name).is_file() for name in names)
 
 
 def write(
@@ -286,7 +301,7 @@ def _short(calls: int | Mapping[str, float]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

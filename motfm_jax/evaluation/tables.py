@@ -36,8 +36,8 @@ class Results:
             return
         try:
             kept = json.loads(path.read_text())
-            before, self.rows = kept["settings"], kept["rows"]
-        except (ValueError, KeyError, TypeError) as error:
+            before, self.rows = dict(kept["settings"]), [dict(row) for row in kept["rows"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: holds no such results; give another --out") from error
         differing = [
             name for name in sorted(before.keys() | self.settings.keys())
@@ -50,18 +50,29 @@ class Results:
 
     def has(self, **key: Any) -> bool:
         """Whether a row with these entries is there."""
-        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+        return self._find(key) is not None
 
     def add(self, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Adds a row and writes the file; a number that is not finite becomes null."""
+        """Adds a row, in the place of the one with this key if there is one, and writes the file; a
+        number that is not finite becomes null."""
         row = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in {**key, **values}.items()
         }
-        self.rows.append(row)
+        place = self._find(key)
+        if place is None:
+            self.rows.append(row)
+        else:
+            self.rows[place] = row
         with whole_file(self.path) as draft:
             draft.write_text(
                 json.dumps({"settings": self.settings, "rows": self.rows}, indent=2) + "\n")
+
+    def _find(self, key: Mapping[str, Any]) -> int | None:
+        for place, row in enumerate(self.rows):
+            if all(row.get(name) == value for name, value in key.items()):
+                return place
+        return None
 
 
 def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dict[str, Any]]:

@@ -153,6 +153,8 @@ def open_run(
             _check_same(path, config, may_change, defaults or {})
             mark_saved(path)
         starts = read_json(path / "environment.json", _RESTORE) if exists and resume else []
+        if not isinstance(starts, list):
+            raise ValueError(f"{path / 'environment.json'}: holds no list of starts; {_RESTORE}")
         run = Run(path, lock)
         run.write_json("environment.json", [*starts, environment()])
         run.write_json("config.json", config)
@@ -210,7 +212,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                 raise ValueError("no step in it")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(
                     f"{file}: line {number} is no row ({error}); mend or delete it") from None

@@ -35,6 +35,10 @@ def connect(
       process_id: this process's number from 0, with "host:port".
     """
     if not coordinator:
+        if num_processes is not None or process_id is not None:
+            raise ValueError(
+                f"num_processes={num_processes}, process_id={process_id} without a coordinator: "
+                "give --coordinator=HOST:PORT of process 0 too, or neither")
         return
     # JAX's own service for SIGTERM keeps it from ending a process that does not train yet.
     jax.config.update("jax_enable_preemption_service", False)

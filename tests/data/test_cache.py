@@ -227,6 +227,14 @@ def test_a_damaged_entry_is_built_again(tmp_path, file, damage):
     assert entries(tmp_path) == [arrays.folder.name]
 
 
+@pytest.mark.parametrize("text", ["[1]", "5", "[" * 100_000, '{"sum": {}}'])
+def test_an_entry_that_says_something_else_is_built_again(tmp_path, text):
+    folder = open_cached(Listed([record(0)]), tmp_path).folder
+    (folder / "entry.json").write_text(text)
+    arrays = open_cached(Listed([record(0)]), tmp_path)
+    np.testing.assert_array_equal(arrays.images[0], record(0).image)
+
+
 def test_a_full_disk_is_said_and_the_entry_made_once_there_is_room(small_disk):
     source = Listed([record(0, shape=(1000, 500)), record(1, shape=(1000, 500))])
     filler = small_disk / "filler"

@@ -179,6 +179,20 @@ def test_decathlon_faults_are_found(volumes):
     assert any("voxel for voxel" in line for line in report.warnings)  # the image listed twice
 
 
+def test_a_decathlon_that_cannot_train_is_told(volumes):
+    edit(volumes, lambda description: description["training"].clear())
+    report = integrity.check_decathlon(volumes)
+    assert sum("lists nothing under training" in error for error in report.errors) == 1
+    edit(volumes, lambda description: description["labels"].update({"300": "x"}))
+    report = integrity.check_decathlon(volumes)
+    assert any("masks hold 0 .. 255; remap them" in line for line in report.warnings)
+    for part, value in (("labels", {"0": "background", str(10**14): "x"}), ("test", 5)):
+        edit(volumes, lambda description, part=part, value=value: description.update(
+            {part: value}))
+        with pytest.raises(ValueError, match=f"'{part}' .* correct it"):
+            integrity.check_decathlon(volumes)
+
+
 @pytest.mark.parametrize("check", [integrity.check_camus, integrity.check_decathlon])
 def test_no_data_set_at_all_is_refused(check, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):

@@ -135,12 +135,21 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_a_finished_folder_that_lost_its_images_is_made_again(tmp_path):
-    sample(tmp_path)
-    before = (tmp_path / "samples.npz").read_bytes()
-    (tmp_path / "samples.npz").unlink()
-    sample(tmp_path)
-    assert (tmp_path / "samples.npz").read_bytes() == before
+@pytest.mark.parametrize("file", [
+    "samples.npz", "grid.png", "trajectory.npz", "sample_0001.nii.gz", "samples.pkl", "cut"])
+def test_a_finished_folder_that_lost_a_file_is_made_again(tmp_path, file):
+    asked = request(trajectory=True, nifti=True, pickle=True)
+    sample(tmp_path, asked=asked)
+    path = tmp_path / (file if file != "cut" else "samples.npz")
+    before, present = path.read_bytes(), names(tmp_path)
+    if file == "cut":
+        path.write_bytes(before[: len(before) // 2])
+    else:
+        path.unlink()
+    sample(tmp_path, asked=asked)
+    assert names(tmp_path) == present
+    if not file.endswith(".gz"):  # whose header holds the time
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -17,9 +17,13 @@ def test_results_are_kept_one_by_one(tmp_path):
     with pytest.raises(ValueError, match="holds results of other epochs; --overwrite"):
         tables.Results(path, {"epochs": 4})
     assert tables.Results(path, {"epochs": 4}, overwrite=True).rows == []
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="holds no such results"):
-        tables.Results(path, {"epochs": 3})
+    again.add({"system": "b", "seed": 0}, {"dice": 0.1})
+    again.add({"system": "a", "seed": 0}, {"dice": 0.7})  # anew
+    assert [row["dice"] for row in again.rows] == [0.7, 0.1]
+    for text in ("[]", '{"settings": [], "rows": [1]}', "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="holds no such results"):
+            tables.Results(path, {"epochs": 3})
 
 
 def test_mean_and_spread_over_seeds():

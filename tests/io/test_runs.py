@@ -292,7 +292,8 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     assert read_metrics(path) == [*rows, {"step": 4, "loss": None}]
 
 
-@pytest.mark.parametrize("row", [b"rubbish", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff"])
+@pytest.mark.parametrize("row", [
+    b"rubbish", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff", b"[" * 100_000])
 def test_a_damaged_row_is_named_unless_it_is_the_last(tmp_path, row):
     path = make_run(tmp_path / "run")
     (path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + row + b'\n{"step": 2}\n')
@@ -300,6 +301,13 @@ def test_a_damaged_row_is_named_unless_it_is_the_last(tmp_path, row):
         read_metrics(path)
     (path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + row)
     assert read_metrics(path) == [{"step": 1}]
+
+
+def test_a_list_of_starts_that_is_none_is_named(tmp_path):
+    path = make_run(tmp_path / "run")
+    (path / "environment.json").write_text("5")
+    with pytest.raises(ValueError, match=r"environment\.json: holds no list of starts"):
+        open_run(path, CONFIG, resume=True)
 
 
 def read_events(path):

@@ -1,5 +1,6 @@
 """scripts/downstream.py and evaluate.py score as a user calls them."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from motfm_jax import datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.downstream import read_samples
 from motfm_jax.evaluation.outputs import FORMAT
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -40,12 +42,14 @@ def real(monkeypatch):
     return arrays
 
 
-def write_samples(folder, images, labels=None):
+def write_samples(folder, images, labels=None, names=("dark", "bright")):
     folder.mkdir(exist_ok=True)
+    made_of = None if labels is None else [names[label] for label in labels]
     given = {} if labels is None else {"classes": labels}
     np.savez(folder / "samples.npz", images=images.astype(np.float32), **given)
     (folder / "samples.json").write_text(json.dumps(
-        {"format": FORMAT, "checkpoint": "abc", "training_step": 1, "settings": {"raw": False}}))
+        {"format": FORMAT, "checkpoint": "abc", "training_step": 1, "settings": {"raw": False},
+         "condition": {"classes": made_of}}))
     return folder
 
 
@@ -71,6 +75,10 @@ def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, t
     module.main([*flags, "--seeds=2"])
     assert len(json.loads((out / "downstream.json").read_text())["rows"]) == 10
     assert (out / "network.npz").read_bytes() == kept
+    (out / "network.npz").unlink()
+    module.main([*flags, "--seeds=2"])
+    assert len(json.loads((out / "downstream.json").read_text())["rows"]) == 10
+    assert (out / "network.npz").exists()
     with pytest.raises(ValueError, match="holds results of other epochs"):
         module.main([*flags, "--epochs=4"])
 
@@ -87,6 +95,8 @@ def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, t
     (["--synthetic", "good=nowhere"], "NAME=FOLDER of scripts/sample.py needed"),
     (["--task=segment"], "task segment: the data has no masks"),
     (["--seeds=0"], "--seeds=0: at least 1"),
+    (["--data-root="], "--data-root=: its value is empty"),
+    (["--data-root", ""], "--data-root: its value is empty"),
 ])  # fmt: skip
 def test_flags_that_cannot_be(real, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
@@ -100,3 +110,48 @@ def test_images_without_classes_teach_no_classifier(real, tmp_path):
         script("downstream").main([
             "--run=run", f"--out={tmp_path / 'out'}", "--task=classify",
             "--synthetic", f"bare={bare}"])
+
+
+@pytest.mark.parametrize("labels, names, message", [
+    ((0, 1), ("light", "dark"), "made of the classes dark, light, the real ones are dark, bright"),
+    ((0, 1), ("bright", "dark"), "made of the classes bright, dark, the real ones"),
+    ((0, 2), ("dark", "bright", "grey"), "made of the classes dark, grey"),
+    ((0, -1), ("dark", "bright"), "made of the classes bright, dark"),
+])  # fmt: skip
+def test_images_of_other_classes_are_refused(real, tmp_path, labels, names, message):
+    labels = np.resize(np.array(labels, np.int32), 32)
+    other = write_samples(tmp_path / "other", real.images[:32], labels, names)
+    with pytest.raises(ValueError, match=f"{other}: {message}"):
+        read_samples(other, "classify", real)
+
+
+@pytest.mark.parametrize("names, highest", [
+    (("background", "tumour"), 1), (("background", "heart", "edema"), 1),
+    (("background", "heart"), 2), (None, 1)])  # fmt: skip
+def test_masks_of_other_labels_are_refused(real, tmp_path, names, highest):
+    folder, masks = tmp_path / "other", np.zeros((32, *SIZE), np.uint8)
+    real = dataclasses.replace(real, masks=masks, mask_labels=("background", "heart"))
+    masks[0, 0, 0] = highest
+
+    def write(names):
+        write_samples(folder, real.images[:32])
+        np.savez(folder / "samples.npz", images=real.images[:32], masks=masks)
+        sidecar = json.loads((folder / "samples.json").read_text())
+        sidecar["condition"] = {"mask_labels": names}
+        (folder / "samples.json").write_text(json.dumps(sidecar))
+
+    write(names)
+    with pytest.raises(ValueError, match=r"made of the mask_labels .*, the real ones are backgr"):
+        read_samples(folder, "segment", real)
+    if highest == 1:
+        write(("background", "heart"))
+        made = read_samples(folder, "segment", real)
+        np.testing.assert_array_equal(made.masks, masks)
+        assert made.labels is None
+
+
+def test_an_archive_without_images_is_refused(real, tmp_path):
+    folder = write_samples(tmp_path / "bare", real.images[:4])
+    np.savez(folder / "samples.npz", masks=np.zeros(3))
+    with pytest.raises(ValueError, match="holds no images"):
+        read_samples(folder, "classify", real)

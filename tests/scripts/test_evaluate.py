@@ -48,6 +48,16 @@ def test_a_label_or_folder_that_is_not_there(main, tmp_path):
         main(["contrast", f"--samples={tmp_path / 'none'}", *arguments[2:]])
 
 
+@pytest.mark.parametrize("measure, needed", [
+    ("contrast", "condition"), ("audit", "training_step and no checkpoint")])
+def test_a_sidecar_without_what_is_needed_is_named(main, tmp_path, measure, needed):
+    arguments = write(tmp_path)
+    (tmp_path / "samples.json").write_text(json.dumps({"format": FORMAT, "settings": {}}))
+    rest = arguments[2:] if measure == "contrast" else ["--run=run"]
+    with pytest.raises(ValueError, match=f"samples.json: no {needed} in it; sample again"):
+        main([measure, arguments[1], *rest])
+
+
 def audited(folder, monkeypatch, *flags, checkpoint="abc"):
     """The arguments of an audit of three copies, with a run that needs no training."""
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1)).astype(np.uint8)

@@ -117,6 +117,13 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch, batch_size, accumu
     parallel.check_batch_size(16, accumulation)
 
 
+def test_a_process_without_its_coordinator_is_refused():
+    for numbers in ((2, None), (None, 0), (2, 0)):
+        with pytest.raises(ValueError, match="give --coordinator=HOST:PORT"):
+            parallel.connect("", *numbers)
+    parallel.connect("")
+
+
 def test_rows_that_do_not_divide_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     with pytest.raises(ValueError, match="6 rows do not divide over the 4 devices"):
