@@ -147,7 +147,7 @@ def _resample(image, mask, affine, steps, size) -> Resized:
         image = _apply(_weights(centres, old_count, max(step, 1.0)), image, axis)
         np.moveaxis(image, axis, 0)[~inside] = outside
         if mask is not None:
-            nearest = np.clip(np.floor(centres + 0.5).astype(int), 0, old_count - 1)
+            nearest = np.clip(np.floor(centres + 0.5), 0, old_count - 1).astype(int)
             mask = np.take(mask, nearest, axis)
             np.moveaxis(mask, axis, 0)[~inside] = 0
     if affine is not None:
@@ -158,10 +158,11 @@ def _resample(image, mask, affine, steps, size) -> Resized:
 def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
     """Triangle weights [new, old] float32 of half-width `width`; a row sums to 1 or is all 0.
 
-    Never as a dense matrix: a stranger's file may be millions of voxels long.
+    Never as a dense matrix, nor beyond the old voxels: a stranger's file may be millions of them
+    long, or state a spacing a million times that of another axis.
     """
-    first = np.ceil(centres - width).astype(int)
-    old = first[:, None] + np.arange(int(2 * width) + 1)
+    first = np.clip(np.ceil(centres - width), 0, old_count).astype(int)
+    old = first[:, None] + np.arange(int(min(2 * width + 1, old_count)))
     weights = np.maximum(1 - np.abs(centres[:, None] - old) / width, 0)
     weights[(old < 0) | (old >= old_count)] = 0
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)

@@ -24,6 +24,7 @@ from motfm_jax.data.records import Record, refuse_many, tried
 VERSION = 2  # of what this file makes of the data: raise it when records change
 SPLITS = ("train", "valid", "test")
 MOST_CHANNELS = 16
+SPACINGS = (1e-6, 1e6)  # that metadata may state [mm]; entries of an affine are up to the second
 MAX_LABELS = 64  # more distinct mask values are not labels
 
 
@@ -291,9 +292,10 @@ def _meta(
     for key, shape in (("spacing_mm", (num_dims,)), ("affine", (4, 4))):
         value = numbers(given.get(key))
         if value is not None and value.shape == shape:
-            if not np.isfinite(value).all() or (key == "spacing_mm" and value.min() <= 0):
+            lowest = SPACINGS[0] if key == "spacing_mm" else -SPACINGS[1]
+            if not ((lowest <= value) & (value <= SPACINGS[1])).all():
                 raise ValueError(
-                    f"{where}: {key} {value.tolist()} in its metadata, finite numbers needed, "
-                    "spacing above 0; correct it or leave it out")
+                    f"{where}: {key} {value.tolist()} in its metadata, numbers from {lowest:g} to "
+                    f"{SPACINGS[1]:g} needed; correct it or leave it out")
             meta[key] = value.astype(np.float64).tolist()
     return meta

@@ -157,6 +157,18 @@ def test_weights_are_those_of_the_formula(old, new, step):
     np.testing.assert_array_equal(found.toarray(), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("mode", ["pad", "stretch"])
+def test_an_image_of_very_different_spacings_is_resized_in_memory_of_its_own_order(mode):
+    image, mask = np.ones((24, 20, 1), np.float32), np.ones((24, 20), np.uint8)
+    for ratio in (1e6, 1e30):
+        tracemalloc.start()
+        resized = geometry.fit(image, mask, np.eye(4), (1.0, ratio), (16, 16), mode)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+        assert resized.image.shape == (16, 16, 1) and np.isfinite(resized.image).all()
+        assert mode == "pad" or np.allclose(resized.image, 1, atol=1e-6)
+
+
 def test_a_long_image_is_resized_in_memory_of_its_own_order():
     image = np.zeros((1_000_000, 2, 1), np.float32)
     tracemalloc.start()

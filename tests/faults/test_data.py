@@ -452,9 +452,10 @@ PICKLED = {
     "mask of another size": (dict(mask=np.zeros((8, 12), int)), "differ in space"),
     "mask of intensities": (dict(mask=content(FLAT) - 5), "labels 0 to"),
     "mask of fractions": (dict(mask=content(FLAT) / 3), "whole numbers needed"),
-    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "spacing above 0"),
-    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "finite numbers needed"),
-    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "finite numbers needed"),
+    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "numbers from 1e-06 to 1e+06"),
+    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "numbers from 1e-06 to 1e+06"),
+    "spacing beyond reason": (dict(metadata={"spacing_mm": [1, 1e-300]}), "numbers from 1e-06"),
+    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "numbers from -1e+06 to"),
 }  # fmt: skip
 
 
