@@ -68,8 +68,9 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """A run that knows nothing of its data but how many classes there are."""
-    facts = Facts((0, 0), 1, ("0", "1", "2", "3"), (), None)
+    facts = Facts((0, 0), 1, ("0", "1", "2", "3"), (), None, unknown=("size",))
     config = tiny(mask_encoding="scalar")
+    config.data.size = (0, 0)
     return save_run(tmp_path_factory.mktemp("runs") / "converted", config, facts)
 
 
