@@ -33,9 +33,12 @@ def connect(
         the rest themselves; else "host:port" of process 0.
       num_processes: number of processes, with "host:port".
       process_id: this process's number from 0, with "host:port".
+
+    Raises:
+      ValueError: numbers that do not fit, or of several processes without a coordinator.
     """
     if not coordinator:
-        if num_processes is not None or process_id is not None:
+        if (num_processes or 1) > 1 or process_id:
             raise ValueError(
                 f"num_processes={num_processes}, process_id={process_id} without a coordinator: "
                 "give --coordinator=HOST:PORT of process 0 too, or neither")

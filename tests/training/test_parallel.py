@@ -118,10 +118,10 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch, batch_size, accumu
 
 
 def test_a_process_without_its_coordinator_is_refused():
-    for numbers in ((2, None), (None, 0), (2, 0)):
+    for numbers in ((2, None), (None, 1), (2, 0)):
         with pytest.raises(ValueError, match="give --coordinator=HOST:PORT"):
             parallel.connect("", *numbers)
-    parallel.connect("")
+    parallel.connect("", 1, 0)
 
 
 def test_rows_that_do_not_divide_are_refused(monkeypatch):
