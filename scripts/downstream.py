@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from motfm_jax import cli, datasets, loading
 from motfm_jax.data.cache import Arrays
-from motfm_jax.evaluation import downstream, tables
+from motfm_jax.evaluation import downstream, synthetic, tables
 from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.hashes import hash_arrays
@@ -47,10 +47,10 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
 def read_synthetic(text: str, task: str, real: Arrays) -> tuple[str, Arrays]:
     """One of --synthetic as examples."""
     name, equals, folder = text.partition("=")
-    path = Path(folder) / "samples.npz"
-    if not (equals and name and read_sidecar(path.parent) and path.is_file()):
+    sidecar = read_sidecar(Path(folder))
+    if not (equals and name and sidecar and (Path(folder) / "samples.npz").is_file()):
         raise ValueError(f"--synthetic {text}: NAME=FOLDER of scripts/sample.py needed")
-    return name, downstream.read_samples(path.parent, task, real)
+    return name, synthetic.read_generated(Path(folder), sidecar, task, real)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     sets = {"real": real}
     for text in asked.synthetic:
         name, arrays = read_synthetic(text, asked.task, real)
-        sets |= {name: arrays, f"real + {name}": downstream.join(real, arrays)}
+        sets |= {name: arrays, f"real + {name}": synthetic.join(real, arrays)}
     task = downstream.make_task(asked.task, asked.depth, real, asked.width)
     settings = {
         "task": asked.task, "depth": asked.depth, "width": asked.width, "epochs": asked.epochs,

@@ -4,7 +4,6 @@ Source: Yazdani et al. 2025, Table 3. The paper names networks, Adam and 50 epoc
 the usual ones: cross entropy, and for segmenters that plus one minus the mean soft Dice.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from motfm_jax.arrays import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.outputs import read_sidecar
+from motfm_jax.evaluation.synthetic import generated_arrays
 from motfm_jax.io.files import open_npz, write_npz
 from motfm_jax.metrics.classification import classification
 from motfm_jax.metrics.overlap import overlap, summarise
@@ -287,71 +286,3 @@ def featurizer(task: Task, params: Params) -> Callable[[Arrays, Intensity], np.n
 def _batches(arrays: Arrays, intensity: Intensity) -> Iterator[Batch]:
     devices = jax.local_device_count()
     return pipeline.eval_batches(arrays, intensity, batch_size=32 * devices)
-
-
-def generated_arrays(
-    images: np.ndarray,
-    like: Arrays,
-    masks: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-) -> Arrays:
-    """Generated images [N, *S, C], in the data's units, as examples of the real data's kind."""
-    return Arrays(
-        images=np.asarray(images, np.float32),
-        masks=None if masks is None else np.asarray(masks, np.uint8),
-        labels=None if labels is None else np.asarray(labels, np.int32),
-        meta=[{"name": f"generated {index}", "patient": f"{index}"}
-              for index in range(len(images))],
-        classes=like.classes, mask_labels=like.mask_labels)  # fmt: skip
-
-
-def read_samples(folder: Path, task: str, real: Arrays) -> Arrays:
-    """A folder of scripts/sample.py as examples to learn a task from, beside real ones.
-
-    Raises:
-      ValueError: images that are raw, were made without what the task learns, or have another size,
-        other classes or other mask labels than the real ones.
-    """
-    sidecar, path = read_sidecar(folder), folder / "samples.npz"
-    if sidecar["settings"].get("raw"):
-        raise ValueError(f"{folder}: made with --raw; sample again without it")
-    said = sidecar.get("condition")
-    said = said if isinstance(said, dict) else {}
-    with open_npz(path) as made:
-        images, learned = (
-            np.asarray(made[name]) if name in made else None
-            for name in ("images", "classes" if task == "classify" else "masks"))
-    if images is None:
-        raise ValueError(f"{path}: holds no images; sample again with --overwrite")
-    if learned is None:
-        wanted = "class" if task == "classify" else "mask"
-        raise ValueError(
-            f"{folder}: made without what --task={task} learns; sample a run with cond={wanted}")
-    if images.shape[1:] != real.images.shape[1:]:
-        raise ValueError(
-            f"{folder}: images {images.shape[1:]}, the real ones {real.images.shape[1:]}")
-    kind, known, shape = (
-        ("classes", real.classes, images.shape[:1]) if task == "classify"
-        else ("mask_labels", real.mask_labels, images.shape[:-1]))
-    fits = learned.dtype.kind in "iu" and learned.shape == shape and bool(
-        ((learned >= 0) & (learned < len(known))).all())
-    # The sidecar names the class of each image, and all labels that a mask may hold.
-    wanted = [known[label] for label in learned] if fits and task == "classify" else list(known)
-    if not fits or said.get(kind) != wanted:
-        there = said.get(kind) if isinstance(said.get(kind), list) else []
-        raise ValueError(
-            f"{folder}: made of the {kind} {', '.join(sorted(set(map(str, there)))) or 'unnamed'}, "
-            f"the real ones are {', '.join(known)}; sample a run of this data")
-    labels, masks = (learned, None) if task == "classify" else (None, learned)
-    return generated_arrays(images, real, masks, labels)
-
-
-def join(first: Arrays, second: Arrays) -> Arrays:
-    """Two sets of examples in one, in memory; what only one of them has is left out."""
-    both = {
-        name: None if getattr(first, name) is None or getattr(second, name) is None
-        else np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("images", "masks", "labels")
-    }  # fmt: skip
-    return dataclasses.replace(
-        first, **both, meta=[*first.meta, *second.meta], sources=None, folder=None, first=0)

@@ -11,7 +11,7 @@ import numpy as np
 from motfm_jax import datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation import downstream
+from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.audit import FEWEST, auditor
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import scorer
@@ -50,7 +50,7 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     held_out = reference
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
-        held_out = downstream.join(reference, datasets.arrays(trained.config, other))
+        held_out = synthetic.join(reference, datasets.arrays(trained.config, other))
     return Real(
         train, reference, held_out, trained.intensity, in_units(reference, trained.intensity))
 

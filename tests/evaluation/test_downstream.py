@@ -8,7 +8,7 @@ import pytest
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation import downstream
+from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.sets import in_memory
 
@@ -113,8 +113,8 @@ def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
 
 
 def test_generated_and_real_images_are_learned_from_together():
-    made = downstream.generated_arrays(TRAIN.images[:5] / 1.0, TRAIN, labels=TRAIN.labels[:5])
-    both = downstream.join(TRAIN, made)
+    made = synthetic.generated_arrays(TRAIN.images[:5] / 1.0, TRAIN, labels=TRAIN.labels[:5])
+    both = synthetic.join(TRAIN, made)
     assert len(both) == 69 and both.masks is None and len(both.meta) == 69
     np.testing.assert_array_equal(both.images[-5:], TRAIN.images[:5])
     np.testing.assert_array_equal(both.labels[-5:], TRAIN.labels[:5])
@@ -143,7 +143,7 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
 
     features = downstream.featurizer(task, fitted.params)
     see = lambda images: features(  # noqa: E731
-        downstream.generated_arrays(images, TEST), INTENSITY)
+        synthetic.generated_arrays(images, TEST), INTENSITY)
     reference = in_memory(TEST.images.astype(np.float32))
     sets = {
         "floor": TRAIN.images, "darker": TRAIN.images - 0.25 * TRAIN.images,

@@ -12,8 +12,8 @@ import pytest
 from motfm_jax import datasets, loading
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.downstream import read_samples
-from motfm_jax.evaluation.outputs import FORMAT
+from motfm_jax.evaluation.outputs import FORMAT, read_sidecar
+from motfm_jax.evaluation.synthetic import read_generated
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = (16, 16)
@@ -122,7 +122,7 @@ def test_images_of_other_classes_are_refused(real, tmp_path, labels, names, mess
     labels = np.resize(np.array(labels, np.int32), 32)
     other = write_samples(tmp_path / "other", real.images[:32], labels, names)
     with pytest.raises(ValueError, match=f"{other}: {message}"):
-        read_samples(other, "classify", real)
+        read_generated(other, read_sidecar(other), "classify", real)
 
 
 @pytest.mark.parametrize("names, highest", [
@@ -142,10 +142,10 @@ def test_masks_of_other_labels_are_refused(real, tmp_path, names, highest):
 
     write(names)
     with pytest.raises(ValueError, match=r"made of the mask_labels .*, the real ones are backgr"):
-        read_samples(folder, "segment", real)
+        read_generated(folder, read_sidecar(folder), "segment", real)
     if highest == 1:
         write(("background", "heart"))
-        made = read_samples(folder, "segment", real)
+        made = read_generated(folder, read_sidecar(folder), "segment", real)
         np.testing.assert_array_equal(made.masks, masks)
         assert made.labels is None
 
@@ -154,4 +154,4 @@ def test_an_archive_without_images_is_refused(real, tmp_path):
     folder = write_samples(tmp_path / "bare", real.images[:4])
     np.savez(folder / "samples.npz", masks=np.zeros(3))
     with pytest.raises(ValueError, match="holds no images"):
-        read_samples(folder, "classify", real)
+        read_generated(folder, read_sidecar(folder), "classify", real)
