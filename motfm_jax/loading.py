@@ -65,7 +65,7 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
             raise ValueError(
                 f"config.data.size={tuple(config.data.size)}, its data had {facts.size}")
         checked = config.copy_and_resolve_references()
-        if "size" in facts.unknown:  # weights converted without their data
+        if not any(facts.size):  # weights converted without their data
             checked.data.size = (2 ** len(config.model.channels),) * len(facts.size)
         configs.check_network(checked)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from debug_run import FACTS, make_config
 
 from motfm_jax import build, datasets, presets
 from motfm_jax import config as configs
@@ -19,23 +20,6 @@ from motfm_jax.nn.dispatch import Capabilities
 from motfm_jax.sampling.ode import Solver
 
 A100, H100 = Capabilities("gpu", 8.0), Capabilities("gpu", 9.0)
-INTENSITY = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-FACTS = Facts(
-    size=(16, 16), channels=1, classes=("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"),
-    mask_labels=("background", "cavity", "myocardium"), intensity=INTENSITY.to_json(),
-    spacing_mm=(0.5, 0.6),
-)  # fmt: skip
-
-
-def make_config(**changes):
-    config = configs.default()
-    presets.apply(config, 2, "debug")
-    config.update_from_flattened_dict({
-        "cond": "mask+class", "data.size": (16, 16), "data.phantom_patients": 6,
-        "model.channels": (8, 16), "model.norm_groups": 4, "model.head_dim": 8,
-        **{name.replace("__", "."): value for name, value in changes.items()}})
-    configs.check(config)
-    return config
 
 
 def test_statistics_come_from_the_training_examples_alone():

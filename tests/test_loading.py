@@ -7,31 +7,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from debug_run import FACTS, INTENSITY, make_config
 
-from motfm_jax import build, datasets, loading, presets
-from motfm_jax import config as configs
-from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
+from motfm_jax import build, datasets, loading
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.hashes import hash_json
 from motfm_jax.training.state import TrainState
-
-INTENSITY = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-FACTS = Facts(
-    size=(16, 16), channels=1, classes=("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES"),
-    mask_labels=("background", "cavity", "myocardium"), intensity=INTENSITY.to_json(),
-    spacing_mm=(0.5, 0.6),
-)  # fmt: skip
-
-
-def make_config(**changes):
-    config = configs.default()
-    presets.apply(config, 2, "debug")
-    config.update_from_flattened_dict({
-        "cond": "mask+class", "data.size": (16, 16), "data.phantom_patients": 6,
-        "model.channels": (8, 16), "model.norm_groups": 4, "model.head_dim": 8,
-        **{name.replace("__", "."): value for name, value in changes.items()}})
-    return config
 
 
 def save_run(folder, config, params, facts=FACTS):
@@ -143,6 +124,15 @@ def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
     run = save_run(tmp_path, config, zeros_like_params(config), facts)
     with pytest.raises(ValueError, match="/7: its facts are another program's"):
         loading.load_run(run)
+
+
+def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(tmp_path):
+    config = make_config()
+    params = zeros_like_params(config)
+    config.data.size = (15, 15)
+    facts = dataclasses.replace(FACTS, size=(15, 15), unknown=("size",))
+    with pytest.raises(ValueError, match=r"/7: its config .*each side must be a multiple of 2"):
+        loading.load_run(save_run(tmp_path, config, params, facts))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16, 16), (2**31, 2**31)])

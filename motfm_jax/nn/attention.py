@@ -42,9 +42,9 @@ def _attend_on_cpu(query: Array, key: Array, value: Array) -> Array:
 
 
 def _attend_on_cpu_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple]:
-    """The result, and what its derivative needs: all [B, H, T, ...], float32 but key and value."""
+    """The result, and what its derivative needs: [B, H, T, ...] each, float32 but key and value."""
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # smaller than the scores
+    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # fewer numbers than scores
     scores = jnp.matmul(query, key.swapaxes(2, 3))
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = weights.sum(axis=-1, keepdims=True)

@@ -18,6 +18,7 @@ import pytest
 
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.orbax_files import Manager
+from motfm_jax.io.runs import SAVED
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 
@@ -58,6 +59,17 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, optimizer, ema):
     checkpoints = open_checkpoints(tmp_path)
     template = jax.eval_shape(lambda: make_state(optimizer, ema, seed=1))
     assert_equal(checkpoints.restore(template), state)
+    checkpoints.close()
+
+
+def test_a_run_is_marked_once_something_is_saved_whole(tmp_path):
+    """By which it is not begun anew where its checkpoints are lost: tests/io/test_runs.py."""
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.wait()
+    assert not (tmp_path / SAVED).exists()
+    checkpoints.save(7, make_state())
+    checkpoints.wait()
+    assert (tmp_path / SAVED).exists()
     checkpoints.close()
 
 
