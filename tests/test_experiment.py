@@ -86,6 +86,7 @@ def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, me
         1 if method == "spade" else 2)
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     def config(steps):
         made = tiny(2, "mask+class", steps=steps, accumulation=2, ema=0.9, warmup=2)
@@ -118,6 +119,7 @@ def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_
     assert all(np.isfinite(leaf).all() for leaf in weights.params.values())
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     run = tmp_path / "run"
     train(tiny(2, "class", steps=2), run)
@@ -128,6 +130,7 @@ def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
 
 
+@pytest.mark.slow
 def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(tiny(2, "none", "ddpm", steps=2), tmp_path / "base")
     base = loading.load_run(tmp_path / "base")
@@ -162,8 +165,8 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("source", [
-    pytest.param("speckle", marks=[pytest.mark.slow]), pytest.param("channel")])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["speckle", "channel"])
 def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, source):
     dims = 2 if source == "speckle" else 3
 
@@ -210,6 +213,7 @@ def test_epochs_count_the_last_short_batch():
     assert num_steps(config, 17) == 5
 
 
+@pytest.mark.slow
 def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
     run = tmp_path / "run"
     config = tiny(2, "none", steps=2)
@@ -237,6 +241,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
         loading.load_run(run)
 
 
+@pytest.mark.slow
 def test_batches_must_divide_over_devices_and_accumulation(tmp_path):
     config = tiny(2, "none", steps=1)
     config.train.batch_size, config.train.accumulation = 4, 4
@@ -282,6 +287,7 @@ def test_processes_that_read_other_checkpoints_do_not_train_together(tmp_path, m
         train(tiny(2, "none", steps=1), tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
     def compilations(work) -> int:
         found.clear()

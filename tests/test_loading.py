@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -29,6 +30,23 @@ def save_run(folder, config, params, facts=FACTS):
 def zeros_like_params(config):
     shapes = jax.eval_shape(build.model(config, FACTS).init, jax.random.key(0))
     return {name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    config = make_config()
+    return save_run(tmp_path_factory.mktemp("saved"), config, zeros_like_params(config))
+
+
+def retold(saved, folder, **said):
+    """A copy of a run whose config or facts say something else, with the sums of that."""
+    run = shutil.copytree(saved, folder / "run")
+    sums = run / "checkpoints" / "7" / "sums" / "metadata"
+    for name, value in said.items():
+        value = json.loads(json.dumps(value))
+        (run / "checkpoints" / "7" / name / "metadata").write_text(json.dumps(value))
+        sums.write_text(json.dumps(json.loads(sums.read_text()) | {name: hash_json(value)}))
+    return run
 
 
 def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
@@ -87,21 +105,15 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
     {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}, {"model.norm_groups": 0},
     {"model.head_dim": -1}])
 @pytest.mark.parametrize("size", [(16, 16), (0, 0)])
-def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change, size):
+def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change, size):
     """Nor where it says that it was converted without its data, whose size is not known."""
-    config = make_config()
-    params = zeros_like_params(config)
-    config.data.size = size
-    facts = dataclasses.replace(FACTS, size=size, unknown=() if all(size) else ("size",))
-    run = save_run(tmp_path, config, params, facts)
-    path = run / "checkpoints" / "7" / "config" / "metadata"
-    saved = json.loads(path.read_text())
+    config = make_config().to_dict()
+    config["data"]["size"] = size
     for name, value in change.items():
         room, name = name.split(".") if "." in name else ("", name)
-        (saved[room] if room else saved)[name] = value
-    path.write_text(json.dumps(saved))
-    sums = path.parents[1] / "sums" / "metadata"  # which a run from elsewhere has
-    sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(saved)}))
+        (config[room] if room else config)[name] = value
+    facts = dataclasses.replace(FACTS, size=size, unknown=() if all(size) else ("size",))
+    run = retold(saved, tmp_path, config=config, facts=facts.to_json())
     name = next(iter(change))
     with pytest.raises(ValueError, match=rf"/7: its config cannot be used \(config\.{name}="):
         loading.load_run(run)
@@ -118,30 +130,28 @@ def test_a_run_whose_config_cannot_work_is_refused(tmp_path, change, size):
         {"low": -1e300}, {"high": 10**400},
         {"mode": "log"}, {"scope": "image"}, {"low": None}, {"low": 255.0}, {"range": (1, 1)},
         {"range": (-1, 0, 1)}, {"high": math.inf}))])
-def test_facts_that_cannot_be_are_refused(tmp_path, name, value):
-    config = make_config()
+def test_facts_that_cannot_be_are_refused(saved, tmp_path, name, value):
     facts = dataclasses.replace(FACTS, **{name: value})
-    run = save_run(tmp_path, config, zeros_like_params(config), facts)
+    run = retold(saved, tmp_path, facts=facts.to_json())
     with pytest.raises(ValueError, match="/7: its facts are another program's"):
         loading.load_run(run)
 
 
-def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(tmp_path):
+def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(saved, tmp_path):
     config = make_config()
-    params = zeros_like_params(config)
     config.data.size = (15, 15)
     facts = dataclasses.replace(FACTS, size=(15, 15), unknown=("size",))
+    run = retold(saved, tmp_path, config=config.to_dict(), facts=facts.to_json())
     with pytest.raises(ValueError, match=r"/7: its config .*each side must be a multiple of 2"):
-        loading.load_run(save_run(tmp_path, config, params, facts))
+        loading.load_run(run)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16, 16), (2**31, 2**31)])
-def test_a_config_and_facts_of_different_sizes_are_refused(tmp_path, size):
-    config = make_config()
-    params = zeros_like_params(config)
+def test_a_config_and_facts_of_different_sizes_are_refused(saved, tmp_path, size):
     facts = dataclasses.replace(FACTS, size=size, spacing_mm=None)
+    run = retold(saved, tmp_path, facts=facts.to_json())
     with pytest.raises(ValueError, match=r"/7: its config .*data\.size=\(16, 16\), its data had"):
-        loading.load_run(save_run(tmp_path, config, params, facts))
+        loading.load_run(run)
 
 
 def test_there_is_nothing_to_load(tmp_path):

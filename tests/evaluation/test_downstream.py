@@ -78,6 +78,7 @@ def test_a_segmenter_learns_and_is_measured_in_millimetres():
     assert task.score(moved, TEST)["hausdorff"] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_network():
     task = make_task("classify")
     short = FAST | {"epochs": 1}

@@ -65,6 +65,7 @@ def make_inputs():
     return draw(3, 8, 8, 1), np.array([0.1, 0.5, 0.9], np.float32), condition
 
 
+@pytest.mark.slow
 def test_with_a_trained_unet_attached_the_whole_begins_as_that_unet():
     settings = make_settings(num_classes=CLASSES)
     alone, init_unet = velocity_network(settings)

@@ -45,6 +45,7 @@ def test_every_parameter_and_every_row_alone_matters():
     assert not [name for name, leaf in gradients.items() if not np.abs(leaf).max() > 0]
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_the_bright_half():
     segmenter, init = unet_resnet(
         ResNetSettings(18, num_classes=2, width=4, norm_groups=2, small_images=True))

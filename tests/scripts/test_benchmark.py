@@ -75,6 +75,7 @@ def test_slow_calls_are_measured_less_often(script, monkeypatch):
     assert len(seconds["ours"]) == timing.FEW_PAIRS and len(calls) == timing.FEW_PAIRS + 2
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_a_power_of_two_whose_memory_grows_with_it(monkeypatch):
     case = Case("unconditional", "forward", 16, 1)
     found = []

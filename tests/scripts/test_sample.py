@@ -294,6 +294,7 @@ def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypat
     assert code == 2 and "(2, 8, 24, 1), but this run starts from [N, 16, 16, 1]" in line
 
 
+@pytest.mark.slow
 def test_a_denoiser_starts_from_the_splits_images_or_the_users(tmp_path):
     config = tiny()
     config.cond, config.flow.source = "none", "speckle"
