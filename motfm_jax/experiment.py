@@ -213,7 +213,7 @@ def draw_losses(path: Path) -> None:
     rows = read_metrics(path)
     curves = {}
     for name, key in (("training", "loss"), ("validation", "valid_loss")):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
         if points:
             curves[name] = tuple(zip(*points))
     if curves:

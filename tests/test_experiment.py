@@ -15,7 +15,7 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.evaluation.conditions import choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.experiment import check_facts, num_steps, train
+from motfm_jax.experiment import check_facts, draw_losses, num_steps, train
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.hashes import hash_json
 from motfm_jax.io.runs import read_metrics
@@ -214,6 +214,13 @@ def test_epochs_count_the_last_short_batch():
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_no_number_is_left_out_of_the_picture(tmp_path):
+    rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": "nan?"}, {"step": 3, "loss": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_losses(tmp_path)
+    assert (tmp_path / "loss.png").exists()
+
+
 def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
     run = tmp_path / "run"
     config = tiny(2, "none", steps=2)

@@ -11,6 +11,7 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import given
 
 DEFAULT_NUM = 16
+MOST_NUM = 10**7  # images of one call
 
 
 class Conditions(NamedTuple):
@@ -93,6 +94,8 @@ def choose(
             raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
+    if num is not None and num > MOST_NUM:
+        raise ValueError(f"--num={num}: at most {MOST_NUM} images a call; make more calls")
     masks = labels = None
     rows = {} if noise is None else {noise_flag: len(noise)}
     if mask_paths:
@@ -205,6 +208,9 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndar
         names.append(classes.index(name))
         counts.append(int(count) if equals else None)
     if None not in counts:
+        if sum(counts) > MOST_NUM:
+            raise ValueError(
+                f"--classes={text}: at most {MOST_NUM} images a call; make more calls")
         if num is not None and num != sum(counts):
             raise ValueError(
                 f"--classes={text}: {sum(counts)} images, but --num={num}; leave --num out or "

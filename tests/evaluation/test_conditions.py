@@ -74,6 +74,7 @@ def test_classes_are_read_from_text(text, num, labels):
     ("2CH_ED=x", None, "whole number above 0"),
     ("2CH_ED=2", 3, "2 images, but --num=3"),
     ("2CH_ED=2,2CH_ES", None, "for all of the classes or for none"),
+    (f"2CH_ED={10**30},2CH_ES=1", None, "at most 10000000 images a call"),
 ])  # fmt: skip
 def test_classes_that_cannot_be_are_refused(text, num, message):
     with pytest.raises(ValueError, match=message):
@@ -96,6 +97,7 @@ def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
     ("none", {"class_text": "2CH_ED"}, "trained with cond=none; leave --classes out"),
     ("class", {"mask_paths": ["x.png"]}, "trained with cond=class; leave --masks out"),
     ("none", {"num": 0}, "--num=0"),
+    ("class", {"num": 10**30}, "at most 10000000 images a call"),
     ("mask", {"split": lambda: arrays(masks=False)}, "--split=valid: 6 records without masks"),
     ("class", {"split": lambda: arrays(labels=False)}, "without classes"),
 ])  # fmt: skip
