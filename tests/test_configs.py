@@ -119,6 +119,7 @@ PAPER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", PAPER)
 @pytest.mark.parametrize("capability", [8.0, 9.0])
 def test_the_paper_networks_attend_with_cudnn_everywhere(stem, capability):

@@ -221,6 +221,7 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_picture(tmp_path):
     assert (tmp_path / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
     run = tmp_path / "run"
     config = tiny(2, "none", steps=2)
@@ -236,6 +237,7 @@ def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     run = tmp_path / "run"
     train(tiny(2, "none", steps=1), run)
@@ -259,6 +261,7 @@ def test_batches_must_divide_over_devices_and_accumulation(tmp_path):
         check(config)
 
 
+@pytest.mark.slow
 def test_a_start_that_saved_nothing_is_no_run(tmp_path, monkeypatch):
     run, config = tmp_path / "run", tiny(2, "none", steps=1)
 

@@ -65,6 +65,7 @@ def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
     assert site.endswith("xla (asked for)")
 
 
+@pytest.mark.slow
 def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
     config = make_config()
     config.data.cache = str(tmp_path / "cache")
@@ -76,6 +77,7 @@ def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
     assert loading.load_run(run).config.data.cache == str(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
     config = make_config()
     others = {

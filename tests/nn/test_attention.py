@@ -137,6 +137,7 @@ def test_a_transformer_is_its_formula():
     np.testing.assert_allclose(transformer(x, transformer.encode(label)), expected, atol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the instructions of a CPU")
 def test_gradients_of_a_chain_of_blocks_are_not_computed_again_in_each(monkeypatch):
     """With autodiff's LayerNorm they are, and with ours where its terms come in another order."""

@@ -25,6 +25,7 @@ THREE_D = dict(
     head_dim=0, norm_groups=32, transformer_layers=6)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings, num_classes, mask_channels, total, control", [
     (TWO_D, 0, 0, 25_877_601, 0),
     (TWO_D, 4, 0, 71_224_609, 0),

@@ -56,6 +56,7 @@ def test_equals_the_convolution_of_xla(space, widths, padding):
           lambda x, kernel: reference(x, kernel, padding), x, kernel)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [(1, 5, 4), (2, 37, 40), (1, 9, 12, 11)])
 def test_convolves_what_is_upsampled_without_upsampling(space):
     dims = len(space) - 1

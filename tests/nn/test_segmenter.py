@@ -34,6 +34,7 @@ def test_the_encoder_is_the_classifiers():
     assert trunk == {name: shape for name, shape in ours.items() if name.startswith("trunk/")}
 
 
+@pytest.mark.slow
 def test_every_parameter_and_every_row_alone_matters():
     segmenter, init = unet_resnet(ResNetSettings(18, small_images=True, **TINY))
     params, x = random_params(init), draw(3, 16, 16, 1)

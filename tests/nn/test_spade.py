@@ -66,6 +66,7 @@ def test_space_to_depth_keeps_every_number_once_and_blocks_together():
     np.testing.assert_array_equal(deep[1, 1, 2], x[1, 2:4, 4:6, 0].ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_images_are_of_the_size_of_the_noise_and_within_the_range(dims):
     built, params = networks(dims)
@@ -78,6 +79,7 @@ def test_images_are_of_the_size_of_the_noise_and_within_the_range(dims):
     assert verdicts[0][0].shape[1] > verdicts[1][0].shape[1]
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_own_noise_mask_and_label_alone():
     built, params = networks(num_classes=2)
     x0, mask = inputs()

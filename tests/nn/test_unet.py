@@ -99,6 +99,7 @@ def test_heads_change_the_velocity():
     assert float(jnp.abs(one - two).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_recomputing_blocks_changes_no_gradient():
     programs, gradients = [], []
     for remat in (False, True):
@@ -139,6 +140,7 @@ def compiled_gradients(dtype):
     return jax.jit(gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [-20, -40, -60])
 def test_gradients_do_not_underflow_in_bfloat16_so_that_no_loss_needs_scaling(exponent):
     """It has float32's exponents; in float16 they vanish, and losses are scaled up for that."""

@@ -68,7 +68,8 @@ def test_every_state_of_ten_euler_steps_is_the_originals(name):
     assert trajectory_difference(case) <= TOLERANCES["trajectory"]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_the_training_loss_and_the_gradient_of_every_parameter_are_the_originals(name):
     case = load(name)
     loss, gradients = loss_and_gradients(case)
@@ -86,6 +87,7 @@ def test_the_original_gives_every_parameter_a_gradient_but_those_without_influen
     assert not {name for name in without if not re.search(pattern, name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["class", "mask"])  # together they hold every kind of block
 def test_a_tenth_on_one_number_of_any_parameter_takes_the_velocity_out_of_tolerance(name):
     case = load(name)

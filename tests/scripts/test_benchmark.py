@@ -89,6 +89,7 @@ def test_the_largest_batch_is_a_power_of_two_whose_memory_grows_with_it(monkeypa
         program.largest_batch(case, 1, ROOT)
 
 
+@pytest.mark.slow
 def test_networks_of_ours_alone_can_be_timed():
     for network, side in (("paper_mask_class", 32), ("paper_3d", 16)):
         case = Case(network, "forward", side, 2)

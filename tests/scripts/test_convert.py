@@ -66,6 +66,7 @@ def convert(folder, out, *flags):
     return out
 
 
+@pytest.mark.slow
 def test_the_printed_commands_run(folder, tmp_path, capsys, monkeypatch):
     run = convert(folder, tmp_path / "run")
     said = capsys.readouterr().out

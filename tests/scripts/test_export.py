@@ -25,8 +25,6 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 LABELS, CLASSES = ("background", "cavity", "myocardium"), ("2CH", "4CH")
 SIZES = {2: (16, 8), 3: (8, 4, 4)}
 NUM = 4  # images of the README's lines
-ALL = [pytest.param(dims, condition, marks=[pytest.mark.slow] * ((dims, condition) != (2, "mask")))
-       for dims in SIZES for condition in CONDITIONS]  # fmt: skip
 
 
 def program(path):
@@ -118,7 +116,9 @@ def assert_same_images(images, expected):
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4 * 255)
 
 
-@pytest.mark.parametrize("dims, condition", ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("dims", SIZES)
 def test_the_exported_sampler_makes_the_images_of_sample_py(exported, dims, condition):
     made = exported(dims, condition)
     start_noise = program(made.out / "noise.jax_export")

@@ -94,6 +94,7 @@ def exit_code(monkeypatch, capfd, *flags):
     return exit_.value.code, said[0]
 
 
+@pytest.mark.slow
 def test_the_names_others_script_against(run, tmp_path, capfd):
     out = tmp_path / "out"
     sidecar = sample(run, out, "--num=5", "--steps=2", "--solver=heun", "--seed=3")
@@ -121,6 +122,7 @@ def test_one_step_is_one_call_and_not_the_noise(run, tmp_path):
     assert np.abs(end - start).mean() > 1e-3 * np.ptp(start)
 
 
+@pytest.mark.slow
 def test_conditions_come_from_files_and_names(run, tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -133,6 +135,7 @@ def test_conditions_come_from_files_and_names(run, tmp_path):
     np.testing.assert_array_equal(arrays["masks"], np.stack([mask] * 3))
 
 
+@pytest.mark.slow
 def test_the_same_command_finds_its_images_and_another_is_refused(
     run, tmp_path, monkeypatch, capfd
 ):
@@ -183,6 +186,7 @@ def save(path, values):
     return path
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_seed_given_as_a_file_makes_the_same_images_bit_for_bit(run, tmp_path):
     flags = ["--steps=2", "--classes=2CH_ED"]
     noise = save(tmp_path / "x0.npy", start_noise(5, np.arange(5), (16, 16, 1)).astype(np.float64))
@@ -197,6 +201,7 @@ def test_the_noise_of_a_seed_given_as_a_file_makes_the_same_images_bit_for_bit(r
     np.testing.assert_allclose(first, images[:2], atol=1e-4 * np.ptp(images))
 
 
+@pytest.mark.slow
 def test_raw_images_are_those_before_the_inverse_of_the_scaling(run, tmp_path):
     flags = ["--num=3", "--steps=2"]
     undone = sample(run, tmp_path / "undone", *flags)
@@ -210,6 +215,7 @@ def test_raw_images_are_those_before_the_inverse_of_the_scaling(run, tmp_path):
     assert undone["images"]["units"].startswith("those of the training data")
 
 
+@pytest.mark.slow
 def test_labels_and_what_the_network_makes_of_them_give_the_same_images(run, tmp_path):
     labels = np.random.default_rng(0).integers(0, 4, (3, 16, 16))
     classes = save(tmp_path / "c.npy", np.array([3, 0, 1]))
@@ -228,6 +234,7 @@ def test_labels_and_what_the_network_makes_of_them_give_the_same_images(run, tmp
     assert np.abs(made["half"]["images"] - made["labels"]["images"]).max() > 1e-3 * span
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypatch, capfd):
     x0 = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
     first, second = save(tmp_path / "a.npy", x0), save(tmp_path / "b.npy", x0[::-1])
@@ -246,6 +253,7 @@ def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypa
     assert sample(run, out, f"--noise={first}", *flags)["num"] == 4
 
 
+@pytest.mark.slow
 def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_does(
     converted, tmp_path
 ):

@@ -18,6 +18,7 @@ def of_batch(rows: int) -> Memory:
     return memory.of_training(compiled, state.params)
 
 
+@pytest.mark.slow
 def test_memory_of_a_batch_foretells_that_of_a_larger_one():
     small, large = of_batch(64), of_batch(256)
     foretold = small.fixed + (small.needed - small.fixed) * 4

@@ -56,6 +56,7 @@ RULES = [
     dict(name="adam", frozen="unet/"), dict(name="sgd")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_trains_and_saves_as_by_name(rule, tmp_path):
     packing = Packing(params())

@@ -43,6 +43,7 @@ def assert_close(a, b, tolerance):
         np.testing.assert_allclose(left, right, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [2, 8])
 @pytest.mark.parametrize("ema, clip", [(0.0, 0.0), (0.9, 0.3)])
 def test_accumulation_changes_nothing_but_rounding(accumulation, ema, clip):
@@ -124,6 +125,7 @@ def test_draws_change_with_the_step_the_index_and_the_dropout_key():
     assert len(keys) == 16 and len(dropout) == 4 and not keys & dropout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation, platform", [(1, "cpu"), (2, "cpu"), (1, "cuda")])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_bad_loss_leaves_the_state_and_stops_it(where, accumulation, platform):
