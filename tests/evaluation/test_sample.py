@@ -135,6 +135,7 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [
     "samples.npz", "grid.png", "trajectory.npz", "sample_0001.nii.gz", "samples.pkl", "cut"])
 def test_a_finished_folder_that_lost_a_file_is_made_again(tmp_path, file):

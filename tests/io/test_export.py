@@ -90,8 +90,10 @@ def load(path):
     return jax.jit(jax.export.deserialize(path.read_bytes()).call)
 
 
-@pytest.mark.parametrize("dims", SIZES)
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition, dims", [
+    pytest.param(
+        condition, dims, marks=[pytest.mark.slow] * ((condition, dims) != ("mask+class", 2)))
+    for condition in CONDITIONS for dims in SIZES])  # fmt: skip
 def test_the_program_makes_the_images_of_the_sampler_at_any_batch_size(tmp_path, condition, dims):
     sample_fn, params = write(tmp_path / "out", condition, dims)
     sampler = load(tmp_path / "out" / "sampler.jax_export")

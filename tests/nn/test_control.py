@@ -94,6 +94,7 @@ def change_row(row):
     return x, t, condition
 
 
+@pytest.mark.slow
 def test_the_velocity_starts_at_zero():
     _, init, velocity = conditional()
     params = random_params(init) | start(lambda name: name.startswith("unet/conv_out"))
@@ -169,6 +170,7 @@ def test_a_row_depends_on_that_row_alone(row):
     assert float(jnp.abs(after[row] - before[row]).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_every_parameter_has_numbers_of_its_own():
     name = "unet/encoder/conv_in/kernel"
     first, second = (start(lambda found: found == name, seed)[name] for seed in (0, 1))

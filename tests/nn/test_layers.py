@@ -230,6 +230,7 @@ def test_a_convolution_is_that_of_flax(options):
     np.testing.assert_array_equal(own(x), flax(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [(4, 6), (36, 30), (12, 9, 11)])
 def test_a_block_upsamples_and_convolves_in_one_on_a_cpu(space):
     blocks = [

@@ -106,6 +106,7 @@ def test_the_stem_is_a_convolution_and_for_large_images_a_pooling(small_images):
     np.testing.assert_allclose(trunk(x)[0], h, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_logits_are_a_dense_layer_on_the_features(depth):
     classifier, init, logits = tiny(depth)

@@ -70,6 +70,7 @@ def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_chann
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_number_of_heads_does_not_change_the_parameters(num_classes):
     shapes = [

@@ -104,6 +104,7 @@ def test_a_tenth_on_one_number_of_any_parameter_takes_the_velocity_out_of_tolera
     assert not unnoticed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where, name, wrong", [
     (layers, "GROUP_NORM_EPSILON", 1e-5),
     (layers, "LAYER_NORM_EPSILON", 1e-6),

@@ -235,6 +235,7 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     assert "Table 2" not in (report / "index.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["--plan=none.py"], "there is no such file; see configs/report/"),
     (["--plan=configs/camus.py"], "defines no PLAN"),

@@ -271,6 +271,7 @@ def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_
     assert sidecar["condition"]["classes"] == ["0", "3", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags, message", [
     ([], "extents and intensities of its images are not known; give --noise and --raw, or convert"),
     (["--raw"], "give --noise, or convert again with --data or --size"),

@@ -167,6 +167,7 @@ def test_the_update_is_a_branch_on_a_cpu_alone():
     assert cpu == cuda + 1
 
 
+@pytest.mark.slow
 def test_validation_draws_are_fixed_and_do_not_depend_on_the_batches():
     step = jax.jit(make_eval_step(loss_fn))
     params, batch = init_params(), batch_at(5, rows=8)
