@@ -106,7 +106,9 @@ def simulate(asked: argparse.Namespace) -> int:
         raise ValueError(f"{asked.out}: not an empty folder; choose another --out")
     if asked.seed < 0:
         raise ValueError(f"--seed={asked.seed}: a whole number from 0 needed")
-    out = Path(os.path.realpath(asked.out))  # Path.resolve raises RuntimeError at a loop of links
+    out = Path(os.path.realpath(asked.out))
+    if out.is_symlink():
+        raise ValueError(f"--out={asked.out}: a loop of links; delete it, or name another folder")
     if out == Path.cwd():  # to be replaced by the draft
         raise ValueError(f"--out={asked.out}: the folder you are in; name one below it")
     draft = out.with_name(f".{out.name}.{os.getpid()}")

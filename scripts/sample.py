@@ -14,7 +14,7 @@ from motfm_jax import build, cli, datasets, loading
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import given
-from motfm_jax.evaluation.conditions import DEFAULT_NUM, choose
+from motfm_jax.evaluation.conditions import DEFAULT_NUM, check_num, choose
 from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.io.compile_cache import enable_compile_cache
 
@@ -77,7 +77,8 @@ def read_sources(asked: argparse.Namespace, trained: loading.Trained) -> np.ndar
             "--masks, --classes without --source: the images to start from come with conditions "
             "of their own; leave them out, or give --source")
     arrays = datasets.arrays(config, asked.split)
-    num = DEFAULT_NUM if asked.num is None else max(asked.num, 1)
+    check_num(asked.num)
+    num = asked.num or DEFAULT_NUM
     rows = np.arange(num) % len(arrays)
     return read_pairs(
         arrays, trained.intensity, rows, seed=asked.seed or 0, **datasets.sources(config, facts))[0]

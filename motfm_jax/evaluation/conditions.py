@@ -92,10 +92,7 @@ def choose(
         ("--masks", mask_paths, with_mask), ("--classes", class_text, with_class)):  # fmt: skip
         if said and not wanted:
             raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
-    if num is not None and num < 1:
-        raise ValueError(f"--num={num}: at least 1 image")
-    if num is not None and num > MOST_NUM:
-        raise ValueError(f"--num={num}: at most {MOST_NUM} images a call; make more calls")
+    check_num(num)
     masks = labels = None
     rows = {} if noise is None else {noise_flag: len(noise)}
     if mask_paths:
@@ -145,6 +142,14 @@ def choose(
     return _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
 
 
+def check_num(num: int | None) -> None:
+    """Raises ValueError for a number of images that is none, or more than a call makes."""
+    if num is not None and num < 1:
+        raise ValueError(f"--num={num}: at least 1 image")
+    if num is not None and num > MOST_NUM:
+        raise ValueError(f"--num={num}: at most {MOST_NUM} images a call; make more calls")
+
+
 def _agreed(num: int | None, rows: Mapping[str, int]) -> int | None:
     """How many images: num of the rows of what is given, all of them where num is None."""
     if len(set(rows.values())) > 1:
@@ -192,7 +197,8 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndar
     Names may also be the class's number.
 
     Raises:
-      ValueError: an unknown class, a count that is none, or counts that do not add up to num.
+      ValueError: an unknown class, a count that is none, counts that do not add up to num, or more
+        than MOST_NUM images.
     """
     names, counts = [], []
     for part in text.split(","):

@@ -195,6 +195,6 @@ def test_phantom_does_not_replace_the_folder_one_is_in(main, tmp_path, monkeypat
 def test_a_loop_of_links_is_said_to_be_one(main, tmp_path):
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(OSError, match="loop"):
+    with pytest.raises(ValueError, match="a loop of links"):
         main("phantom", "--layout=camus", f"--out={loop}", "--patients=3")
     assert list(tmp_path.iterdir()) == [loop]
