@@ -327,6 +327,9 @@ def test_a_denoiser_starts_from_the_splits_images_or_the_users(tmp_path):
         sample(run, tmp_path / "x", f"--noise={tmp_path / 'scaled.npy'}")
     with pytest.raises(ValueError, match=r"--source: the flow of .* starts from noise"):
         sample(same, tmp_path / "x", *flags)
+    for num in (0, 10**30):
+        with pytest.raises(ValueError, match=f"--num={num}: at "):
+            sample(run, tmp_path / "x", f"--num={num}")
     config.cond = "mask"
     masked = save_run(tmp_path / "masked", config, facts)
     with pytest.raises(ValueError, match="--source without its conditions"):
