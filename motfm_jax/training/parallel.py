@@ -54,9 +54,20 @@ def connect(
     else:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     if jax.process_count() > 1:
+        _meet()
         global _peers
         host = "" if coordinator == "auto" else coordinator.rpartition(":")[0].strip("[]")
         _peers = Peers(jax.process_index(), jax.process_count(), host, gather)
+
+
+def _meet() -> None:
+    """Connects all devices of all processes, while the processes are at the same point.
+
+    Gloo gives up on a process that comes more than 30 s late to the first collective of a group of
+    devices, and compiling alone may set processes so far apart; later ones wait as long as needed.
+    """
+    ones = np.ones(jax.local_device_count(), np.float32)
+    jax.block_until_ready(jax.pmap(lambda one: jax.lax.psum(one, AXIS), axis_name=AXIS)(ones))
 
 
 def leave() -> None:

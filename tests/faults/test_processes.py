@@ -18,7 +18,6 @@ from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.runs import read_metrics
 
 ROOT = Path(__file__).parents[2]
-# Compiled in seconds: gloo gives up on a process that is 30 s behind.
 SIMPLE = ("--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:])
 
 
@@ -52,7 +51,7 @@ def test_one_process_dies_and_the_run_goes_on(tmp_path):
             assert processes[0].poll() is None, Path(f"{run}0.log").read_text()
             time.sleep(0.1)
         processes[1].kill()
-        assert processes[0].wait(timeout=30) == os.EX_TEMPFAIL
+        assert processes[0].wait(timeout=120) == os.EX_TEMPFAIL
     finally:
         for process in processes:
             process.kill()

@@ -37,6 +37,7 @@ def numbered(name, tree):
 
 def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     parallel.connect(f"localhost:{port}" if port else "", int(num_processes), int(process_id))
+    os.write(2, b"connected\n")
     process, processes = jax.process_index(), jax.process_count()
     assert processes == int(num_processes)
     key = jax.random.key(0)

@@ -42,6 +42,9 @@ def run_workers(out, devices, processes=1, accumulation=1):
         for process in running:
             output = process.communicate(timeout=240)[0]
             assert process.returncode == 0, output[-3000:]
+            if processes > 1:  # gloo waits 30 s alone for a group of devices that meets later
+                meeting, work = output.split("connected\n")
+                assert "[Gloo]" in meeting and "[Gloo]" not in work, output[-3000:]
     finally:
         for process in running:
             process.kill()
