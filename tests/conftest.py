@@ -25,6 +25,9 @@ settings.register_profile(  # --hypothesis-profile
     "thorough", deadline=None, max_examples=1000, suppress_health_check=UNCHECKED)
 settings.load_profile("motfm")
 
+# Tests of whole runs: what they ask does not depend on how well programs are compiled.
+WHOLE_RUNS = ("faults", "report", "scripts", "test_exchange.py", "test_experiment.py")
+
 
 def pytest_configure(config):
     if "jax" in sys.modules:
@@ -52,6 +55,25 @@ def _decoded_data_in_a_temporary_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOTFM_CACHE", str(folder / "decoded"))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_runs_are_compiled_quickly(request):
+    """Without XLA's optimisations, here and in the processes that a test starts."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in WHOLE_RUNS:
+        yield
+        return
+    import jax
+
+    def switch(quick):
+        jax.clear_caches()  # programs compiled either way do not meet
+        jax.config.update("jax_disable_most_optimizations", quick)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        switch(True)
+        yield
+        switch(False)
 
 
 @pytest.fixture(autouse=True)

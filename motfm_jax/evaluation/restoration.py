@@ -66,6 +66,8 @@ def restore(
         {**settings, "num": len(real), "sources": list(sources), "steps": list(steps),
          "bounds": list(bounds)},
         overwrite)  # fmt: skip
+    # One for the measurements and the picture, whose programs are then the same.
+    batch = batch or generate.default_batch(len(real), real.ndim - 2)
     wanted = {count: generate.make_solver("euler", count) for count in steps}
     samplers = {
         count: generate.make_sampler(network, condition, lambda image: image, solver)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from motfm_jax.arrays import Condition, Network
 from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.evaluation.restoration import restore
+from motfm_jax.evaluation.restoration import STRIPS, restore
 
 REAL = np.random.default_rng(0).uniform(-0.5, 0.5, (5, 16, 16, 1)).astype(np.float32)
 SOURCES = {"power 0.1": REAL - 0.125, "power 0.4": REAL - 0.25}
@@ -72,6 +72,20 @@ def test_it_writes_tables_and_pictures_and_does_nothing_twice(tmp_path):
     resumed = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said[0]))
     assert set(solved) == {"power 0.4, steps 1", "power 0.4, steps 4"}
     assert [row["psnr"] for row in resumed] == [row["psnr"] for row in rows]
+
+
+def test_the_picture_is_solved_by_the_programs_that_were_measured(tmp_path):
+    batches = set()
+
+    def velocity(params, x, t, context, key):
+        batches.add(len(x))
+        return jnp.zeros_like(x)
+
+    real = np.tile(REAL, (4, 1, 1, 1))  # measured in batches of 10
+    measure(
+        tmp_path, Network(lambda params, condition: None, velocity), real=real,
+        sources={"power 0.1": real}, conditions=Conditions(len(real)), batch=0)
+    assert batches == {10, STRIPS}
 
 
 def test_measurements_of_other_settings_are_kept_unless_told(tmp_path):

@@ -12,4 +12,4 @@ PLAN = Plan(
     brain=Anatomy(
         "configs/phantom.py", "anatomy=brain,size=debug",
         settings={**TINY, **MODEL, "data.size": (8, 8, 8)}, systems=("M",), num=4),
-    steps=(1, 2), spacings=("trailing",), depths=(18,), width=8, epochs=1, seeds=1)
+    steps=(1,), spacings=("trailing",), depths=(18,), width=8, epochs=1, seeds=1)
