@@ -14,7 +14,8 @@ from motfm_jax.config import default, parse_arguments
 
 def get_config(arguments: str = ""):
     chosen = parse_arguments(
-        arguments, method="flow", cond="mask+class", size="small", anatomy="echo")
+        arguments, method="flow", cond="mask+class", size="small", anatomy="echo"
+    )
     dims = {"echo": 2, "brain": 3}.get(chosen["anatomy"])
     if dims is None:
         raise ValueError(f"config argument anatomy={chosen['anatomy']}: use echo or brain")

@@ -87,10 +87,21 @@ def model(
     sites, adversaries = _sites(settings, facts), None
     if config.method == "spade":
         sites, wanted = (), config.spade
-        adversaries, init = spade_networks(SpadeSettings(
-            settings.dims, settings.image_channels, mask_channels, settings.num_classes,
-            settings.channels, settings.res_blocks, wanted.hidden, wanted.width,
-            wanted.discriminators, settings.dtype, settings.on_cpu))
+        adversaries, init = spade_networks(
+            SpadeSettings(
+                settings.dims,
+                settings.image_channels,
+                mask_channels,
+                settings.num_classes,
+                settings.channels,
+                settings.res_blocks,
+                wanted.hidden,
+                wanted.width,
+                wanted.discriminators,
+                settings.dtype,
+                settings.on_cpu,
+            )
+        )
         network = adversaries.generator
     else:
         network, init = velocity_network(settings, mask_channels, config.model.mask_embedding)
@@ -104,7 +115,7 @@ def model(
         return Condition(
             mask=mask if "mask" in config.cond else None,
             label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,
-        )  # fmt: skip
+        )
 
     return Model(network, init, condition, settings.dtype, sites, adversaries)
 
@@ -117,15 +128,22 @@ def _settings(
     dtype = automatic if config.train.dtype == "auto" else jnp.dtype(config.train.dtype).type
     request = attention or wanted.attention_implementation
     return UNetSettings(
-        dims=len(facts.size), image_channels=facts.channels, channels=tuple(wanted.channels),
-        res_blocks=wanted.res_blocks, attention=tuple(wanted.attention), head_dim=wanted.head_dim,
+        dims=len(facts.size),
+        image_channels=facts.channels,
+        channels=tuple(wanted.channels),
+        res_blocks=wanted.res_blocks,
+        attention=tuple(wanted.attention),
+        head_dim=wanted.head_dim,
         num_classes=len(facts.classes) if "class" in config.cond else 0,
-        transformer_layers=wanted.transformer_layers, norm_groups=wanted.norm_groups,
-        floor_time=wanted.time == "floor", dropout=wanted.dropout, dtype=dtype,
+        transformer_layers=wanted.transformer_layers,
+        norm_groups=wanted.norm_groups,
+        floor_time=wanted.time == "floor",
+        dropout=wanted.dropout,
+        dtype=dtype,
         remat=wanted.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
         on_cpu=on_cpu(device),
-    )  # fmt: skip
+    )
 
 
 def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
@@ -141,7 +159,8 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
         where = f"level {level}{where}" if settings.attention[level] else "the middle"
         lines.append(
             f"attention at {where}: {tokens} tokens, {heads} heads of {features // heads}: "
-            f"{choice.implementation} ({choice.reason})")
+            f"{choice.implementation} ({choice.reason})"
+        )
     return tuple(lines)
 
 
@@ -163,7 +182,8 @@ def perceiver(config: ConfigDict) -> Callable[[Array], list[Array]] | None:
     except ValueError as error:
         raise ValueError(
             f"config.spade.perceptual_weight={config.spade.perceptual_weight}: {error}; or leave "
-            "it 0") from error
+            "it 0"
+        ) from error
     look = published.network("vgg")
     return lambda images: list(look(params, (images + 1) / 2).values())
 
@@ -185,15 +205,34 @@ def loss(config: ConfigDict, built: Model) -> LossFn:
         condition = built.condition(batch.mask, batch.label)
         if config.method == "spade":
             return adversarial.loss(
-                built.adversaries, params, batch, condition, keys,
-                config.spade.feature_weight, perceive, config.spade.perceptual_weight)
+                built.adversaries,
+                params,
+                batch,
+                condition,
+                keys,
+                config.spade.feature_weight,
+                perceive,
+                config.spade.perceptual_weight,
+            )
         if config.method == "ddpm":
             return diffusion.loss(
-                built.network, params, batch, condition, keys, dropout_key,
-                config.diffusion.schedule)  # fmt: skip
+                built.network,
+                params,
+                batch,
+                condition,
+                keys,
+                dropout_key,
+                config.diffusion.schedule,
+            )
         return flow.loss(
-            built.network, params, batch, condition, keys, dropout_key,
-            config.flow.time_distribution)  # fmt: skip
+            built.network,
+            params,
+            batch,
+            condition,
+            keys,
+            dropout_key,
+            config.flow.time_distribution,
+        )
 
     return per_example
 
@@ -218,10 +257,12 @@ def update(config: ConfigDict, num_steps: int) -> Update:
     learning_rate = make_schedule(train.lr, train.warmup, train.schedule, num_steps)
     if config.method == "spade":
         optimizer = make_adversarial_optimizer(
-            learning_rate, config.spade.discriminator_rate, train.clip)
+            learning_rate, config.spade.discriminator_rate, train.clip
+        )
         return Update(optimizer, learning_rate, refresh)
     optimizer = make_optimizer(
-        train.optimizer, learning_rate, train.clip, train.weight_decay, frozen(config))
+        train.optimizer, learning_rate, train.clip, train.weight_decay, frozen(config)
+    )
     return Update(optimizer, learning_rate, None)
 
 
@@ -252,23 +293,28 @@ def solver(
             said = "--solver=ddim" if name == "ddim" else "--eta, --spacing"
             raise ValueError(
                 f"{said}: the run learned a flow (config.method='flow'), which euler, heun and the "
-                "other solvers sample; leave it out")
+                "other solvers sample; leave it out"
+            )
         return make_solver(name or "euler", steps, rtol, atol)
     if config.method == "spade":
         if name or any(said not in (None, 1) for said in (steps, rtol, atol, eta, spacing)):
             raise ValueError(
                 "--solver, --steps, --rtol, --atol, --eta, --spacing: the run is a generator "
-                "(config.method='spade'), which makes an image in one call; leave them out")
+                "(config.method='spade'), which makes an image in one call; leave them out"
+            )
         return adversarial.OneCall()
     if name not in ("", "ddim") or rtol is not None or atol is not None:
         raise ValueError(
             f"--solver={name or 'ddim'}{' with --rtol, --atol' * (name in ('', 'ddim'))}: the run "
             "is a diffusion (config.method='ddpm'), which ddim samples at any number of --steps; "
-            "leave it out")
+            "leave it out"
+        )
     wanted = config.diffusion
     ddim = diffusion.DDIM(
         steps=diffusion.DDIM().steps if steps is None else steps,
-        eta=wanted.eta if eta is None else eta, schedule=wanted.schedule,
-        spacing=wanted.spacing if spacing is None else spacing)  # fmt: skip
+        eta=wanted.eta if eta is None else eta,
+        schedule=wanted.schedule,
+        spacing=wanted.spacing if spacing is None else spacing,
+    )
     diffusion.check_ddim(ddim)
     return ddim

@@ -23,20 +23,23 @@ _ROOM = "; make room, then call it again: what is complete is kept"
 _NO_HOST_MEMORY = "; this machine has no memory left: see what else runs on it, then call it again"
 _AGAIN = "; the disk or the network failed: what is complete is kept, call it again"
 _CURES = {
-    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
     errno.EROFS: "; give a folder that can be written to",
     errno.EACCES: "; change its rights, or give another",
     errno.ENOMEM: _NO_HOST_MEMORY,
-    errno.EIO: _AGAIN, errno.ESTALE: _AGAIN, errno.ETIMEDOUT: _AGAIN,
+    errno.EIO: _AGAIN,
+    errno.ESTALE: _AGAIN,
+    errno.ETIMEDOUT: _AGAIN,
 }
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "
-    "model.remat=True, or nothing else running on it")
+    "model.remat=True, or nothing else running on it"
+)
 
 
-def run(
-    main: Callable[[Sequence[str]], int | None], end: Callable[[int], None] = sys.exit
-) -> None:
+def run(main: Callable[[Sequence[str]], int | None], end: Callable[[int], None] = sys.exit) -> None:
     """Calls main(arguments) and ends with what it returns; 2 after a mistake, said in a line; 130
     after Ctrl-C; 1 after a bug, with its traceback."""
     _open_streams()
@@ -102,7 +105,8 @@ class _Parser(argparse.ArgumentParser):
         for before, argument in zip(["", *given], given):
             if not argument or re.fullmatch(r"--[\w-]+=", argument):
                 raise ValueError(
-                    f"{argument or before}: its value is empty; give one, or leave the flag out")
+                    f"{argument or before}: its value is empty; give one, or leave the flag out"
+                )
         return super().parse_known_args(given, namespace)
 
 
@@ -113,8 +117,11 @@ def parser(description: str) -> argparse.ArgumentParser:
       description: the docstring.
     """
     return _Parser(
-        allow_abbrev=False, usage=argparse.SUPPRESS, description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        allow_abbrev=False,
+        usage=argparse.SUPPRESS,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, ConfigDict]:
@@ -157,10 +164,12 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
         if workdir and values["resume"].value:
             raise ValueError(
                 f"--workdir={workdir}: there is no run to resume; give the folder of one, or "
-                "--config to start")
+                "--config to start"
+            )
         raise ValueError(
             "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
-            "of a --workdir that holds a run can do without")
+            "of a --workdir that holds a run can do without"
+        )
     configs.check(values.config)
     return values, values.config
 
@@ -179,7 +188,8 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
         return datasets.distrust_cache(configs.from_json(json.loads(path.read_text())))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: cannot be used ({error}); restore it, or give --config") from error
+            f"{path}: cannot be used ({error}); restore it, or give --config"
+        ) from error
 
 
 def _said(error: Exception) -> str:

@@ -139,18 +139,40 @@ CHOICES = {
     "train.dtype": ("auto", "bfloat16", "float32"),
 }
 POSITIVE = (
-    "model.res_blocks", "model.transformer_layers", "model.norm_groups", "model.mask_embedding",
-    "train.batch_size", "train.accumulation", "train.lr",
-    "train.log_every", "train.eval_every", "train.sample_every", "train.save_every",
-    "data.phantom_patients", "spade.hidden", "spade.width", "spade.discriminators",
+    "model.res_blocks",
+    "model.transformer_layers",
+    "model.norm_groups",
+    "model.mask_embedding",
+    "train.batch_size",
+    "train.accumulation",
+    "train.lr",
+    "train.log_every",
+    "train.eval_every",
+    "train.sample_every",
+    "train.save_every",
+    "data.phantom_patients",
+    "spade.hidden",
+    "spade.width",
+    "spade.discriminators",
     "spade.discriminator_rate",
-)  # fmt: skip
+)
 NOT_NEGATIVE = (
-    "seed", "data.split_seed", "data.limit", "data.workers", "data.augment.affine",
-    "data.augment.gamma", "model.head_dim", "train.steps", "train.epochs", "train.warmup",
-    "train.clip", "train.weight_decay", "train.keep_every", "spade.feature_weight",
+    "seed",
+    "data.split_seed",
+    "data.limit",
+    "data.workers",
+    "data.augment.affine",
+    "data.augment.gamma",
+    "model.head_dim",
+    "train.steps",
+    "train.epochs",
+    "train.warmup",
+    "train.clip",
+    "train.weight_decay",
+    "train.keep_every",
+    "spade.feature_weight",
     "spade.perceptual_weight",
-)  # fmt: skip
+)
 LARGEST = 2**32  # whole numbers are below it, as seeds and counts have 32 bits
 MOST = {"model.res_blocks": 100, "model.transformer_layers": 100}  # programs grow with each block
 
@@ -176,13 +198,15 @@ def check(config: ConfigDict) -> None:
     if train.base and "mask" not in config.cond:
         raise ValueError(
             f"config.train.base={train.base!r} with config.cond={config.cond!r}: it keeps a UNet "
-            "and trains the mask UNet beside it; use cond mask or mask+class")
+            "and trains the mask UNet beside it; use cond mask or mask+class"
+        )
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")
     if train.batch_size % train.accumulation:
         raise ValueError(
             f"config.train.batch_size={train.batch_size} (images an update) does not divide into "
-            f"config.train.accumulation={train.accumulation} equal parts")
+            f"config.train.accumulation={train.accumulation} equal parts"
+        )
     if not 0 <= train.ema < 1:
         raise ValueError(f"config.train.ema={train.ema}: a decay in [0, 1), 0 for none")
 
@@ -205,20 +229,26 @@ def check_network(config: ConfigDict) -> None:
 
 
 def _check_numbers(
-    path: str, values: Sequence, count: int = 0, kind: type | tuple = (int, float),
+    path: str,
+    values: Sequence,
+    count: int = 0,
+    kind: type | tuple = (int, float),
     above: float = -math.inf,
-) -> None:  # fmt: skip
+) -> None:
     """A tuple's entries: numbers of a kind above a bound, `count` of them (0: one or more)."""
     largest = sys.float_info.max  # a whole number may be beyond it
     fit = all(
-        isinstance(value, kind) and not isinstance(value, bool)
+        isinstance(value, kind)
+        and not isinstance(value, bool)
         and max(above, -largest) < value < largest
-        for value in values)
+        for value in values
+    )
     if not fit or not values or (count and len(values) != count):
         numbers = "whole numbers" if kind is int else "numbers"
         bound = f", each above {above}" if math.isfinite(above) else ""
         raise ValueError(
-            f"config.{path}={tuple(values)}: give {count or 'one or more'} {numbers}{bound}")
+            f"config.{path}={tuple(values)}: give {count or 'one or more'} {numbers}{bound}"
+        )
 
 
 def _check_model(config: ConfigDict) -> None:
@@ -229,28 +259,33 @@ def _check_model(config: ConfigDict) -> None:
         raise ValueError(f"config.data.size={tuple(size)}: give (H, W) or (D, H, W)")
     if not all(isinstance(attends, bool) for attends in model.attention):
         raise ValueError(
-            f"config.model.attention={tuple(model.attention)}: each entry is True or False")
+            f"config.model.attention={tuple(model.attention)}: each entry is True or False"
+        )
     if len(model.attention) != len(model.channels):
         raise ValueError(
             f"config.model.attention={tuple(model.attention)}: one flag for each of the "
-            f"{len(model.channels)} levels of config.model.channels")
+            f"{len(model.channels)} levels of config.model.channels"
+        )
     factor = 2 ** (len(model.channels) - 1)
     if any(extent % factor for extent in size):
         nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
         raise ValueError(
             f"config.data.size={tuple(size)}: {len(model.channels)} levels halve it "
             f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
-            f"nearest: {nearest}")
+            f"nearest: {nearest}"
+        )
     # The middle attends whatever the last flag says.
     for width, attends in zip(model.channels, (*model.attention[:-1], True)):
         if width % model.norm_groups:
             raise ValueError(
                 f"config.model.channels={tuple(model.channels)}: {width} does not divide into "
-                f"config.model.norm_groups={model.norm_groups} groups")
+                f"config.model.norm_groups={model.norm_groups} groups"
+            )
         if attends and model.head_dim and width % model.head_dim:
             raise ValueError(
                 f"config.model.head_dim={model.head_dim}: the {width} channels of a level (or "
-                "the middle) that attends do not divide into such heads; 0 gives one head")
+                "the middle) that attends do not divide into such heads; 0 gives one head"
+            )
     if not 0 <= model.dropout < 1:
         raise ValueError(f"config.model.dropout={model.dropout}: a rate in [0, 1)")
 
@@ -258,7 +293,8 @@ def _check_model(config: ConfigDict) -> None:
 def _check_diffusion(config: ConfigDict) -> None:
     if not 0 <= config.diffusion.eta <= 1:
         raise ValueError(
-            f"config.diffusion.eta={config.diffusion.eta}: 0 (no fresh noise) to 1 (ancestral)")
+            f"config.diffusion.eta={config.diffusion.eta}: 0 (no fresh noise) to 1 (ancestral)"
+        )
     _check_signed_range(config, "its schedules suppose")
 
 
@@ -266,24 +302,29 @@ def _check_spade(config: ConfigDict) -> None:
     if "mask" not in config.cond:
         raise ValueError(
             f"config.method='spade' with config.cond={config.cond!r}: it makes images from masks; "
-            "use cond mask or mask+class")
+            "use cond mask or mask+class"
+        )
     if config.train.base:
         raise ValueError(
             f"config.train.base={config.train.base!r} with config.method='spade': only a UNet can "
-            "be kept; leave it empty")
+            "be kept; leave it empty"
+        )
     if config.model.dropout:
         raise ValueError(
             f"config.model.dropout={config.model.dropout} with config.method='spade': only a UNet "
-            "has it; leave it 0")
+            "has it; leave it 0"
+        )
     if config.train.optimizer != "adam":
         raise ValueError(
             f"config.train.optimizer={config.train.optimizer!r} with config.method='spade': it is "
-            "trained with adam")
+            "trained with adam"
+        )
     weight, size = config.spade.perceptual_weight, tuple(config.data.size)
     if weight and (len(size) != 2 or min(size) < 16):
         raise ValueError(
             f"config.spade.perceptual_weight={weight} with config.data.size={size}: VGG19 sees 2-D "
-            "images of 16 pixels a side and more; leave it 0")
+            "images of 16 pixels a side and more; leave it 0"
+        )
     _check_signed_range(config, "its generator ends in a tanh and makes")
 
 
@@ -293,7 +334,8 @@ def _check_signed_range(config: ConfigDict, why: str) -> None:
         raise ValueError(
             f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
             f"config.method={config.method!r}: {why} images in [-1, 1]; use minmax or percentile "
-            "and range (-1, 1)")
+            "and range (-1, 1)"
+        )
 
 
 def _check_source(config: ConfigDict) -> None:
@@ -301,32 +343,38 @@ def _check_source(config: ConfigDict) -> None:
     if config.method != "flow":
         raise ValueError(
             f"config.flow.source={flow.source!r} with config.method={config.method!r}: only a flow "
-            "starts from anything but noise; use method flow")
+            "starts from anything but noise; use method flow"
+        )
     if flow.source == "speckle":
         _check_numbers("flow.speckle_power", flow.speckle_power, count=2, above=0)
         if flow.speckle_power[0] > flow.speckle_power[1]:
             raise ValueError(
                 f"config.flow.speckle_power={tuple(flow.speckle_power)}: the least, then the "
-                "greatest")
+                "greatest"
+            )
         if data.intensity.mode not in ("minmax", "percentile"):
             raise ValueError(
                 f"config.data.intensity.mode={data.intensity.mode!r} with config.flow.source="
                 "'speckle': speckle grows with the distance from black, which only minmax and "
-                "percentile send to a known value; use one of them")
+                "percentile send to a known value; use one of them"
+            )
         return
     if data.source != "decathlon":
         raise ValueError(
             f"config.flow.source='channel' with config.data.source={data.source!r}: only a "
-            "Decathlon folder has several channels; use decathlon")
+            "Decathlon folder has several channels; use decathlon"
+        )
     if not flow.source_channel or flow.source_channel.lower() == data.channel.lower():
         raise ValueError(
             f"config.flow.source_channel={flow.source_channel!r}, config.data.channel="
             f"{data.channel!r}: give two different names of dataset.json's modality, the first of "
-            "the images to start from, the second of those to make")
+            "the images to start from, the second of those to make"
+        )
     if data.augment.gamma:
         raise ValueError(
             f"config.data.augment.gamma={data.augment.gamma} with config.flow.source='channel': it "
-            "would change the contrast that is to be learned; set it to 0")
+            "would change the contrast that is to be learned; set it to 0"
+        )
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -337,20 +385,24 @@ def _check_data(config: ConfigDict) -> None:
     if data.source in ("camus", "decathlon", "pickle") and not data.root:
         raise ValueError(
             f"config.data.root is empty: {data.source} needs the path of the data, "
-            "--config.data.root=PATH")
+            "--config.data.root=PATH"
+        )
     if "class" in config.cond and data.source == "decathlon":
         raise ValueError(
-            f"config.cond={config.cond!r}: a Decathlon folder has no classes; use none or mask")
+            f"config.cond={config.cond!r}: a Decathlon folder has no classes; use none or mask"
+        )
     for name in ("range", "percentiles"):
         _check_numbers(f"data.intensity.{name}", data.intensity[name], count=2)
     low, high = data.intensity.range
     if not low < high:
         raise ValueError(
-            f"config.data.intensity.range=({low}, {high}): the first must be the lower")
+            f"config.data.intensity.range=({low}, {high}): the first must be the lower"
+        )
     low, high = data.intensity.percentiles
     if not 0 <= low < high <= 100:
         raise ValueError(
-            f"config.data.intensity.percentiles=({low}, {high}): 0 <= first < second <= 100")
+            f"config.data.intensity.percentiles=({low}, {high}): 0 <= first < second <= 100"
+        )
     if data.spacing_mm:
         _check_numbers("data.spacing_mm", data.spacing_mm, count=len(data.size), above=0)
     for pair in data.label_map:
@@ -358,7 +410,8 @@ def _check_data(config: ConfigDict) -> None:
         if len(labels) != 2 or not all(type(n) is int and 0 <= n < 256 for n in labels):
             raise ValueError(
                 f"config.data.label_map={tuple(data.label_map)}: give pairs (from, to) of labels "
-                "from 0 to 255, such as ((4, 3),)")
+                "from 0 to 255, such as ((4, 3),)"
+            )
 
 
 def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
@@ -374,12 +427,14 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
         if not equals or name not in values:
             raise ValueError(
                 f"config argument {part!r}: this file takes "
-                f"{', '.join(f'{key}=...' for key in values)}")
+                f"{', '.join(f'{key}=...' for key in values)}"
+            )
         values[name] = value
     for name, choices in (("method", METHODS), ("cond", CONDITIONS), ("size", SIZES)):
         if name in values and values[name] not in choices:
             raise ValueError(
-                f"config argument {name}={values[name]}: use one of {', '.join(choices)}")
+                f"config argument {name}={values[name]}: use one of {', '.join(choices)}"
+            )
     return values
 
 
@@ -413,7 +468,8 @@ def _assign(config: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
         except (TypeError, OverflowError) as error:
             raise ValueError(
                 f"config.{prefix}{name}={value!r}: needs the type of its default, "
-                f"{type(config[name]).__name__}") from error
+                f"{type(config[name]).__name__}"
+            ) from error
 
 
 def _to_tuple(value: Any) -> Any:

@@ -62,14 +62,29 @@ def source(config: ConfigDict, split: str) -> Source:
         return PhantomBrain(split, data.size, data.phantom_patients, data.split_seed)
     if data.source == "camus":
         return Camus(
-            data.root, split, data.size, data.fit, data.split, data.split_seed, data.classes,
-            data.on_fault)  # fmt: skip
+            data.root,
+            split,
+            data.size,
+            data.fit,
+            data.split,
+            data.split_seed,
+            data.classes,
+            data.on_fault,
+        )
     if data.source == "decathlon":
         return Decathlon(
-            data.root, split, data.size, data.channel, data.fit, data.crop_foreground,
-            data.spacing_mm, data.label_map, data.split_seed,
+            data.root,
+            split,
+            data.size,
+            data.channel,
+            data.fit,
+            data.crop_foreground,
+            data.spacing_mm,
+            data.label_map,
+            data.split_seed,
             config.flow.source_channel if config.flow.source == "channel" else "",
-            data.on_fault)  # fmt: skip
+            data.on_fault,
+        )
     return PickleSet(data.root, split, data.size, data.fit, data.on_fault)
 
 
@@ -81,8 +96,12 @@ def arrays(config: ConfigDict, split: str, progress: Progress | None = None) -> 
     """
     intensity = config.data.intensity
     opened = open_cached(
-        source(config, split), cache_dir(config), progress, config.data.on_fault,
-        varied=intensity.scope == "sample" and intensity.mode != "none")
+        source(config, split),
+        cache_dir(config),
+        progress,
+        config.data.on_fault,
+        varied=intensity.scope == "sample" and intensity.mode != "none",
+    )
     where = config.data.root or config.data.source
     if "mask" in config.cond and opened.masks is None:
         raise ValueError(f"{where}: config.cond={config.cond!r} needs masks, the data has none")
@@ -98,18 +117,27 @@ def data(config: ConfigDict, progress: Progress | None = None) -> Data:
     train, valid = (arrays(config, split, progress) for split in ("train", "valid"))
     wanted = config.data.intensity
     fit = functools.partial(
-        Intensity.fit, mode=wanted.mode, scope=wanted.scope, range=wanted.range,
-        percentiles=wanted.percentiles, names=[meta["name"] for meta in train.meta])  # fmt: skip
+        Intensity.fit,
+        mode=wanted.mode,
+        scope=wanted.scope,
+        range=wanted.range,
+        percentiles=wanted.percentiles,
+        names=[meta["name"] for meta in train.meta],
+    )
     intensity = fit(train.images)
     source_intensity = fit(train.sources).to_json() if train.sources is not None else None
     first = train.meta[0]
     spacing = first.get("spacing_mm")
     facts = Facts(
-        size=tuple(train.images.shape[1:-1]), channels=train.images.shape[-1],
-        classes=train.classes, mask_labels=train.mask_labels, intensity=intensity.to_json(),
-        spacing_mm=tuple(spacing) if spacing else None, affine=first.get("affine"),
+        size=tuple(train.images.shape[1:-1]),
+        channels=train.images.shape[-1],
+        classes=train.classes,
+        mask_labels=train.mask_labels,
+        intensity=intensity.to_json(),
+        spacing_mm=tuple(spacing) if spacing else None,
+        affine=first.get("affine"),
         source_intensity=source_intensity,
-    )  # fmt: skip
+    )
     return Data(train, valid, intensity, facts, sources(config, facts))
 
 

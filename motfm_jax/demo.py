@@ -35,9 +35,16 @@ def config() -> ConfigDict:
     chosen.update(
         data=dict(phantom_patients=200, size=(40, 40)),
         train=dict(
-            steps=300, lr=1e-3, warmup=20, ema=0.98, log_every=20, eval_every=100,
-            sample_every=150, save_every=100),
-    )  # fmt: skip
+            steps=300,
+            lr=1e-3,
+            warmup=20,
+            ema=0.98,
+            log_every=20,
+            eval_every=100,
+            sample_every=150,
+            save_every=100,
+        ),
+    )
     check(chosen)
     return chosen
 
@@ -51,25 +58,37 @@ def demo(run: Path) -> float:
     trained = loading.load_run(run)
     real = datasets.arrays(trained.config, "valid")
     conditions = choose(
-        trained.config.cond, num=NUM, classes=trained.facts.classes,
-        mask_labels=trained.facts.mask_labels, size=trained.facts.size, split=lambda: real,
-        split_name="valid")  # fmt: skip
+        trained.config.cond,
+        num=NUM,
+        classes=trained.facts.classes,
+        mask_labels=trained.facts.mask_labels,
+        size=trained.facts.size,
+        split=lambda: real,
+        split_name="valid",
+    )
     made = {}
     for name, steps in CALLS.items():
         print(f"sampling {NUM} images with {steps} network call{'s' * (steps > 1)} each")
         sidecar = sample_to_folder(
-            run / name, Request(Solver("euler", steps), trajectory=steps > 1), conditions,
-            network=trained.model.network, params=trained.params,
-            condition=trained.model.condition, kind=trained.config.cond, facts=trained.facts,
+            run / name,
+            Request(Solver("euler", steps), trajectory=steps > 1),
+            conditions,
+            network=trained.model.network,
+            params=trained.params,
+            condition=trained.model.condition,
+            kind=trained.config.cond,
+            facts=trained.facts,
             intensity=trained.intensity,
             checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step),
-            overwrite=True)  # fmt: skip
+            overwrite=True,
+        )
         print(f"  {sidecar['seconds_per_image'] * 1e3:.3g} ms an image after warm-up")
         made[name] = np.load(run / name / "samples.npz")["images"]
     draw(run / "picture.png", made, real, conditions)
     labels = trained.facts.mask_labels
     share, number = darker_share(
-        made["ten_calls"], conditions.masks, labels.index("cavity"), labels.index("myocardium"))
+        made["ten_calls"], conditions.masks, labels.index("cavity"), labels.index("myocardium")
+    )
     print(
         f"\n{share:.1%} of {number} ten-call images have a cavity darker than the myocardium, as "
         f"their masks ask (expected: at least 95%)\n\nLook at:\n"
@@ -77,7 +96,8 @@ def demo(run: Path) -> float:
         f"  {run}/ten_calls/trajectory.png  from noise to image\n"
         f"  {run}/loss.png                  training and validation loss\n"
         f"  {run}/ten_calls/samples.npz     images, masks, classes; samples.json says how\n"
-        f"  {run}/checkpoints/              weights; {run}/config.json the resolved config")
+        f"  {run}/checkpoints/              weights; {run}/config.json the resolved config"
+    )
     print(NEXT.format(run=run))
     return share
 
@@ -97,7 +117,9 @@ def draw(path: Path, made: dict[str, np.ndarray], real: Arrays, conditions: Cond
     for source in (real.images, *made.values()):
         rows.append([images.grey_tile(source[index], window) for index in chosen])
     images.write_grid(
-        path, rows, row_titles=["mask", "simulated", "1 call", "10 calls"],
+        path,
+        rows,
+        row_titles=["mask", "simulated", "1 call", "10 calls"],
         column_titles=[real.classes[conditions.labels[index]] for index in chosen],
-        caption=images.window_caption(window))  # fmt: skip
-
+        caption=images.window_caption(window),
+    )

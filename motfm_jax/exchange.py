@@ -60,7 +60,8 @@ def from_torch(
     if size:
         if len(size) != len(config.data.size):
             raise ValueError(
-                f"--size {' '.join(map(str, size))}: the network is {len(config.data.size)}-D")
+                f"--size {' '.join(map(str, size))}: the network is {len(config.data.size)}-D"
+            )
         config.data.size = tuple(size)
         probe = config.copy_and_resolve_references()
         probe.data.root = config.data.root or "unknown"
@@ -68,17 +69,30 @@ def from_torch(
     facts = datasets.data(config).facts if data else _facts_without_data(said, config)
     if facts.channels != said.channels:
         raise ValueError(
-            f"{data}: images of {facts.channels} channels, the network has {said.channels}")
+            f"{data}: images of {facts.channels} channels, the network has {said.channels}"
+        )
     if said.num_classes and len(facts.classes) != said.num_classes:
         raise ValueError(
             f"{data}: {len(facts.classes)} classes ({', '.join(facts.classes)}), the network has "
-            f"{said.num_classes} (cross_attention_dim); give the data it was trained on")
+            f"{said.num_classes} (cross_attention_dim); give the data it was trained on"
+        )
     model = build.model(config, facts)
     wanted = jax.eval_shape(model.init, jax.random.key(0))
     params = torch_weights.from_torch(read.state, wanted, str(weights))
-    _write(out, config, facts, params, overwrite, {
-        "from": str(weights), "blake2b": content_hash(weights), "origin": read.origin,
-        "step": read.step, "notes": notes})
+    _write(
+        out,
+        config,
+        facts,
+        params,
+        overwrite,
+        {
+            "from": str(weights),
+            "blake2b": content_hash(weights),
+            "origin": read.origin,
+            "step": read.step,
+            "notes": notes,
+        },
+    )
     return Converted(loading.load_run(out), read.origin, said.solver, notes)
 
 
@@ -102,14 +116,17 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[loading.T
     if trained.config.method != "flow":
         raise ValueError(
             f"{run}: config.method={trained.config.method!r}; the original is a flow and would "
-            "take the estimated noise for a velocity")
+            "take the estimated noise for a velocity"
+        )
     if trained.config.flow.source != "noise":
         raise ValueError(
             f"{run}: config.flow.source={trained.config.flow.source!r}; the original's flow starts "
-            "from noise")
+            "from noise"
+        )
     config, notes = original.to_yaml(trained.config, trained.facts)
     torch_weights.write_torch_weights(
-        out, torch_weights.to_torch(trained.params), config, trained.step)
+        out, torch_weights.to_torch(trained.params), config, trained.step
+    )
     return trained, notes
 
 
@@ -127,13 +144,16 @@ def _config(
         other = original.translate(inside, str(weights))
         differing = [
             f"model.{name} {said.config.model[name]} there, {other.config.model[name]} here"
-            for name in said.config.model if said.config.model[name] != other.config.model[name]]
+            for name in said.config.model
+            if said.config.model[name] != other.config.model[name]
+        ]
         if said.config.cond != other.config.cond:
             differing.append(f"cond {said.config.cond} there, {other.config.cond} here")
         if differing:
             raise ValueError(
                 f"{weights}: was trained by another config than {yaml}: {'; '.join(differing)}; "
-                "leave --config out to use the checkpoint's own")
+                "leave --config out to use the checkpoint's own"
+            )
     return said
 
 
@@ -141,11 +161,13 @@ def _facts_without_data(said: original.Translation, config: ConfigDict) -> Facts
     unknown = ["classes", "mask_labels", "intensity", "spacing_mm", "affine"]
     labels = [f"label {value}" for value in range(1, said.mask_channels)]
     return Facts(
-        size=tuple(config.data.size), channels=said.channels,
+        size=tuple(config.data.size),
+        channels=said.channels,
         classes=tuple(map(str, range(said.num_classes))),
-        mask_labels=("background", *labels) if labels else (), intensity=None,
+        mask_labels=("background", *labels) if labels else (),
+        intensity=None,
         unknown=tuple(unknown if all(config.data.size) else ["size", *unknown]),
-    )  # fmt: skip
+    )
 
 
 def _image_size(data: Path, dims: int) -> tuple[int, ...]:
@@ -159,12 +181,20 @@ def _image_size(data: Path, dims: int) -> tuple[int, ...]:
 
 
 def _write(
-    out: Path, config: ConfigDict, facts: Facts, params: Mapping[str, np.ndarray],
-    overwrite: bool, record: Mapping[str, Any],
-) -> None:  # fmt: skip
+    out: Path,
+    config: ConfigDict,
+    facts: Facts,
+    params: Mapping[str, np.ndarray],
+    overwrite: bool,
+    record: Mapping[str, Any],
+) -> None:
     state = TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, ema=None, opt_state=(),
-        halted=jnp.zeros((), bool))
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=None,
+        opt_state=(),
+        halted=jnp.zeros((), bool),
+    )
     resolved, known = config.to_dict(), facts.to_json()
     with open_run(out, resolved, overwrite=overwrite) as run:
         run.write_json("facts.json", known)

@@ -29,7 +29,7 @@ from motfm_jax.io.runs import (
     leaves,
     open_run,
     read_metrics,
-)  # fmt: skip
+)
 from motfm_jax.nn.control import attach
 from motfm_jax.training import loop, memory, parallel
 from motfm_jax.training.packing import Packing
@@ -82,11 +82,19 @@ def train(
     if converted:
         weights = converted_weights(workdir, model, data.facts)
         may_change = [
-            name for name, _ in leaves(resolved)
-            if not name.startswith(("model.", "method", "cond")) and name != "data.mask_encoding"]
+            name
+            for name, _ in leaves(resolved)
+            if not name.startswith(("model.", "method", "cond")) and name != "data.mask_encoding"
+        ]
     with open_run(
-        workdir, resolved, resume=resume, overwrite=overwrite, writes=first,
-        may_change=may_change, defaults=configs.default().to_dict()) as run:  # fmt: skip
+        workdir,
+        resolved,
+        resume=resume,
+        overwrite=overwrite,
+        writes=first,
+        may_change=may_change,
+        defaults=configs.default().to_dict(),
+    ) as run:
         if first:
             parallel.barrier("run directory")
         if resume and not converted:
@@ -96,19 +104,28 @@ def train(
             run.write_json("skipped.json", skipped(data))
         packing = Packing(jax.eval_shape(model.init, jax.random.key(0)))
         checkpoints = Checkpoints(
-            run.checkpoints, resolved, data.facts.to_json(), train_config.keep_every,
-            lambda state: packing.by_name(jax.device_get(state)))
+            run.checkpoints,
+            resolved,
+            data.facts.to_json(),
+            train_config.keep_every,
+            lambda state: packing.by_name(jax.device_get(state)),
+        )
         init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
         make_state = jax.jit(
             lambda key, unet: init_state(
-                packing.pack(attach(model.init(key), unet)), optimizer, train_config.ema))
+                packing.pack(attach(model.init(key), unet)), optimizer, train_config.ema
+            )
+        )
         if converted:
             state = jax.jit(
-                lambda params: init_state(
-                    packing.pack(params), optimizer, train_config.ema))(weights)
+                lambda params: init_state(packing.pack(params), optimizer, train_config.ema)
+            )(weights)
         elif checkpoints.steps:
-            state = packing.by_group(checkpoints.restore(jax.eval_shape(
-                lambda key: packing.by_name(make_state(key, {})), init_key)))
+            state = packing.by_group(
+                checkpoints.restore(
+                    jax.eval_shape(lambda key: packing.by_name(make_state(key, {})), init_key)
+                )
+            )
         else:
             state = make_state(init_key, base)
         start = int(state.step)
@@ -116,7 +133,8 @@ def train(
         if len(set(starts)) > 1:
             raise ValueError(
                 f"{run.checkpoints}: the processes read checkpoints of different steps ({starts}); "
-                "see that all have the same files, then --resume")
+                "see that all have the same files, then --resume"
+            )
         run.start(start)
         if first:
             lines = startup_lines(config, data, model, state.params, total, start)
@@ -127,8 +145,11 @@ def train(
 
         def examine(compiled: Any, state: TrainState) -> None:
             line = memory.describe(
-                memory.of_training(compiled, state.params), train_config.batch_size,
-                train_config.accumulation, jax.device_count())
+                memory.of_training(compiled, state.params),
+                train_config.batch_size,
+                train_config.accumulation,
+                jax.device_count(),
+            )
             if first:
                 tqdm.write(line)
 
@@ -136,26 +157,52 @@ def train(
             return loop.train(
                 parallel.replicate(state),
                 pipeline.train_batches(
-                    data.train, data.intensity, batch_size=train_config.batch_size,
-                    seed=config.seed, start_step=start,
-                    augment=datasets.augmentation(config, data.facts), **data.sources,
-                    num_workers=config.data.workers, process_index=jax.process_index(),
-                    process_count=jax.process_count()),
+                    data.train,
+                    data.intensity,
+                    batch_size=train_config.batch_size,
+                    seed=config.seed,
+                    start_step=start,
+                    augment=datasets.augmentation(config, data.facts),
+                    **data.sources,
+                    num_workers=config.data.workers,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                ),
                 key=run_key,
-                update=parallel.train_step(make_train_step(
-                    packing.taking(loss), optimizer, train_config.ema,
-                    train_config.accumulation, parallel.AXIS,
-                    refresh and packing.within(refresh)), examine),
+                update=parallel.train_step(
+                    make_train_step(
+                        packing.taking(loss),
+                        optimizer,
+                        train_config.ema,
+                        train_config.accumulation,
+                        parallel.AXIS,
+                        refresh and packing.within(refresh),
+                    ),
+                    examine,
+                ),
                 # An adversarial loss ranks no checkpoints: the best is the last.
-                evaluate=None if config.method == "spade" else parallel.evaluator(
-                    make_eval_step(packing.taking(loss)), _valid_batches(config, data),
-                    valid_key),
-                learning_rate=learning_rate, run=run, checkpoints=checkpoints, num_steps=total,
-                batch_size=train_config.batch_size, log_every=train_config.log_every,
-                eval_every=train_config.eval_every, save_every=train_config.save_every,
-                hooks=[loop.Hook(train_config.sample_every, lambda step, weights: grid(
-                    step, parallel.replicate(packing.unpack(jax.device_get(weights)))))],
-            )  # fmt: skip
+                evaluate=None
+                if config.method == "spade"
+                else parallel.evaluator(
+                    make_eval_step(packing.taking(loss)), _valid_batches(config, data), valid_key
+                ),
+                learning_rate=learning_rate,
+                run=run,
+                checkpoints=checkpoints,
+                num_steps=total,
+                batch_size=train_config.batch_size,
+                log_every=train_config.log_every,
+                eval_every=train_config.eval_every,
+                save_every=train_config.save_every,
+                hooks=[
+                    loop.Hook(
+                        train_config.sample_every,
+                        lambda step, weights: grid(
+                            step, parallel.replicate(packing.unpack(jax.device_get(weights)))
+                        ),
+                    )
+                ],
+            )
         finally:
             checkpoints.wait()
             checkpoints.close()
@@ -167,9 +214,14 @@ def _valid_batches(config: ConfigDict, data: datasets.Data) -> Callable:
     devices = jax.device_count()
     rows = config.train.batch_size // config.train.accumulation
     return lambda: pipeline.eval_batches(
-        data.valid, data.intensity, batch_size=max(rows // devices, 1) * devices,
-        seed=config.seed, **data.sources, process_index=jax.process_index(),
-        process_count=jax.process_count())  # fmt: skip
+        data.valid,
+        data.intensity,
+        batch_size=max(rows // devices, 1) * devices,
+        seed=config.seed,
+        **data.sources,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def check_facts(path: Path, facts: Facts) -> None:
@@ -180,12 +232,15 @@ def check_facts(path: Path, facts: Facts) -> None:
     if not isinstance(old, dict):
         raise ValueError(f"{path}: holds no facts; restore it from a copy, or delete it")
     changed = [
-        f"{name} was {value}, is {new.get(name, 'absent')}" for name, value in old.items()
-        if name not in new or new[name] != value]
+        f"{name} was {value}, is {new.get(name, 'absent')}"
+        for name, value in old.items()
+        if name not in new or new[name] != value
+    ]
     if changed:
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
-            "data it had, or give another --workdir")
+            "data it had, or give another --workdir"
+        )
 
 
 def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, np.ndarray]:
@@ -198,13 +253,16 @@ def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, 
     known, _ = loading.read_facts(weights)
     for name, there, here in (
         ("image channels", known.channels, facts.channels),
-        ("classes", len(known.classes), len(facts.classes))):  # fmt: skip
+        ("classes", len(known.classes), len(facts.classes)),
+    ):
         if there and there != here:
             raise ValueError(
                 f"{run}: the network has {there} {name}, the data {here}; give the data that it "
-                "was trained on, --config.data.root=PATH")
+                "was trained on, --config.data.root=PATH"
+            )
     check_parameters(
-        weights.params, jax.eval_shape(model.init, jax.random.key(0)), str(weights.path))
+        weights.params, jax.eval_shape(model.init, jax.random.key(0)), str(weights.path)
+    )
     return weights.params
 
 
@@ -220,18 +278,24 @@ def draw_losses(path: Path) -> None:
         # An adversarial loss may fall below 0.
         positive = all(min(losses) > 0 for _, losses in curves.values())
         images.write_curves(
-            path / "loss.png", curves, xlabel="training step", ylabel="loss", log=positive)
+            path / "loss.png", curves, xlabel="training step", ylabel="loss", log=positive
+        )
 
 
 def startup_lines(
-    config: ConfigDict, data: datasets.Data, model: build.Model, params: dict, total: int,
+    config: ConfigDict,
+    data: datasets.Data,
+    model: build.Model,
+    params: dict,
+    total: int,
     start: int,
 ) -> list[str]:
     """What a reader of the log must know: device, network, data."""
     devices, batch = jax.devices(), config.train.batch_size
     splits = ", ".join(
         f"{name} {len(part)} images of {len({meta['patient'] for meta in part.meta})} patients"
-        for name, part in (("train", data.train), ("valid", data.valid)))
+        for name, part in (("train", data.train), ("valid", data.valid))
+    )
     low, high = data.intensity.range
     per_epoch = -(-len(data.train) // batch)
     lines = [
@@ -240,8 +304,11 @@ def startup_lines(
         f"compute in {np.dtype(model.dtype).name}, parameters in float32",
         f"network: {sum(leaf.size for leaf in params.values()):,} parameters, "
         f"{config.method}, condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
-        *([f"the UNet of {config.train.base} stays as it is: the mask UNet is trained"]
-          if config.train.base else []),
+        *(
+            [f"the UNet of {config.train.base} stays as it is: the mask UNet is trained"]
+            if config.train.base
+            else []
+        ),
         *model.sites,
         f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
         f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",
@@ -281,7 +348,8 @@ def sample_grid(
     keys = generate.fresh_keys(config.seed, rows, solver)
     if data.sources:
         starts, clean = pipeline.read_pairs(
-            data.valid, data.intensity, rows % len(data.valid), seed=config.seed, **data.sources)
+            data.valid, data.intensity, rows % len(data.valid), seed=config.seed, **data.sources
+        )
     else:
         starts = generate.start_noise(config.seed, rows, shape)
     invert = (lambda image: image) if data.sources else data.intensity.invert
@@ -294,7 +362,8 @@ def sample_grid(
         path = run.samples / f"{step:07d}.png"
         if data.sources:
             images.write_comparison(
-                path, {"source": starts, "generated": solved.images, "real": clean})
+                path, {"source": starts, "generated": solved.images, "real": clean}
+            )
         else:
             images.write_samples(path, solved.images, masks=masks)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))

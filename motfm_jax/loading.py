@@ -53,8 +53,8 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
     wanted = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, wanted, str(weights.path))
     return Trained(
-        config, facts, intensity, built, weights.params, weights.step,
-        hash_arrays(weights.params))  # fmt: skip
+        config, facts, intensity, built, weights.params, weights.step, hash_arrays(weights.params)
+    )
 
 
 def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
@@ -63,15 +63,16 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
         config = datasets.distrust_cache(configs.from_json(weights.config))
         if tuple(config.data.size) != facts.size:
             raise ValueError(
-                f"config.data.size={tuple(config.data.size)}, its data had {facts.size}")
+                f"config.data.size={tuple(config.data.size)}, its data had {facts.size}"
+            )
         checked = config.copy_and_resolve_references()
         if not any(facts.size):  # weights converted without their data
             checked.data.size = (2 ** len(config.model.channels),) * len(facts.size)
         configs.check_network(checked)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{weights.path}: its config cannot be used ({error}); give a run of "
-            "scripts/train.py") from error
+            f"{weights.path}: its config cannot be used ({error}); give a run of scripts/train.py"
+        ) from error
     return config
 
 
@@ -85,11 +86,13 @@ def read_facts(weights: Weights) -> tuple[Facts, Intensity | None]:
         facts = Facts.from_json(weights.facts)
         intensity, _ = (  # the second is checked alone
             Intensity.from_json(said) if said else None
-            for said in (facts.intensity, facts.source_intensity))
+            for said in (facts.intensity, facts.source_intensity)
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its facts are another program's ({error!r}); give a run of "
-            "scripts/train.py") from error
+            "scripts/train.py"
+        ) from error
     return facts, intensity
 
 
@@ -103,19 +106,30 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
     here, there = config.to_dict(), base.config.to_dict()
     cond = {"mask": "none", "mask+class": "class"}[config.cond]
     pairs = {
-        "method": (there["method"], here["method"]), "cond": (there["cond"], cond),
-        **{f"model.{name}": (there["model"][name], here["model"][name])
-           for name in ("channels", "res_blocks", "attention", "head_dim", "transformer_layers",
-                        "time", "norm_groups")},
+        "method": (there["method"], here["method"]),
+        "cond": (there["cond"], cond),
+        **{
+            f"model.{name}": (there["model"][name], here["model"][name])
+            for name in (
+                "channels",
+                "res_blocks",
+                "attention",
+                "head_dim",
+                "transformer_layers",
+                "time",
+                "norm_groups",
+            )
+        },
         "flow.source": (there["flow"]["source"], here["flow"]["source"]),
         "diffusion.schedule": (there["diffusion"]["schedule"], here["diffusion"]["schedule"]),
         "image channels": (base.facts.channels, facts.channels),
         "classes": (base.facts.classes, facts.classes if cond == "class" else base.facts.classes),
         "intensity": (base.intensity, Intensity.from_json(facts.intensity)),
-    }  # fmt: skip
+    }
     for name, (is_there, wanted) in pairs.items():
         if is_there != wanted:
             raise ValueError(
                 f"config.train.base={config.train.base}: its {name} is {is_there}, {wanted} "
-                "needed; train the base with the same settings and data, without masks")
+                "needed; train the base with the same settings and data, without masks"
+            )
     return base.params

@@ -18,20 +18,49 @@ from motfm_jax.io.foreign_config import MOST, Fields, is_number
 WITHOUT_EFFECT = {
     "model_args": ("use_flash_attention", "upcast_attention", "dropout_cattn"),
     "train_args": (
-        "print_every", "val_freq", "device", "num_val_samples", "checkpoint_dir", "accelerator",
-        "devices", "strategy", "num_workers", "pin_memory", "persistent_workers", "drop_last",
-        "deterministic", "num_sanity_val_steps", "log_every_n_steps", "matmul_precision",
-        "cudnn_benchmark", "use_compile", "use_ema", "ddp_find_unused_parameters", "run_name",
+        "print_every",
+        "val_freq",
+        "device",
+        "num_val_samples",
+        "checkpoint_dir",
+        "accelerator",
+        "devices",
+        "strategy",
+        "num_workers",
+        "pin_memory",
+        "persistent_workers",
+        "drop_last",
+        "deterministic",
+        "num_sanity_val_steps",
+        "log_every_n_steps",
+        "matmul_precision",
+        "cudnn_benchmark",
+        "use_compile",
+        "use_ema",
+        "ddp_find_unused_parameters",
+        "run_name",
     ),
     "data_args": ("loader",),
     "solver_args": ("time_points",),
-}  # fmt: skip
+}
 # Ours, beside theirs in what `to_yaml` writes: the original passes over a section it does not know.
 OWN = "motfm_jax"
 SECTIONS = (
-    "model_args", "general_args", "data_args", "train_args", "solver_args", "infer_args", OWN)
+    "model_args",
+    "general_args",
+    "data_args",
+    "train_args",
+    "solver_args",
+    "infer_args",
+    OWN,
+)
 SOLVERS = {
-    "euler": "euler", "midpoint": "midpoint", "rk4": "rk4", "heun2": "heun", "dopri5": "dopri5"}
+    "euler": "euler",
+    "midpoint": "midpoint",
+    "rk4": "rk4",
+    "heun2": "heun",
+    "dopri5": "dopri5",
+}
 
 
 class Translation(NamedTuple):
@@ -72,7 +101,8 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
     _data(fields, config, notes)
     _training(fields, config, notes)
     method = fields.only(
-        "solver_args.method", ("midpoint", *SOLVERS), f"one of {', '.join(SOLVERS)} needed")
+        "solver_args.method", ("midpoint", *SOLVERS), f"one of {', '.join(SOLVERS)} needed"
+    )
     step_size = fields.number("solver_args.step_size", 0.1, least=1e-4)
     for section, names in WITHOUT_EFFECT.items():
         fields.ignore(section, names)
@@ -88,24 +118,33 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
     config.data.size = (0,) * dims
     steps = max(1, round(1 / step_size))
     return Translation(
-        config, channels, num_classes, mask_channels, (SOLVERS[method], steps), notes)
+        config, channels, num_classes, mask_channels, (SOLVERS[method], steps), notes
+    )
 
 
 def _model(fields: Fields, config: ConfigDict) -> tuple[int, int, int]:
     """Fills in config.model and cond; returns image channels, classes and mask channels."""
     model = config.model
     name = "model_args.num_channels"
-    model.channels = tuple(fields.take(
-        name, None,
-        lambda value: isinstance(value, list | tuple) and len(value) > 0
-        and all(type(width) is int and 0 < width <= MOST for width in value),
-        "the channels of each level needed"))
+    model.channels = tuple(
+        fields.take(
+            name,
+            None,
+            lambda value: (
+                isinstance(value, list | tuple)
+                and len(value) > 0
+                and all(type(width) is int and 0 < width <= MOST for width in value)
+            ),
+            "the channels of each level needed",
+        )
+    )
     levels = len(model.channels)
     blocks = fields.each_level("model_args.num_res_blocks", levels, 2, int)
     if len(set(blocks)) > 1:
         raise ValueError(
             f"{fields.where}: model_args.num_res_blocks={blocks}: the same number on every level "
-            "needed")
+            "needed"
+        )
     model.res_blocks = blocks[0]
     model.attention = tuple(fields.each_level("model_args.attention_levels", levels, None, bool))
     model.norm_groups = fields.whole("model_args.norm_num_groups", 32)
@@ -131,14 +170,23 @@ def _model(fields: Fields, config: ConfigDict) -> tuple[int, int, int]:
         if given[kind] not in (None, said):
             raise ValueError(
                 f"{fields.where}: general_args.{older[kind]}={given[kind]!r} contradicts "
-                f"model_args, where it is {said}")
+                f"model_args, where it is {said}"
+            )
     config.cond = "+".join(["mask"] * with_mask + ["class"] * with_class) or "none"
     width = fields.take(
-        "model_args.conditioning_embedding_num_channels", [16],
-        lambda value: value is None or (
-            isinstance(value, list | tuple) and len(value) == 1
-            and type(value[0]) is int and 0 < value[0] <= MOST),
-        "a list of one width needed: longer ones would shrink the mask")
+        "model_args.conditioning_embedding_num_channels",
+        [16],
+        lambda value: (
+            value is None
+            or (
+                isinstance(value, list | tuple)
+                and len(value) == 1
+                and type(value[0]) is int
+                and 0 < value[0] <= MOST
+            )
+        ),
+        "a list of one width needed: longer ones would shrink the mask",
+    )
     model.mask_embedding = (width or [16])[0]
     model.time = fields.only(f"{OWN}.time", ("floor", "continuous"), "floor or continuous needed")
     mask_channels = fields.whole(f"{OWN}.mask_channels", 1)
@@ -162,40 +210,59 @@ def _head_dim(fields: Fields, model: ConfigDict) -> int:
         return used[0][0]
     raise ValueError(
         f"{fields.where}: model_args.num_head_channels={dims}: on the levels that attend, and the "
-        "last, either their num_channels (one head) or one number for all needed")
+        "last, either their num_channels (one head) or one number for all needed"
+    )
 
 
 def _data(fields: Fields, config: ConfigDict, notes: list[str]) -> None:
     data = config.data
     data.root = fields.take(
-        "data_args.pickle_path", "", lambda value: isinstance(value, str), "a path needed")
+        "data_args.pickle_path", "", lambda value: isinstance(value, str), "a path needed"
+    )
     for name, split in (("split_train", "train"), ("split_val", "valid")):
         fields.only(f"data_args.{name}", (split,), f"{split!r} needed: rename it in the .pkl")
     norms = {name: fields.left.pop(f"data_args.{name}", {}) for name in ("image_norm", "mask_norm")}
     for name, norm in norms.items():
         if not isinstance(norm, Mapping) or set(norm) - {"mode", "scope", "range"}:
             raise ValueError(
-                f"{fields.where}: data_args.{name}={norm!r}: mode, scope and range needed")
+                f"{fields.where}: data_args.{name}={norm!r}: mode, scope and range needed"
+            )
         fields.left.update({f"data_args.{name}.{key}": value for key, value in norm.items()})
     mode = fields.only(
-        "data_args.image_norm.mode", ("minmax", "auto", "none"), "auto, minmax or none needed")
+        "data_args.image_norm.mode", ("minmax", "auto", "none"), "auto, minmax or none needed"
+    )
     data.intensity.mode = "none" if mode == "none" else "minmax"
     if mode == "auto":
         notes.append(
             "data_args.image_norm.mode=auto: images are always scaled here, also those that lie "
-            "in the range already")
+            "in the range already"
+        )
     scope = fields.only(
         "data_args.image_norm.scope",
         (data.intensity.scope, "sample", "dataset", "split", "global"),
-        "sample, dataset, split or global needed")
+        "sample, dataset, split or global needed",
+    )
     data.intensity.scope = "sample" if scope == "sample" else "dataset"
-    data.intensity.range = tuple(map(float, fields.take(
-        "data_args.image_norm.range", data.intensity.range,
-        lambda value: isinstance(value, list | tuple) and len(value) == 2
-        and all(map(is_number, value)), "two numbers needed")))
+    data.intensity.range = tuple(
+        map(
+            float,
+            fields.take(
+                "data_args.image_norm.range",
+                data.intensity.range,
+                lambda value: (
+                    isinstance(value, list | tuple)
+                    and len(value) == 2
+                    and all(map(is_number, value))
+                ),
+                "two numbers needed",
+            ),
+        )
+    )
     fields.only(
-        "data_args.mask_norm.mode", ("minmax", "auto"),
-        "minmax or auto needed: other masks have no counterpart here")
+        "data_args.mask_norm.mode",
+        ("minmax", "auto"),
+        "minmax or auto needed: other masks have no counterpart here",
+    )
     fields.left.pop("data_args.mask_norm.scope", None)
     fields.only("data_args.mask_norm.range", ([0, 1], (0, 1)), "[0, 1] needed")
 
@@ -210,12 +277,15 @@ def _training(fields: Fields, config: ConfigDict, notes: list[str]) -> None:
     if accumulation is None:
         notes.append(
             "train_args.gradient_accumulation_steps is not set: the original then accumulates 8 "
-            f"batches, and so does this config (train.batch_size={train.batch_size})")
+            f"batches, and so does this config (train.batch_size={train.batch_size})"
+        )
     train.clip = float(fields.number("train_args.grad_clip_norm"))
     config.seed = fields.whole("train_args.seed", 0, least=0)
     precision = fields.only(
-        "train_args.precision", (None, "bf16-mixed", "16-mixed", "32-true", "32", 32),
-        "bf16-mixed, 16-mixed or 32-true needed")
+        "train_args.precision",
+        (None, "bf16-mixed", "16-mixed", "32-true", "32", 32),
+        "bf16-mixed, 16-mixed or 32-true needed",
+    )
     train.dtype = "float32" if str(precision).startswith("32") else "auto"
     if precision == "16-mixed":
         notes.append("train_args.precision=16-mixed: bfloat16 is used here")
@@ -229,7 +299,8 @@ def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]
     values = {
         "model_args": {
             "spatial_dims": len(facts.size),
-            "in_channels": facts.channels, "out_channels": facts.channels,
+            "in_channels": facts.channels,
+            "out_channels": facts.channels,
             "num_res_blocks": [model.res_blocks] * levels,
             "num_channels": list(model.channels),
             "attention_levels": list(model.attention),
@@ -244,31 +315,42 @@ def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]
             "conditioning_embedding_num_channels": [model.mask_embedding],
         },
         "data_args": {
-            "pickle_path": data.root, "split_train": "train", "split_val": "valid",
+            "pickle_path": data.root,
+            "split_train": "train",
+            "split_val": "valid",
             "image_norm": {
                 "mode": "none" if data.intensity.mode == "none" else "minmax",
-                "scope": data.intensity.scope, "range": list(data.intensity.range)},
+                "scope": data.intensity.scope,
+                "range": list(data.intensity.range),
+            },
         },
         "train_args": {
-            "num_epochs": train.epochs or 1, "batch_size": train.batch_size // train.accumulation,
-            "gradient_accumulation_steps": train.accumulation, "lr": train.lr,
-            "grad_clip_norm": train.clip, "seed": config.seed, "checkpoint_dir": "checkpoints",
+            "num_epochs": train.epochs or 1,
+            "batch_size": train.batch_size // train.accumulation,
+            "gradient_accumulation_steps": train.accumulation,
+            "lr": train.lr,
+            "grad_clip_norm": train.clip,
+            "seed": config.seed,
+            "checkpoint_dir": "checkpoints",
         },
         "solver_args": {"method": "euler", "step_size": 0.1, "time_points": 10},
         OWN: {"time": model.time, **({"mask_channels": mask_channels} if with_mask else {})},
-    }  # fmt: skip
+    }
     notes = []
     if model.time == "continuous":
         notes.append(
             "the network was trained on continuous time; the original rounds t down to a multiple "
-            "of 1/999, so that its images differ a little")
+            "of 1/999, so that its images differ a little"
+        )
     if with_mask and mask_channels > 1:
         notes.append(
             f"masks are one-hot here: MONAI's ControlNet needs "
             f"conditioning_embedding_in_channels={mask_channels}, which the original's own "
-            "build_model does not pass")
+            "build_model does not pass"
+        )
     if data.intensity.mode in ("percentile", "zscore"):
         notes.append(
             f"images were scaled by {data.intensity.mode}, which the original does not know; its "
-            "config says minmax")
+            "config says minmax"
+        )
     return values, notes

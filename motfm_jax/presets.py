@@ -4,17 +4,33 @@ from ml_collections import ConfigDict
 
 _DEBUG = dict(
     model=dict(
-        channels=(16, 32), attention=(False, True), res_blocks=1, norm_groups=8,
-        transformer_layers=1, head_dim=16),
+        channels=(16, 32),
+        attention=(False, True),
+        res_blocks=1,
+        norm_groups=8,
+        transformer_layers=1,
+        head_dim=16,
+    ),
     spade=dict(hidden=16, width=16),
     train=dict(
-        batch_size=8, lr=1e-3, steps=20, ema=0.9,
-        log_every=5, eval_every=10, sample_every=20, save_every=10),
-)  # fmt: skip
+        batch_size=8,
+        lr=1e-3,
+        steps=20,
+        ema=0.9,
+        log_every=5,
+        eval_every=10,
+        sample_every=20,
+        save_every=10,
+    ),
+)
 _SMALL = dict(
     model=dict(
-        channels=(16, 32, 64), attention=(False, False, True), res_blocks=1, norm_groups=8,
-        transformer_layers=1),
+        channels=(16, 32, 64),
+        attention=(False, False, True),
+        res_blocks=1,
+        norm_groups=8,
+        transformer_layers=1,
+    ),
     spade=dict(hidden=32, width=32),
     train=dict(lr=3e-4, ema=0.995, eval_every=200, save_every=200, sample_every=1000),
 )
@@ -24,22 +40,27 @@ _SMALL = dict(
 _SIZES = {
     2: dict(
         debug=[_DEBUG, dict(data=dict(size=(32, 32)))],
-        small=[_SMALL, dict(
-            data=dict(size=(64, 64)), train=dict(batch_size=16, epochs=30))],
+        small=[_SMALL, dict(data=dict(size=(64, 64)), train=dict(batch_size=16, epochs=30))],
         paper=[dict(data=dict(size=(384, 384)), train=dict(epochs=200))],
     ),
     3: dict(
         debug=[_DEBUG, dict(data=dict(size=(16, 16, 16)), train=dict(batch_size=4))],
-        small=[_SMALL, dict(
-            data=dict(size=(32, 32, 32)), train=dict(batch_size=4, epochs=60))],
-        paper=[dict(
-            data=dict(size=(96, 96, 96)),
-            model=dict(
-                channels=(32, 64, 160, 480), attention=(False, False, False, True),
-                transformer_layers=6, head_dim=96, remat=True),
-            train=dict(epochs=100))],
+        small=[_SMALL, dict(data=dict(size=(32, 32, 32)), train=dict(batch_size=4, epochs=60))],
+        paper=[
+            dict(
+                data=dict(size=(96, 96, 96)),
+                model=dict(
+                    channels=(32, 64, 160, 480),
+                    attention=(False, False, False, True),
+                    transformer_layers=6,
+                    head_dim=96,
+                    remat=True,
+                ),
+                train=dict(epochs=100),
+            )
+        ],
     ),
-}  # fmt: skip
+}
 
 # Network, data and training as the PyTorch original has them, for weights that come from there and
 # for comparisons. Keyed as above. Its batch of 1 is accumulated 8 times where nothing is said.
@@ -51,17 +72,21 @@ _ORIGINAL = dict(
 _ORIGINAL_SIZES = {
     2: dict(
         data=dict(
-            size=(384, 384), intensity=dict(mode="minmax", scope="dataset", range=(0.0, 1.0))),
+            size=(384, 384), intensity=dict(mode="minmax", scope="dataset", range=(0.0, 1.0))
+        ),
         model=dict(channels=(32, 64, 128, 224, 256), transformer_layers=4),
-        train=dict(epochs=200)),
+        train=dict(epochs=200),
+    ),
     3: dict(
         data=dict(
-            size=(96, 96, 96), intensity=dict(mode="minmax", scope="sample", range=(-1.0, 1.0))),
+            size=(96, 96, 96), intensity=dict(mode="minmax", scope="sample", range=(-1.0, 1.0))
+        ),
         model=dict(
-            channels=(32, 64, 160, 480), attention=(False, False, False, True),
-            transformer_layers=6),
-        train=dict(epochs=100)),
-}  # fmt: skip
+            channels=(32, 64, 160, 480), attention=(False, False, False, True), transformer_layers=6
+        ),
+        train=dict(epochs=100),
+    ),
+}
 
 
 def apply_original(config: ConfigDict, dims: int) -> None:

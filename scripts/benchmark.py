@@ -41,9 +41,12 @@ from motfm_jax.io.torch_weights import to_torch
 ROOT = Path(__file__).parents[1]
 LARGEST_TRAINED_ON_CPU = {2: 256, 3: 64}
 QUICK = (
-    ("unconditional", "forward", 128), ("unconditional", "train", 128),
-    ("unconditional", "sample", 128), ("mask_class", "forward", 128),
-    ("mask_class", "sample", 128))  # fmt: skip
+    ("unconditional", "forward", 128),
+    ("unconditional", "train", 128),
+    ("unconditional", "sample", 128),
+    ("mask_class", "forward", 128),
+    ("mask_class", "sample", 128),
+)
 FEED = ((2, 256), (3, 96))  # axes and side of the data path's measurements
 
 
@@ -93,7 +96,9 @@ def chosen(asked: argparse.Namespace) -> Iterator[Case]:
                         case = Case(network, work, side, 1)
                         yield case._replace(
                             batch=largest_batch(case, asked.calls, ROOT)
-                            if batch == "largest" else int(batch))
+                            if batch == "largest"
+                            else int(batch)
+                        )
 
 
 def theirs(
@@ -124,8 +129,9 @@ def theirs(
         network = network.to(memory_format=inner) if last else network
         run = torch.compile(network) if compiles else network
         x0, x1, t, mask, label = (tensor(array, last) for array in inputs)
-        given = {name: value for name, value in (("mask", mask), ("label", label))
-                 if value is not None}  # fmt: skip
+        given = {
+            name: value for name, value in (("mask", mask), ("label", label)) if value is not None
+        }
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-6)
         context = torch.autocast(device, dtype=torch.bfloat16, enabled=on_gpu)
 
@@ -139,7 +145,8 @@ def theirs(
             else:
                 with torch.inference_mode(), context:
                     run(x0, t, **given) if case.work == "forward" else euler(
-                        run, x0, calls, **given)
+                        run, x0, calls, **given
+                    )
             if on_gpu:
                 torch.cuda.synchronize()
 
@@ -156,18 +163,29 @@ def table(rows: Sequence[dict[str, Any]], peak: float) -> Table:
         mine = np.median(row["seconds"]["ours"])
         others = ", ".join(
             f"{1e3 * np.median(values):.0f} {name}"
-            for name, values in row["seconds"].items() if name != "ours")
+            for name, values in row["seconds"].items()
+            if name != "ours"
+        )
         compared = f"{row['ratio']:.2f} ({row['low']:.2f}-{row['high']:.2f})" if others else None
-        shown.append({
-            "case": row["case"], "ours [ms]": f"{1e3 * mine:.0f}", "PyTorch [ms]": others or None,
-            "ratio (95%)": compared, "GFLOP": f"{row['flop'] / 1e9:.1f}",
-            "of peak": f"{row['flop'] / mine / peak:.0%}", "GB moved": f"{row['bytes'] / 1e9:.1f}",
-            "temporary MB": f"{row['temporary_bytes'] / 1e6:.0f}",
-            "trace + compile [s]": f"{row['trace_s']:.1f} + {row['compile_s']:.1f}",
-            "both with a cache [s]": f"{row['warm_s']:.1f}"})  # fmt: skip
+        shown.append(
+            {
+                "case": row["case"],
+                "ours [ms]": f"{1e3 * mine:.0f}",
+                "PyTorch [ms]": others or None,
+                "ratio (95%)": compared,
+                "GFLOP": f"{row['flop'] / 1e9:.1f}",
+                "of peak": f"{row['flop'] / mine / peak:.0%}",
+                "GB moved": f"{row['bytes'] / 1e9:.1f}",
+                "temporary MB": f"{row['temporary_bytes'] / 1e6:.0f}",
+                "trace + compile [s]": f"{row['trace_s']:.1f} + {row['compile_s']:.1f}",
+                "both with a cache [s]": f"{row['warm_s']:.1f}",
+            }
+        )
     return Table(
-        f"Matrix products reach {peak / 1e9:.0f} GFLOP/s here.", shown,
-        {(number, "ratio (95%)") for number, row in enumerate(shown) if row["ratio (95%)"]})
+        f"Matrix products reach {peak / 1e9:.0f} GFLOP/s here.",
+        shown,
+        {(number, "ratio (95%)") for number, row in enumerate(shown) if row["ratio (95%)"]},
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -197,10 +215,19 @@ def main(arguments: Sequence[str]) -> None:
             if case.has_original and not asked.without_torch:
                 sides |= theirs(case, inputs, mine.params, asked.calls)
             seconds = measure(sides, asked.pairs, bar)
-            rows.append({"case": case.name, "calls": asked.calls, "seconds": seconds,
-                         **ratio(seconds), **mine.facts})  # fmt: skip
-            write(asked.out, {"environment": environment(), "matrix_peak": peak, "rows": rows,
-                              "feed": feeds})  # fmt: skip
+            rows.append(
+                {
+                    "case": case.name,
+                    "calls": asked.calls,
+                    "seconds": seconds,
+                    **ratio(seconds),
+                    **mine.facts,
+                }
+            )
+            write(
+                asked.out,
+                {"environment": environment(), "matrix_peak": peak, "rows": rows, "feed": feeds},
+            )
             del mine, sides
             jax.clear_caches()
     print((asked.out / "benchmark.md").read_text(), end="")
@@ -211,7 +238,9 @@ def write(out: Path, report: dict[str, Any]) -> None:
     text = table(report["rows"], report["matrix_peak"]).markdown() + "\n"
     text += "".join(
         f"The data path yields {each['examples_per_second']:.0f} examples a second at "
-        f"{each['data']}, in batches of {each['batch']}.\n" for each in report["feed"])
+        f"{each['data']}, in batches of {each['batch']}.\n"
+        for each in report["feed"]
+    )
     for suffix, content in ((".json", json.dumps(report, indent=2) + "\n"), (".md", text)):
         with whole_file(out / f"benchmark{suffix}") as draft:
             draft.write_text(content)

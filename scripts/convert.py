@@ -43,8 +43,15 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     command.set_defaults(run=features)
     add = command.add_argument
     add("--network", required=True, choices=list(weights.NETWORKS))
-    add("--weights", required=True, type=Path, help="the published file: " + "; ".join(
-        f"{name}: {each.file} of {each.source}" for name, each in weights.NETWORKS.items()))
+    add(
+        "--weights",
+        required=True,
+        type=Path,
+        help="the published file: "
+        + "; ".join(
+            f"{name}: {each.file} of {each.source}" for name, each in weights.NETWORKS.items()
+        ),
+    )
     add("--out", type=Path, help="folder to keep it in; default: where scores look for it")
     return parser.parse_args(arguments)
 
@@ -56,7 +63,8 @@ def features(asked: argparse.Namespace) -> None:
 
 def from_torch(asked: argparse.Namespace) -> None:
     converted = exchange.from_torch(
-        asked.ckpt, asked.out, asked.config, asked.data, asked.size, asked.overwrite)
+        asked.ckpt, asked.out, asked.config, asked.data, asked.size, asked.overwrite
+    )
     trained, (solver, steps) = converted.trained, converted.solver
     facts, cond, run = trained.facts, trained.config.cond, shlex.quote(str(asked.out))
     for note in converted.notes:
@@ -66,13 +74,15 @@ def from_torch(asked: argparse.Namespace) -> None:
     if facts.unknown:
         print(
             f"  it does not know {', '.join(facts.unknown)}: sample with --raw"
-            f"{' and --noise' * ('size' in facts.unknown)}, or convert again with --data")
+            f"{' and --noise' * ('size' in facts.unknown)}, or convert again with --data"
+        )
     given = "--noise=x0.npy"
     given += " --masks=masks.npy" * ("mask" in cond) + " --classes=classes.npy" * ("class" in cond)
     print("compare with the original, from the same noise [N, *S, C]:")
     print(
         f"  .venv/bin/python scripts/sample.py --run={run} --solver={solver} "
-        f"--steps={steps} {given} --raw --out=samples")
+        f"--steps={steps} {given} --raw --out=samples"
+    )
     print("train on (the optimiser starts afresh):")
     missing = " --config.data.root=DATA.pkl" * bool(facts.unknown)
     axes = "(H,W)" if len(facts.size) == 2 else "(D,H,W)"

@@ -64,18 +64,27 @@ def main(arguments: Sequence[str]) -> None:
     if asked.data_root:
         trained.config.data.root = asked.data_root
     real, valid, test = (
-        datasets.arrays(trained.config, split) for split in ("train", "valid", "test"))
+        datasets.arrays(trained.config, split) for split in ("train", "valid", "test")
+    )
     sets = {"real": real}
     for text in asked.synthetic:
         name, arrays = read_synthetic(text, asked.task, real)
         sets |= {name: arrays, f"real + {name}": synthetic.join(real, arrays)}
     task = downstream.make_task(asked.task, asked.depth, real, asked.width)
     settings = {
-        "task": asked.task, "depth": asked.depth, "width": asked.width, "epochs": asked.epochs,
-        "batch": asked.batch, "lr": asked.lr, "intensity": trained.intensity.to_json(),
+        "task": asked.task,
+        "depth": asked.depth,
+        "width": asked.width,
+        "epochs": asked.epochs,
+        "batch": asked.batch,
+        "lr": asked.lr,
+        "intensity": trained.intensity.to_json(),
         "tested_on": len(test),
-        "sets": {name: [len(arrays), hash_arrays({"images": np.asarray(arrays.images)})]
-                 for name, arrays in sets.items()}}  # fmt: skip
+        "sets": {
+            name: [len(arrays), hash_arrays({"images": np.asarray(arrays.images)})]
+            for name, arrays in sets.items()
+        },
+    }
     results = tables.Results(asked.out / "downstream.json", settings, asked.overwrite)
     predict = downstream.predictor(task)
     for seed in range(asked.seeds):
@@ -84,24 +93,34 @@ def main(arguments: Sequence[str]) -> None:
             if results.has(trained_on=name, seed=seed) and (network is None or network.is_file()):
                 continue
             with tqdm(total=asked.epochs, desc=f"{name}, seed {seed}", disable=None) as bar:
+
                 def show(epoch, loss, measures, bar=bar):
                     bar.set_postfix(loss=f"{loss:.3g}", valid=f"{measures[task.best]:.3g}")
                     bar.update()
 
                 fitted = downstream.fit(
-                    task, arrays, valid, trained.intensity, epochs=asked.epochs,
-                    batch_size=asked.batch, lr=asked.lr, seed=seed, progress=show)
+                    task,
+                    arrays,
+                    valid,
+                    trained.intensity,
+                    epochs=asked.epochs,
+                    batch_size=asked.batch,
+                    lr=asked.lr,
+                    seed=seed,
+                    progress=show,
+                )
             if network is not None:
                 downstream.write_network(
-                    network, fitted.params, asked.task, asked.depth, asked.width)
+                    network, fitted.params, asked.task, asked.depth, asked.width
+                )
             scores = task.score(predict(fitted.params, test, trained.intensity), test)
-            results.add(
-                {"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})
-    table = tables.mean_and_spread(
-        results.rows, "trained_on", downstream.MEASURES[asked.task])
+            results.add({"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})
+    table = tables.mean_and_spread(results.rows, "trained_on", downstream.MEASURES[asked.task])
     tables.Table(
         f"Tested on {len(test)} real images; mean ± standard deviation of {asked.seeds} "
-        f"seed{'s' * (asked.seeds > 1)}.", table).write(asked.out / "downstream")
+        f"seed{'s' * (asked.seeds > 1)}.",
+        table,
+    ).write(asked.out / "downstream")
     print((asked.out / "downstream.md").read_text(), end="")
 
 

@@ -79,8 +79,12 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--run", required=True, type=Path, help="run directory of scripts/train.py")
     add("--out", required=True, type=Path, help="folder to write to")
     add("--checkpoint", default="best", help="best, last, or a training step")
-    add("--powers", type=float, nargs="+", help="of speckle, the noise's mean square over the "
-        "image's; default: 0.02 0.065 0.2")
+    add(
+        "--powers",
+        type=float,
+        nargs="+",
+        help="of speckle, the noise's mean square over the image's; default: 0.02 0.065 0.2",
+    )
     add("--steps", type=int, nargs="+", default=[1, 2, 5, 10, 50], help="default: 1 2 5 10 50")
     add("--split", default="valid", help="real images; default: valid")
     add("--num", type=int, help="the first so many images; default: all")
@@ -97,11 +101,13 @@ def read_samples(folder: Path, **needed: type) -> tuple[dict[str, Any], Path]:
     sidecar, arrays = read_sidecar(folder), folder / "samples.npz"
     if not (sidecar and arrays.is_file()):
         raise ValueError(
-            f"{folder}: no samples.json and samples.npz of scripts/sample.py; sample there first")
+            f"{folder}: no samples.json and samples.npz of scripts/sample.py; sample there first"
+        )
     if wrong := [name for name, kind in needed.items() if not isinstance(sidecar.get(name), kind)]:
         raise ValueError(
             f"{folder / 'samples.json'}: no {' and no '.join(wrong)} in it; sample again with "
-            "--overwrite")
+            "--overwrite"
+        )
     return sidecar, arrays
 
 
@@ -111,26 +117,31 @@ def contrast(asked: argparse.Namespace) -> None:
     for name in (asked.darker, asked.brighter):
         if name not in names:
             raise ValueError(
-                f"{asked.samples}: its masks have no label {name!r}; there are {names}")
+                f"{asked.samples}: its masks have no label {name!r}; there are {names}"
+            )
     share, number = darker_share(
-        stored(arrays).each(), stored(arrays, "masks").each(), names.index(asked.darker),
-        names.index(asked.brighter))
+        stored(arrays).each(),
+        stored(arrays, "masks").each(),
+        names.index(asked.darker),
+        names.index(asked.brighter),
+    )
     print(f"{asked.darker} darker than {asked.brighter} in {share:.1%} of {number} images")
 
 
 def sampled_from(asked: argparse.Namespace) -> tuple[loading.Trained, ImageSet, bool]:
-    """The run that --samples come from, its data where it is now, the images, and if they are raw.
-    """
+    """The run that --samples come from, its data where it is now, the images, and if they are raw."""
     sidecar, arrays = read_samples(asked.samples, training_step=int, checkpoint=str)
     trained = loading.load_run(asked.run, sidecar["training_step"])
     if trained.checkpoint_hash != sidecar["checkpoint"]:
         raise ValueError(
             f"{asked.samples}: its images come from other weights than step "
-            f"{sidecar['training_step']} of {asked.run}; give their own --run")
+            f"{sidecar['training_step']} of {asked.run}; give their own --run"
+        )
     if trained.intensity is None:
         raise ValueError(
             f"{asked.run}: was converted without its data; train on with it, or convert again with "
-            "--data")
+            "--data"
+        )
     if asked.split == "train":
         raise ValueError("--split=train: held-out images needed, such as valid or test")
     if asked.data_root:
@@ -149,27 +160,42 @@ def distances(asked: argparse.Namespace) -> None:
     see, name = None, ""
     if asked.features:
         see, name = downstream.read_features(asked.features, reference, intensity)
-    sets = {"generated": images, f"real, {len(others)} of train": in_units(
-        train, intensity, rows=others)}
+    sets = {
+        "generated": images,
+        f"real, {len(others)} of train": in_units(train, intensity, rows=others),
+    }
     real = in_units(reference, intensity)
     networks = Networks(asked.networks or datasets.features_dir(), len(images.shape) - 2)
     bounds = float(intensity.low), float(intensity.high)
     score = scorer(real, bounds=bounds, features=see, networks=networks)
     rows = [{"images": title} | score(shown) for title, shown in sets.items()]
     with whole_file(asked.samples / "score.json") as draft:
-        draft.write_text(json.dumps(
-            {"reference": asked.split, "num": [len(images), len(reference)], "bounds": bounds,
-             "features": name, "networks": networks.hashes, "rows": rows}, indent=2) + "\n")
+        draft.write_text(
+            json.dumps(
+                {
+                    "reference": asked.split,
+                    "num": [len(images), len(reference)],
+                    "bounds": bounds,
+                    "features": name,
+                    "networks": networks.hashes,
+                    "rows": rows,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
     tables.Table(
         f"Against {len(reference)} real images of {asked.split}, image i beside real image i for "
         f"the similarity; intensities from {bounds[0]:g} to {bounds[1]:g}"
-        + (f"; frechet and kernel in the features of {name}." if name else "."), rows,
-    ).write(asked.samples / "score")  # fmt: skip
+        + (f"; frechet and kernel in the features of {name}." if name else "."),
+        rows,
+    ).write(asked.samples / "score")
     print((asked.samples / "score.md").read_text(), end="")
     if networks.missing:
         print(
             f"without {' and '.join(networks.missing)}: scripts/convert.py features takes the "
-            "published weights of FID, KID, IS, CMMD and 3D-FID over")
+            "published weights of FID, KID, IS, CMMD and 3D-FID over"
+        )
 
 
 def memorisation(asked: argparse.Namespace) -> None:
@@ -181,19 +207,27 @@ def memorisation(asked: argparse.Namespace) -> None:
     if asked.features:
         see, network = downstream.read_features(asked.features, train, trained.intensity)
     audit = auditor(
-        train, held_out, trained.intensity, raw=raw, max_shift=asked.max_shift, features=see,
-        network=network)
+        train,
+        held_out,
+        trained.intensity,
+        raw=raw,
+        max_shift=asked.max_shift,
+        features=see,
+        network=network,
+    )
     report = audit(asked.samples, images)
     near, real = report["generated"], report["held_out"]
     print(
         f"{report['share_closer']:.1%} of {report['num']['generated']} images lie closer to a "
         f"training image than the nearest 5% of {report['num']['held_out']} held-out ones (5% "
         f"expected without copying); nearest {near['min']:.4g}, median {near['median']:.4g}, "
-        f"held-out {real['min']:.4g} and {real['median']:.4g}; see {asked.samples / 'audit.png'}")
+        f"held-out {real['min']:.4g} and {real['median']:.4g}; see {asked.samples / 'audit.png'}"
+    )
     if network:
         print(
             f"{report['features']['share_closer']:.1%} by the features of {network}; see "
-            f"{asked.samples / 'audit_features.png'}")
+            f"{asked.samples / 'audit_features.png'}"
+        )
 
 
 def restoration(asked: argparse.Namespace) -> None:
@@ -204,11 +238,13 @@ def restoration(asked: argparse.Namespace) -> None:
     if config.flow.source == "noise":
         raise ValueError(
             f"{asked.run}: its flow starts from noise; train one with --config.flow.source=speckle "
-            "or channel")
+            "or channel"
+        )
     if asked.powers and config.flow.source != "speckle":
         raise ValueError(
             f"--powers: the flow of {asked.run} starts from {config.flow.source_channel}, without "
-            "speckle; leave it out")
+            "speckle; leave it out"
+        )
     if min(asked.steps) < 1 or (asked.num is not None and asked.num < 1):
         raise ValueError(f"--steps={asked.steps}, --num={asked.num}: whole numbers from 1 needed")
     if asked.data_root:
@@ -221,29 +257,52 @@ def restoration(asked: argparse.Namespace) -> None:
     for power in powers:
         name = f"power {power:g}" if speckled else config.flow.source_channel
         sources[name], real = read_pairs(
-            arrays, trained.intensity, rows, seed=asked.seed,
-            **datasets.sources(config, facts, power))
+            arrays,
+            trained.intensity,
+            rows,
+            seed=asked.seed,
+            **datasets.sources(config, facts, power),
+        )
     bounds = config.data.intensity.range
     if config.data.intensity.mode not in ("minmax", "percentile"):
         bounds = real.min(), real.max()
     conditions = choose(
-        config.cond, num=len(rows), classes=facts.classes, mask_labels=facts.mask_labels,
-        size=facts.size, split=lambda: arrays, split_name=asked.split)
+        config.cond,
+        num=len(rows),
+        classes=facts.classes,
+        mask_labels=facts.mask_labels,
+        size=facts.size,
+        split=lambda: arrays,
+        split_name=asked.split,
+    )
     with tqdm(unit="image", disable=None) as bar:
+
         def show(what: str, done: int, total: int) -> None:
             bar.set_description(what)
             bar.total, bar.n = total, done
             bar.refresh()
 
         restore(
-            asked.out, network=trained.model.network, params=trained.params,
-            condition=trained.model.condition, sources=sources, real=real, conditions=conditions,
-            steps=asked.steps, bounds=tuple(map(float, bounds)), batch=asked.batch,
-            overwrite=asked.overwrite, progress=show,
+            asked.out,
+            network=trained.model.network,
+            params=trained.params,
+            condition=trained.model.condition,
+            sources=sources,
+            real=real,
+            conditions=conditions,
+            steps=asked.steps,
+            bounds=tuple(map(float, bounds)),
+            batch=asked.batch,
+            overwrite=asked.overwrite,
+            progress=show,
             settings={
-                "checkpoint": trained.checkpoint_hash, "training_step": trained.step,
-                "split": asked.split, "data": hash_arrays({"real": real, **sources}),
-                "seed": asked.seed})  # fmt: skip
+                "checkpoint": trained.checkpoint_hash,
+                "training_step": trained.step,
+                "split": asked.split,
+                "data": hash_arrays({"real": real, **sources}),
+                "seed": asked.seed,
+            },
+        )
     print((asked.out / "restoration.md").read_text(), end="")
     print(f"see comparison.png and strip.png in {asked.out}")
 

@@ -21,12 +21,18 @@ def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", required=True, help="run directory of scripts/train.py")
     add("--out", required=True, help="folder to write")
-    add("--solver", default="", help="euler (default) heun midpoint rk4 tsit5 dopri5; "
-        "of a diffusion: ddim")
+    add(
+        "--solver",
+        default="",
+        help="euler (default) heun midpoint rk4 tsit5 dopri5; of a diffusion: ddim",
+    )
     add("--steps", type=int, help="solver steps, default 10, ddim 50")
     add("--checkpoint", default="best", help="best, last, or a training step")
-    add("--dtype", choices=("float32", "bfloat16"),
-        help="of convolutions and products; default: the run's, float32 where that is auto")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of convolutions and products; default: the run's, float32 where that is auto",
+    )
     add("--overwrite", action="store_true", help="replace an export that stands at --out")
     return parser.parse_args(arguments)
 
@@ -36,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.solver == "adaptive":
         raise ValueError(
             "--solver=adaptive: an exported program makes a fixed number of network calls; use "
-            "euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps")
+            "euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps"
+        )
     out = Path(asked.out)
     check_destination(out, asked.overwrite)
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
@@ -44,15 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if trained.config.flow.source != "noise":
         raise ValueError(
             f"{asked.run}: config.flow.source={trained.config.flow.source!r}; only a sampler that "
-            "starts from noise can be exported")
+            "starts from noise can be exported"
+        )
     if trained.intensity is None:
         raise ValueError(
             f"{asked.run}: was converted without its data, so it does not know "
-            f"{', '.join(trained.facts.unknown)}; convert again with --data")
+            f"{', '.join(trained.facts.unknown)}; convert again with --data"
+        )
     # The program takes noise and no key, so that it cannot draw fresh noise.
     diffuses = trained.config.method == "ddpm"
-    solver = build.solver(
-        trained.config, asked.solver, asked.steps, eta=0.0 if diffuses else None)
+    solver = build.solver(trained.config, asked.solver, asked.steps, eta=0.0 if diffuses else None)
     config_json = json.dumps(trained.config.to_dict(), indent=2)
     if asked.dtype:
         trained.config.train.dtype = asked.dtype
@@ -64,17 +72,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return trained.intensity.invert(solve(model.network, params, x0, condition, solver).x)
 
     settings = dict(
-        solver=solver.name, steps=solver.steps,
-        calls=num_calls(solver), dtype=model.dtype.__name__,
-        checkpoint=trained.checkpoint_hash, training_step=trained.step,
-    )  # fmt: skip
+        solver=solver.name,
+        steps=solver.steps,
+        calls=num_calls(solver),
+        dtype=model.dtype.__name__,
+        checkpoint=trained.checkpoint_hash,
+        training_step=trained.step,
+    )
     write_export(
-        out, sample_fn=sample, params=trained.params, config_json=config_json + "\n",
-        facts=trained.facts.to_json(), condition=trained.config.cond, settings=settings,
-        overwrite=asked.overwrite)  # fmt: skip
+        out,
+        sample_fn=sample,
+        params=trained.params,
+        config_json=config_json + "\n",
+        facts=trained.facts.to_json(),
+        condition=trained.config.cond,
+        settings=settings,
+        overwrite=asked.overwrite,
+    )
     print(
         f"{out}: step {trained.step}, {solver.name} with {settings['calls']} network calls, "
-        f"condition {trained.config.cond}; try: python {out / 'example.py'}")
+        f"condition {trained.config.cond}; try: python {out / 'example.py'}"
+    )
 
 
 if __name__ == "__main__":

@@ -51,8 +51,11 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
             add("--out", default=Path("preview.png"), type=Path, help="PNG file")
         else:
             add("--out", required=True, type=Path, help=".pkl file")
-            add("--on-fault", choices=("stop", "skip"),
-                help="what cannot be read: stop, or leave out and list")
+            add(
+                "--on-fault",
+                choices=("stop", "skip"),
+                help="what cannot be read: stop, or leave out and list",
+            )
     command = commands.add_parser("phantom", allow_abbrev=False, usage=argparse.SUPPRESS)
     command.set_defaults(run=simulate)
     command.add_argument("--layout", required=True, choices=("camus", "decathlon"))
@@ -68,11 +71,18 @@ def source(asked: argparse.Namespace, split: str) -> Source:
         raise ValueError(f"--size {size}: numbers above 0 needed")
     if asked.layout == "camus":
         return Camus(
-            root, split, size, fit, asked.split_rule, asked.split_seed, on_fault=asked.on_fault)
+            root, split, size, fit, asked.split_rule, asked.split_seed, on_fault=asked.on_fault
+        )
     if asked.layout == "decathlon":
         return Decathlon(
-            root, split, size, asked.channel, fit, split_seed=asked.split_seed,
-            on_fault=asked.on_fault)
+            root,
+            split,
+            size,
+            asked.channel,
+            fit,
+            split_seed=asked.split_seed,
+            on_fault=asked.on_fault,
+        )
     return PickleSet(root, split, size, fit, asked.on_fault)
 
 
@@ -96,7 +106,8 @@ def preview(asked: argparse.Namespace) -> int:
 
 def convert(asked: argparse.Namespace) -> int:
     counts = to_pickle(
-        lambda split: source(asked, split), asked.out, say=print, on_fault=asked.on_fault)
+        lambda split: source(asked, split), asked.out, say=print, on_fault=asked.on_fault
+    )
     print(f"{asked.out}: {', '.join(f'{split} {count}' for split, count in counts.items())}")
     return 0
 

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--workdir is missing: the directory to write the run to")
     enable_compile_cache()
     parallel.connect(values.coordinator, values.num_processes, values.process_id)
-    outcome = train(
-        config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+    outcome = train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
     parallel.leave()
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 

@@ -20,9 +20,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # workers share
 # Of a slow machine, or of few examples, they say nothing about the tests.
 UNCHECKED = (HealthCheck.too_slow, HealthCheck.filter_too_much)
 settings.register_profile(
-    "motfm", deadline=None, derandomize=True, max_examples=30, suppress_health_check=UNCHECKED)
+    "motfm", deadline=None, derandomize=True, max_examples=30, suppress_health_check=UNCHECKED
+)
 settings.register_profile(  # --hypothesis-profile
-    "thorough", deadline=None, max_examples=1000, suppress_health_check=UNCHECKED)
+    "thorough", deadline=None, max_examples=1000, suppress_health_check=UNCHECKED
+)
 settings.load_profile("motfm")
 
 # Tests of whole runs: what they ask does not depend on how well programs are compiled.

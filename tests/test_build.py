@@ -27,7 +27,8 @@ def test_statistics_come_from_the_training_examples_alone():
     train, valid = (np.asarray(part.images, np.float64) for part in (data.train, data.valid))
     assert len(train) == 4 * 4 and len(valid) == 4, "six patients: four, one and one"
     assert not {meta["patient"] for meta in data.train.meta} & {
-        meta["patient"] for meta in data.valid.meta}
+        meta["patient"] for meta in data.valid.meta
+    }
     np.testing.assert_allclose(data.intensity.low, train.mean(), rtol=1e-6)
     np.testing.assert_allclose(data.intensity.high, train.mean() + train.std(), rtol=1e-6)
     assert abs(np.concatenate([train, valid]).mean() - train.mean()) > 1e-3
@@ -63,8 +64,9 @@ def test_a_limit_applies_to_training_examples_only():
 def test_a_brain_has_an_affine_and_three_dimensions():
     config = configs.default()
     presets.apply(config, 3, "debug")
-    config.update_from_flattened_dict({
-        "data.source": "phantom_brain", "data.phantom_patients": 3, "data.size": (8, 8, 8)})
+    config.update_from_flattened_dict(
+        {"data.source": "phantom_brain", "data.phantom_patients": 3, "data.size": (8, 8, 8)}
+    )
     facts = datasets.data(config).facts
     assert facts.size == (8, 8, 8) and np.shape(facts.affine) == (4, 4)
     assert_saved_and_read_back(facts)
@@ -92,11 +94,14 @@ def without(**fields):
     return Facts.from_json({**FACTS.to_json(), **fields})
 
 
-@pytest.mark.parametrize("cond, facts, missing", [
-    ("class", without(classes=()), "classes"),
-    ("mask", without(mask_labels=()), "mask labels"),
-    ("mask+class", without(classes=()), "classes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "cond, facts, missing",
+    [
+        ("class", without(classes=()), "classes"),
+        ("mask", without(mask_labels=()), "mask labels"),
+        ("mask+class", without(classes=()), "classes"),
+    ],
+)
 def test_a_network_is_not_built_for_conditions_the_data_lacks(cond, facts, missing):
     with pytest.raises(ValueError, match=f"config.cond=.*the data names no {missing}"):
         build.model(make_config(cond=cond), facts)
@@ -132,23 +137,30 @@ def test_a_scalar_mask_is_one_channel_as_in_the_original():
 
 
 def test_sites_say_where_attention_is_and_which_kernel_it_uses():
-    config = make_config(cond="class", model__channels=(8, 16, 32), model__attention=(
-        False, True, False))
+    config = make_config(
+        cond="class", model__channels=(8, 16, 32), model__attention=(False, True, False)
+    )
     assert build.model(config, FACTS, A100).sites == (
         "attention at level 1: 64 tokens, 2 heads of 8: cudnn (flash attention fits)",
         "attention at the middle: 16 tokens, 4 heads of 8: cudnn (flash attention fits)",
     )
     config = make_config(model__head_dim=0)
     assert build.model(config, FACTS, Capabilities("cpu"), attention="xla").sites == (
-        "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (asked for)",)
+        "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (asked for)",
+    )
     (site,) = build.model(config, FACTS, Capabilities("cpu")).sites
     assert site.endswith("cpu (no cuDNN flash attention: the device is a cpu)")
 
 
-@pytest.mark.parametrize("dtype, device, expected", [
-    ("auto", A100, jnp.bfloat16), ("auto", Capabilities("cpu"), jnp.float32),
-    ("float32", H100, jnp.float32), ("bfloat16", Capabilities("cpu"), jnp.bfloat16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype, device, expected",
+    [
+        ("auto", A100, jnp.bfloat16),
+        ("auto", Capabilities("cpu"), jnp.float32),
+        ("float32", H100, jnp.float32),
+        ("bfloat16", Capabilities("cpu"), jnp.bfloat16),
+    ],
+)
 def test_what_a_network_computes_in(dtype, device, expected):
     assert build.model(make_config(train__dtype=dtype), FACTS, device).dtype == expected
 
@@ -158,8 +170,11 @@ def test_cudnn_asked_for_in_vain_is_an_error():
     with pytest.raises(ValueError, match="'cudnn' cannot run: the device is a cpu"):
         build.model(config, FACTS, Capabilities("cpu"))
     with pytest.raises(ValueError, match=r"not float32; use auto or xla.*train.dtype"):
-        build.model(make_config(
-            model__attention_implementation="cudnn", train__dtype="float32"), FACTS, H100)
+        build.model(
+            make_config(model__attention_implementation="cudnn", train__dtype="float32"),
+            FACTS,
+            H100,
+        )
 
 
 def test_model_fields_reach_the_network():
@@ -170,8 +185,10 @@ def test_model_fields_reach_the_network():
     plain = shapes()
     assert shapes(model__head_dim=0) == plain
     for changes in (
-        dict(model__res_blocks=2), dict(model__transformer_layers=2),
-        dict(model__attention=(True, True)), dict(model__channels=(8, 24)),
+        dict(model__res_blocks=2),
+        dict(model__transformer_layers=2),
+        dict(model__attention=(True, True)),
+        dict(model__channels=(8, 24)),
     ):
         assert shapes(**changes) != plain, changes
     masked = shapes(cond="mask", model__mask_embedding=6)
@@ -186,20 +203,25 @@ def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part()
     batch = Batch(
         image=rng.uniform(-1, 1, (4, 16, 16, 1)).astype(np.float32),
         mask=rng.integers(0, 3, (4, 16, 16)).astype(np.uint8),
-        label=np.arange(4, dtype=np.int32), valid=np.ones(4, bool),
-        index=np.arange(4, dtype=np.int32))  # fmt: skip
+        label=np.arange(4, dtype=np.int32),
+        valid=np.ones(4, bool),
+        index=np.arange(4, dtype=np.int32),
+    )
     keys = jax.random.split(jax.random.key(0), 4)
-    shape = jax.eval_shape(
-        loss, jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
+    shape = jax.eval_shape(loss, jax.eval_shape(model.init, jax.random.key(0)), batch, keys, None)
     assert shape.shape == (4,) and shape.dtype == jnp.float32
 
 
 def test_a_perceptual_loss_needs_the_published_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
     config = make_config(method="spade", cond="mask", spade__perceptual_weight=10.0)
-    with pytest.raises(ValueError, match=(
+    with pytest.raises(
+        ValueError,
+        match=(
             r"config\.spade\.perceptual_weight=10\.0: .* no weights of vgg; download "
-            r"vgg19-dcbb9e9d\.pth .*scripts/convert\.py features --network=vgg")) as error:
+            r"vgg19-dcbb9e9d\.pth .*scripts/convert\.py features --network=vgg"
+        ),
+    ) as error:
         build.loss(config, build.model(config, FACTS))
     assert "\n" not in str(error.value)
     for other in (dict(method="spade"), dict(spade__perceptual_weight=10.0)):
@@ -211,10 +233,18 @@ def test_a_perceptual_loss_looks_through_the_published_network(tmp_path, monkeyp
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
     params = {"features/0/kernel": np.full((1, 1), 3.0, np.float32)}
     weights.write(datasets.features_dir(), "vgg", params, "dcbb9e9d")
-    monkeypatch.setattr(weights, "network", lambda name: lambda params, images: {
-        layer: params["features/0/kernel"][0, 0] * images + len(name) for layer in "abcde"})
+    monkeypatch.setattr(
+        weights,
+        "network",
+        lambda name: (
+            lambda params, images: {
+                layer: params["features/0/kernel"][0, 0] * images + len(name) for layer in "abcde"
+            }
+        ),
+    )
     perceive = build.perceiver(
-        make_config(method="spade", cond="mask", spade__perceptual_weight=10.0))
+        make_config(method="spade", cond="mask", spade__perceptual_weight=10.0)
+    )
     seen = perceive(np.array([-1.0, 0.0, 1.0]))
     assert [layer.tolist() for layer in seen] == [[3.0, 4.5, 6.0]] * 5
 
@@ -223,13 +253,22 @@ def test_every_source_is_reached():
     sources = {"phantom_echo": "PhantomEcho", "phantom_brain": "PhantomBrain"}
     for (name, kind), split in itertools.product(sources.items(), ("train", "valid", "test")):
         config = configs.default()
-        config.update_from_flattened_dict({
-            "data.source": name, "data.phantom_patients": 9, "data.split_seed": 3,
-            "data.size": (8, 8) if name == "phantom_echo" else (8, 8, 8)})
+        config.update_from_flattened_dict(
+            {
+                "data.source": name,
+                "data.phantom_patients": 9,
+                "data.split_seed": 3,
+                "data.size": (8, 8) if name == "phantom_echo" else (8, 8, 8),
+            }
+        )
         made = datasets.source(config, split)
         assert type(made).__name__ == kind
         assert (made.split, made.size, made.num_patients, made.seed) == (
-            split, config.data.size, 9, 3)
+            split,
+            config.data.size,
+            9,
+            3,
+        )
 
 
 def test_decoded_arrays_go_where_the_config_or_the_environment_says(tmp_path, monkeypatch):
@@ -261,14 +300,17 @@ def test_a_run_is_sampled_as_its_method_and_config_say_unless_told_otherwise():
     assert build.solver(config, "ddim", 7, eta=0.0, spacing="leading") == DDIM(7, 0.0, "cosine")
 
 
-@pytest.mark.parametrize("method, arguments, message", [
-    ("flow", dict(name="ddim"), "--solver=ddim: the run learned a flow"),
-    ("flow", dict(eta=0.0), "--eta, --spacing: the run learned a flow"),
-    ("ddpm", dict(name="heun"), "--solver=heun: the run is a diffusion"),
-    ("ddpm", dict(rtol=0.1), "--rtol, --atol: the run is a diffusion"),
-    ("ddpm", dict(steps=0), "steps=0: DDIM visits 1 to 1000"),
-    ("ddpm", dict(eta=1.5), "eta=1.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, arguments, message",
+    [
+        ("flow", dict(name="ddim"), "--solver=ddim: the run learned a flow"),
+        ("flow", dict(eta=0.0), "--eta, --spacing: the run learned a flow"),
+        ("ddpm", dict(name="heun"), "--solver=heun: the run is a diffusion"),
+        ("ddpm", dict(rtol=0.1), "--rtol, --atol: the run is a diffusion"),
+        ("ddpm", dict(steps=0), "steps=0: DDIM visits 1 to 1000"),
+        ("ddpm", dict(eta=1.5), "eta=1.5"),
+    ],
+)
 def test_a_solver_of_another_method_is_refused(method, arguments, message):
     config = configs.default()
     config.method = method
@@ -280,7 +322,8 @@ def test_a_diffusion_learns_the_noise_and_not_the_velocity():
     """A network that answers 0: the flow's loss is E (x1 - x0)^2, the diffusion's E x0^2 = 1."""
     config, image = configs.default(), np.full((64, 16, 16, 1), 3.0, np.float32)
     network = build.Network(
-        lambda params, condition: None, lambda params, x, t, context, key: jnp.zeros_like(x))
+        lambda params, condition: None, lambda params, x, t, context, key: jnp.zeros_like(x)
+    )
     model = build.Model(network, None, lambda mask, label: None, jnp.float32, ())
     batch = Batch(image, None, None, np.ones(64, bool), np.arange(64))
     keys = jax.random.split(jax.random.key(0), 64)

@@ -111,8 +111,10 @@ WRONG = [
     ({"method": "spade", "cond": "class"}, "cond='class': it makes images from masks"),
     ({"method": "spade", "cond": "mask", "train.base": "x"}, "only a UNet can be kept"),
     ({"method": "spade", "cond": "mask", "train.optimizer": "sgd"}, "trained with adam"),
-    ({**DECATHLON, "method": "spade", "cond": "mask", "spade.perceptual_weight": 10.0},
-     "perceptual_weight=10.0 with config.data.size=.*2-D images"),
+    (
+        {**DECATHLON, "method": "spade", "cond": "mask", "spade.perceptual_weight": 10.0},
+        "perceptual_weight=10.0 with config.data.size=.*2-D images",
+    ),
     ({"method": "spade", "cond": "mask", "spade.perceptual_weight": -1.0}, "0 or more"),
 ]
 EDGES = [
@@ -150,18 +152,23 @@ def test_arguments_replace_the_defaults_of_a_config_file():
     assert parse("", **defaults) == defaults
     assert parse("size=debug", **defaults) == {"cond": "none", "size": "debug"}
     assert parse("cond=mask+class,size=small", **defaults) == {
-        "cond": "mask+class", "size": "small"}  # fmt: skip
+        "cond": "mask+class",
+        "size": "small",
+    }
     assert parse("anatomy=brain", anatomy="echo") == {"anatomy": "brain"}
 
 
-@pytest.mark.parametrize("text, message", [
-    ("cond=msk", r"config argument cond=msk: use one of none, class, mask, mask\+class"),
-    ("method=ddmp", "config argument method=ddmp: use one of flow, ddpm, spade"),
-    ("size=big", "config argument size=big: use one of debug, small, paper"),
-    ("anatomy=echo", r"config argument 'anatomy=echo': this file takes method=..., cond=..., "),
-    ("debug", "config argument 'debug': this file takes"),
-    ("size=", "config argument size=: use one of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("cond=msk", r"config argument cond=msk: use one of none, class, mask, mask\+class"),
+        ("method=ddmp", "config argument method=ddmp: use one of flow, ddpm, spade"),
+        ("size=big", "config argument size=big: use one of debug, small, paper"),
+        ("anatomy=echo", r"config argument 'anatomy=echo': this file takes method=..., cond=..., "),
+        ("debug", "config argument 'debug': this file takes"),
+        ("size=", "config argument size=: use one of"),
+    ],
+)
 def test_arguments_that_a_config_file_does_not_take(text, message):
     with pytest.raises(ValueError, match=message):
         config.parse_arguments(text, method="flow", cond="none", size="paper")
@@ -174,33 +181,44 @@ def test_a_saved_config_comes_back_and_older_ones_take_defaults():
     assert again.data.label_map == ((2, 1), (3, 1)), "pairs are tuples again, not lists"
     assert again.is_locked
     assert config.from_json({"train": {"lr": 1}}).to_dict() == {
-        **config.default().to_dict(), "train": {**config.default().train.to_dict(), "lr": 1.0}}
+        **config.default().to_dict(),
+        "train": {**config.default().train.to_dict(), "lr": 1.0},
+    }
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"train": {"lrr": 1.0}}, r"config.train.lrr: there is no such field; did you mean train.lr\?"),
-    ({"traim": {}}, r"config.traim: there is no such field; did you mean train\?"),
-    ({"data": {"intensity": {"xyz": 1}}}, "config.data.intensity.xyz: there is no such field$"),
-    ({"train": {"lr": "fast"}}, "config.train.lr='fast': needs .* float"),
-    ({"train": {"steps": 1.5}}, "config.train.steps=1.5: needs .* int"),
-    ({"train": {"lr": None}}, "config.train.lr=None: needs .* float"),
-    ({"model": 3}, "config.model=3: needs"),
-    ({"seed": {"a": 1}}, "config.seed=.*: needs .* int"),
-    ({"data": {"size": 64}}, "config.data.size=64: needs .* tuple"),
-    ({"train": {"lr": 10**400}}, "config.train.lr=10*: needs .* float"),
-    ([], r"config=\[\]: fields by name needed"),
-    (3, "config=3: fields by name needed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"train": {"lrr": 1.0}},
+            r"config.train.lrr: there is no such field; did you mean train.lr\?",
+        ),
+        ({"traim": {}}, r"config.traim: there is no such field; did you mean train\?"),
+        ({"data": {"intensity": {"xyz": 1}}}, "config.data.intensity.xyz: there is no such field$"),
+        ({"train": {"lr": "fast"}}, "config.train.lr='fast': needs .* float"),
+        ({"train": {"steps": 1.5}}, "config.train.steps=1.5: needs .* int"),
+        ({"train": {"lr": None}}, "config.train.lr=None: needs .* float"),
+        ({"model": 3}, "config.model=3: needs"),
+        ({"seed": {"a": 1}}, "config.seed=.*: needs .* int"),
+        ({"data": {"size": 64}}, "config.data.size=64: needs .* tuple"),
+        ({"train": {"lr": 10**400}}, "config.train.lr=10*: needs .* float"),
+        ([], r"config=\[\]: fields by name needed"),
+        (3, "config=3: fields by name needed"),
+    ],
+)
 def test_a_saved_config_with_fields_or_types_of_another_program(values, message):
     with pytest.raises(ValueError, match=message):
         config.from_json(values)
 
 
-@pytest.mark.parametrize("fields, error", [
-    (dict(model=dict(chanels=(32, 64))), KeyError),
-    (dict(model=dict(channels=64)), TypeError),
-    (dict(train=dict(steps=1.5)), TypeError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, error",
+    [
+        (dict(model=dict(chanels=(32, 64))), KeyError),
+        (dict(model=dict(channels=64)), TypeError),
+        (dict(train=dict(steps=1.5)), TypeError),
+    ],
+)
 def test_a_preset_cannot_set_an_unknown_field_or_another_type(monkeypatch, fields, error):
     monkeypatch.setitem(presets._SIZES[2], "debug", [fields])
     with pytest.raises(error):
@@ -212,30 +230,38 @@ DEBUG = "--config=configs/phantom.py:size=debug"
 
 def test_flags_change_fields_of_the_config_file(parse):
     parsed = parse(
-        DEBUG, "--config.train.lr=1", "--config.data.size=(64,48)", "--config.model.remat=true",
-        "--config.data.label_map=((2,1),)", "--config.cond=none")  # fmt: skip
+        DEBUG,
+        "--config.train.lr=1",
+        "--config.data.size=(64,48)",
+        "--config.model.remat=true",
+        "--config.data.label_map=((2,1),)",
+        "--config.cond=none",
+    )
     assert (parsed.train.lr, parsed.model.remat, parsed.cond) == (1.0, True, "none")
     assert (parsed.data.size, parsed.data.label_map) == ((64, 48), ((2, 1),))
     assert parsed.model.channels == (16, 32), "from the preset"
     assert parsed.is_locked
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((DEBUG, "--config.train.lrr=1"), "Did you mean .?lr"),
-    ((DEBUG, "--config.trian.lr=1"), "Did you mean .?train"),
-    ((DEBUG, "--config.train.steps=1.5"), "--config.train.steps=1.5"),
-    ((DEBUG, "--config.train.lr=fast"), "--config.train.lr=fast"),
-    ((DEBUG, "--config.model.remat=maybe"), "--config.model.remat=maybe"),
-    ((DEBUG, "--config.data.size=(64,64.0)"), "config.data.size=.*whole numbers"),
-    ((DEBUG, "--config.data.size=(64"), "config.data.size=.*whole numbers"),
-    ((DEBUG, "--config.train.lr=nan"), "config.train.lr=nan"),
-    ((DEBUG, "debug"), "'debug': flags are given as --name=value"),
-    (("--config=configs/phantm.py",), "there is no file configs/phantm.py; see configs/"),
-    (("--config=configs/phantom.py:cond=msk",), "cond=msk: use one of none, class, mask"),
-    (("--config=configs/phantom.py:anatomy=heart",), "anatomy=heart: use echo or brain"),
-    (("--cofig=configs/phantom.py",), "cofig.*Did you mean: config"),
-    ((), "--config is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((DEBUG, "--config.train.lrr=1"), "Did you mean .?lr"),
+        ((DEBUG, "--config.trian.lr=1"), "Did you mean .?train"),
+        ((DEBUG, "--config.train.steps=1.5"), "--config.train.steps=1.5"),
+        ((DEBUG, "--config.train.lr=fast"), "--config.train.lr=fast"),
+        ((DEBUG, "--config.model.remat=maybe"), "--config.model.remat=maybe"),
+        ((DEBUG, "--config.data.size=(64,64.0)"), "config.data.size=.*whole numbers"),
+        ((DEBUG, "--config.data.size=(64"), "config.data.size=.*whole numbers"),
+        ((DEBUG, "--config.train.lr=nan"), "config.train.lr=nan"),
+        ((DEBUG, "debug"), "'debug': flags are given as --name=value"),
+        (("--config=configs/phantm.py",), "there is no file configs/phantm.py; see configs/"),
+        (("--config=configs/phantom.py:cond=msk",), "cond=msk: use one of none, class, mask"),
+        (("--config=configs/phantom.py:anatomy=heart",), "anatomy=heart: use echo or brain"),
+        (("--cofig=configs/phantom.py",), "cofig.*Did you mean: config"),
+        ((), "--config is missing"),
+    ],
+)
 def test_a_mistake_in_the_flags_is_one_line_that_says_where(parse, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         parse(*arguments)
@@ -244,20 +270,28 @@ def test_a_mistake_in_the_flags_is_one_line_that_says_where(parse, arguments, me
 
 SPECKLE = {"flow.source": "speckle"}
 CHANNEL = {
-    "flow.source": "channel", "flow.source_channel": "T1w", "data.channel": "FLAIR",
-    "data.source": "decathlon", "data.root": "x", "data.size": (16, 16, 16)}  # fmt: skip
+    "flow.source": "channel",
+    "flow.source_channel": "T1w",
+    "data.channel": "FLAIR",
+    "data.source": "decathlon",
+    "data.root": "x",
+    "data.size": (16, 16, 16),
+}
 
 
-@pytest.mark.parametrize("changes, message", [
-    (SPECKLE | {"method": "ddpm"}, "only a flow starts from anything but noise"),
-    (SPECKLE | {"flow.speckle_power": (0.2, 0.1)}, "the least, then the greatest"),
-    (SPECKLE | {"flow.speckle_power": (0.0, 0.1)}, "flow.speckle_power=.*each above 0"),
-    (SPECKLE | {"data.intensity.mode": "zscore"}, "speckle grows with the distance from black"),
-    ({"flow.source": "channel"}, "only a Decathlon folder has several channels"),
-    (CHANNEL | {"flow.source_channel": ""}, "give two different names"),
-    (CHANNEL | {"flow.source_channel": "flair"}, "give two different names"),
-    (CHANNEL | {"data.augment.gamma": 0.1}, "would change the contrast that is to be learned"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (SPECKLE | {"method": "ddpm"}, "only a flow starts from anything but noise"),
+        (SPECKLE | {"flow.speckle_power": (0.2, 0.1)}, "the least, then the greatest"),
+        (SPECKLE | {"flow.speckle_power": (0.0, 0.1)}, "flow.speckle_power=.*each above 0"),
+        (SPECKLE | {"data.intensity.mode": "zscore"}, "speckle grows with the distance from black"),
+        ({"flow.source": "channel"}, "only a Decathlon folder has several channels"),
+        (CHANNEL | {"flow.source_channel": ""}, "give two different names"),
+        (CHANNEL | {"flow.source_channel": "flair"}, "give two different names"),
+        (CHANNEL | {"data.augment.gamma": 0.1}, "would change the contrast that is to be learned"),
+    ],
+)
 def test_what_a_flow_starts_from_must_exist(changes, message):
     config.check(make_config(SPECKLE))
     config.check(make_config(CHANNEL))

@@ -41,7 +41,8 @@ def variants():
     for path in FILES:
         conditions = ("none", "mask") if path.stem == "brain" else configs.CONDITIONS
         for cond, size, anatomy in itertools.product(
-            conditions, configs.SIZES, anatomies.get(path.stem, ("",))):
+            conditions, configs.SIZES, anatomies.get(path.stem, ("",))
+        ):
             yield path, f"{anatomy}cond={cond},size={size}"
 
 
@@ -98,8 +99,9 @@ def test_every_config_of_the_original_is_there():
     assert {path.stem for path in (FOLDER / "original").glob("*.py")} == set(ORIGINAL)
 
 
-@pytest.mark.parametrize("stem", [
-    pytest.param(stem, marks=[pytest.mark.slow] * ("class" in stem)) for stem in ORIGINAL])
+@pytest.mark.parametrize(
+    "stem", [pytest.param(stem, marks=[pytest.mark.slow] * ("class" in stem)) for stem in ORIGINAL]
+)
 def test_the_original_networks_have_the_original_number_of_parameters(stem):
     cond, count = ORIGINAL[stem]
     config = load(FOLDER / "original" / f"{stem}.py").get_config()
@@ -107,7 +109,8 @@ def test_the_original_networks_have_the_original_number_of_parameters(stem):
     configs.check(config)
     assert config.cond == cond and config.model.time == "floor" and config.model.head_dim == 0
     facts = Facts(
-        tuple(config.data.size), 1, tuple("abcd") if "class" in cond else (), tuple("abcd"), None)
+        tuple(config.data.size), 1, tuple("abcd") if "class" in cond else (), tuple("abcd"), None
+    )
     shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
     assert sum(leaf.size for leaf in shapes.values()) == count
 
@@ -136,9 +139,11 @@ def test_the_paper_networks_lower_to_cudnn_attention_forward_and_backward(stem, 
     """The training program, lowered for CUDA on whatever device the test has."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(
-        cudnn, "check_compute_capability", lambda capability: float(capability) <= 8.0)
+        cudnn, "check_compute_capability", lambda capability: float(capability) <= 8.0
+    )
     monkeypatch.setattr(
-        cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "8.0")
+        cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "8.0"
+    )
     config, facts = get_config(FOLDER / f"{stem}.py", "size=paper"), PAPER[stem]
     config.model.res_blocks = config.model.transformer_layers = 1  # the same sites, fewer of each
     model = build.model(config, facts, Capabilities("gpu", 8.0))
@@ -148,14 +153,19 @@ def test_the_paper_networks_lower_to_cudnn_attention_forward_and_backward(stem, 
         return jax.ShapeDtypeStruct(shape, dtype)
 
     batch = Batch(
-        image=shaped(jnp.float32, 2, *facts.size, 1), mask=shaped(jnp.uint8, 2, *facts.size),
-        label=shaped(jnp.int32, 2), valid=shaped(bool, 2), index=shaped(jnp.int32, 2))
+        image=shaped(jnp.float32, 2, *facts.size, 1),
+        mask=shaped(jnp.uint8, 2, *facts.size),
+        label=shaped(jnp.int32, 2),
+        valid=shaped(bool, 2),
+        index=shaped(jnp.int32, 2),
+    )
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     text = (
         jax.jit(jax.grad(lambda params, batch, keys: loss(params, batch, keys, None).mean()))
         .trace(jax.eval_shape(model.init, jax.random.key(0)), batch, keys)
-        .lower(lowering_platforms=("cuda",)).as_text()
-    )  # fmt: skip
+        .lower(lowering_platforms=("cuda",))
+        .as_text()
+    )
     called = set(re.findall(r"__cudnn\$\w+", text))
     assert called == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     # XLA's own softmax exponentiates [.., heads, T, T] in float32.

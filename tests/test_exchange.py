@@ -24,15 +24,24 @@ from motfm_jax.io.torch_weights import write_torch_weights
 SIZE = (16, 16)
 YAML = {
     "model_args": {
-        "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1,
-        "num_channels": [8, 8], "attention_levels": [False, True], "norm_num_groups": 4,
-        "resblock_updown": True, "num_head_channels": [8, 8], "transformer_num_layers": 1,
-        "with_conditioning": True, "mask_conditioning": True, "cross_attention_dim": 4,
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 1,
+        "num_res_blocks": 1,
+        "num_channels": [8, 8],
+        "attention_levels": [False, True],
+        "norm_num_groups": 4,
+        "resblock_updown": True,
+        "num_head_channels": [8, 8],
+        "transformer_num_layers": 1,
+        "with_conditioning": True,
+        "mask_conditioning": True,
+        "cross_attention_dim": 4,
         "conditioning_embedding_num_channels": [4],
     },
     "data_args": {"pickle_path": "elsewhere.pkl", "split_train": "train", "split_val": "valid"},
     "train_args": {"num_epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 2, "lr": 1e-3},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,8 @@ def params():
     rng = np.random.default_rng(0)
     return {
         name: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
-        for name, leaf in shapes.items()}
+        for name, leaf in shapes.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +64,8 @@ def folder(tmp_path_factory, params):
     write_torch_weights(folder / "weights.safetensors", original_state(params))
     (folder / "original.yaml").write_text(yaml.safe_dump(YAML))
     to_pickle(
-        lambda split: PhantomEcho(split, SIZE, 10, "view_phase", 0), folder / "dataset.pkl", print)
+        lambda split: PhantomEcho(split, SIZE, 10, "view_phase", 0), folder / "dataset.pkl", print
+    )
     return folder
 
 
@@ -156,8 +167,11 @@ def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
     (tmp_path / "three.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(ValueError, match=r"4 classes .* the network has 3"):
         from_torch(
-            folder / "weights.safetensors", out, tmp_path / "three.yaml",
-            data=folder / "dataset.pkl")
+            folder / "weights.safetensors",
+            out,
+            tmp_path / "three.yaml",
+            data=folder / "dataset.pkl",
+        )
     assert not out.exists()
 
 
@@ -174,8 +188,9 @@ def test_there_and_back_is_bit_for_bit(folder, tmp_path):
     converted(folder, tmp_path / "run")
     trained, notes = to_torch(tmp_path / "run", tmp_path / "back.safetensors")
     assert trained.step == 0 and notes == []
-    there, back = (load_file(path) for path in (
-        folder / "weights.safetensors", tmp_path / "back.safetensors"))
+    there, back = (
+        load_file(path) for path in (folder / "weights.safetensors", tmp_path / "back.safetensors")
+    )
     assert there.keys() == back.keys()
     for name in there:
         np.testing.assert_array_equal(there[name], back[name])

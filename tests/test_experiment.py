@@ -25,8 +25,11 @@ SIZES = {2: (16, 16), 3: (8, 8, 8)}
 SOURCES = {2: "phantom_echo", 3: "phantom_brain"}
 ALL = [
     pytest.param(
-        dims, cond, method,
-        marks=[] if (dims, cond, method) == (2, "mask+class", "flow") else [pytest.mark.slow])
+        dims,
+        cond,
+        method,
+        marks=[] if (dims, cond, method) == (2, "mask+class", "flow") else [pytest.mark.slow],
+    )
     for dims in SIZES
     for cond in CONDITIONS
     for method in METHODS
@@ -44,7 +47,8 @@ def tiny(dims: int, cond: str, method: str = "flow", **train_fields):
     config.data.update(dict(source=SOURCES[dims], size=SIZES[dims], phantom_patients=10))
     config.model.update(dict(channels=(8, 8), head_dim=8, norm_groups=4, mask_embedding=4))
     config.train.update(
-        dict(batch_size=4, log_every=1, eval_every=2, save_every=2, sample_every=100))
+        dict(batch_size=4, log_every=1, eval_every=2, save_every=2, sample_every=100)
+    )
     config.train.update(train_fields)
     check(config)
     return config
@@ -54,14 +58,26 @@ def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -
     trained = loading.load_run(run)
     steps = 1 if trained.config.method == "spade" else 2
     conditions = choose(
-        trained.config.cond, num=num, classes=trained.facts.classes,
-        mask_labels=trained.facts.mask_labels, size=trained.facts.size,
-        split=lambda: datasets.arrays(trained.config, "valid"), split_name="valid")  # fmt: skip
+        trained.config.cond,
+        num=num,
+        classes=trained.facts.classes,
+        mask_labels=trained.facts.mask_labels,
+        size=trained.facts.size,
+        split=lambda: datasets.arrays(trained.config, "valid"),
+        split_name="valid",
+    )
     sample_to_folder(
-        out, Request(build.solver(trained.config, steps=steps), seed=seed, batch=batch), conditions,
-        network=trained.model.network, params=trained.params, condition=trained.model.condition,
-        kind=trained.config.cond, facts=trained.facts, intensity=trained.intensity,
-        checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step))  # fmt: skip
+        out,
+        Request(build.solver(trained.config, steps=steps), seed=seed, batch=batch),
+        conditions,
+        network=trained.model.network,
+        params=trained.params,
+        condition=trained.model.condition,
+        kind=trained.config.cond,
+        facts=trained.facts,
+        intensity=trained.intensity,
+        checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step),
+    )
     with np.load(out / "samples.npz") as made:
         assert ("masks" in made) == ("mask" in trained.config.cond)
         assert ("classes" in made) == ("class" in trained.config.cond)
@@ -83,7 +99,8 @@ def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, me
     images = sampled(run, tmp_path / "samples")
     assert images.shape == (3, *SIZES[dims], 1)
     assert json.loads((tmp_path / "samples" / "samples.json").read_text())["calls"] == (
-        1 if method == "spade" else 2)
+        1 if method == "spade" else 2
+    )
 
 
 @pytest.mark.slow
@@ -123,9 +140,7 @@ def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_
 def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     run = tmp_path / "run"
     train(tiny(2, "class", steps=2), run)
-    alone, together = (
-        sampled(run, tmp_path / str(batch), batch=batch) for batch in (1, 3)
-    )
+    alone, together = (sampled(run, tmp_path / str(batch), batch=batch) for batch in (1, 3))
     np.testing.assert_allclose(alone, together, atol=1e-4 * 255, rtol=0)
     assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
 
@@ -174,8 +189,11 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
         made = tiny(dims, "mask" if dims == 2 else "none", steps=steps, sample_every=2)
         made.flow.source = source
         if source == "channel":
-            made.data.update(dict(
-                source="decathlon", root=str(tmp_path / "data"), channel="FLAIR", spacing_mm=()))
+            made.data.update(
+                dict(
+                    source="decathlon", root=str(tmp_path / "data"), channel="FLAIR", spacing_mm=()
+                )
+            )
             made.flow.source_channel = "T1w"
         check(made)
         return made
@@ -189,7 +207,8 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     trained = loading.load_run(run)
     arrays = datasets.arrays(trained.config, "valid")
     starts, real = pipeline.read_pairs(
-        arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts))
+        arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts)
+    )
     assert starts.shape == real.shape == (1, *SIZES[dims], 1)
     assert np.abs(starts - real).mean() > 0.01
 
@@ -202,8 +221,14 @@ def write_two_channels(root: Path) -> None:
         t1w = rng.uniform(0, 100, (8, 8, 8)).astype(np.float32)
         both = np.stack([100 - t1w, t1w], axis=-1)
         nibabel.save(nibabel.Nifti1Image(both, np.eye(4)), root / name)
-    (root / "dataset.json").write_text(json.dumps({
-        "modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": name} for name in names]}))
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "modality": {"0": "FLAIR", "1": "T1w"},
+                "training": [{"image": name} for name in names],
+            }
+        )
+    )
 
 
 def test_epochs_count_the_last_short_batch():
@@ -287,7 +312,10 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))
     for text, message in (
-            ("", "cannot be read"), ("[]", "no facts"), ('{"later": 1}', "later was 1, is absent")):
+        ("", "cannot be read"),
+        ("[]", "no facts"),
+        ('{"later": 1}', "later was 1, is absent"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=rf"facts\.json: .*{message}"):
             check_facts(path, facts)
@@ -308,7 +336,8 @@ def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
 
     found = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: found.append(event))
+        lambda event, *_, **__: found.append(event)
+    )
     config = tiny(2, "mask+class", steps=3, sample_every=3)
     train(config, tmp_path / "warm")  # what several runs share is compiled
     few = compilations(lambda: train(config, tmp_path / "few"))

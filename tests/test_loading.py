@@ -19,8 +19,12 @@ from motfm_jax.training.state import TrainState
 def save_run(folder, config, params, facts=FACTS):
     """A run directory with one checkpoint, whose average is the parameters plus 1."""
     state = TrainState(
-        step=np.int32(7), params=params, ema={name: leaf + 1 for name, leaf in params.items()},
-        opt_state=(), halted=np.zeros((), bool))  # fmt: skip
+        step=np.int32(7),
+        params=params,
+        ema={name: leaf + 1 for name, leaf in params.items()},
+        opt_state=(),
+        halted=np.zeros((), bool),
+    )
     checkpoints = Checkpoints(folder / "checkpoints", config.to_dict(), facts.to_json())
     checkpoints.save(7, state)
     checkpoints.close()
@@ -102,10 +106,19 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
         loading.load_run(run)
 
 
-@pytest.mark.parametrize("change", [
-    {"model.channels": ()}, {"model.attention": ()}, {"model.channels": (0, 0)}, {"method": "x"},
-    {"model.res_blocks": 10**7}, {"train.dtype": "float128x"}, {"model.norm_groups": 0},
-    {"model.head_dim": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.channels": ()},
+        {"model.attention": ()},
+        {"model.channels": (0, 0)},
+        {"method": "x"},
+        {"model.res_blocks": 10**7},
+        {"train.dtype": "float128x"},
+        {"model.norm_groups": 0},
+        {"model.head_dim": -1},
+    ],
+)
 @pytest.mark.parametrize("size", [(16, 16), (0, 0)])
 def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change, size):
     """Nor where it says that it was converted without its data, whose size is not known."""
@@ -121,17 +134,44 @@ def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change, size
         loading.load_run(run)
 
 
-@pytest.mark.parametrize("name, value", [
-    ("size", (16,)), ("size", (16, -16)), ("size", (16, 16.5)), ("size", (0, 0)),
-    ("size", (0, 16)), ("channels", 0), ("channels", "1"),
-    ("classes", (1, 2)), ("mask_labels", ("background", None)), ("spacing_mm", (0.5, 0)),
-    ("spacing_mm", (0.5, math.nan)), ("spacing_mm", (1, 1, 1)), ("spacing_mm", (1, 10**400)),
-    ("classes", 4), ("affine", 3), ("affine", [[1, 0], [0, 1]]), ("affine", [["1"] * 4] * 4),
-    ("source_intensity", {"mode": "minmax"}), ("source_intensity", [1]),
-    *(("intensity", INTENSITY.to_json() | change) for change in (
-        {"low": -1e300}, {"high": 10**400},
-        {"mode": "log"}, {"scope": "image"}, {"low": None}, {"low": 255.0}, {"range": (1, 1)},
-        {"range": (-1, 0, 1)}, {"high": math.inf}))])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("size", (16,)),
+        ("size", (16, -16)),
+        ("size", (16, 16.5)),
+        ("size", (0, 0)),
+        ("size", (0, 16)),
+        ("channels", 0),
+        ("channels", "1"),
+        ("classes", (1, 2)),
+        ("mask_labels", ("background", None)),
+        ("spacing_mm", (0.5, 0)),
+        ("spacing_mm", (0.5, math.nan)),
+        ("spacing_mm", (1, 1, 1)),
+        ("spacing_mm", (1, 10**400)),
+        ("classes", 4),
+        ("affine", 3),
+        ("affine", [[1, 0], [0, 1]]),
+        ("affine", [["1"] * 4] * 4),
+        ("source_intensity", {"mode": "minmax"}),
+        ("source_intensity", [1]),
+        *(
+            ("intensity", INTENSITY.to_json() | change)
+            for change in (
+                {"low": -1e300},
+                {"high": 10**400},
+                {"mode": "log"},
+                {"scope": "image"},
+                {"low": None},
+                {"low": 255.0},
+                {"range": (1, 1)},
+                {"range": (-1, 0, 1)},
+                {"high": math.inf},
+            )
+        ),
+    ],
+)
 def test_facts_that_cannot_be_are_refused(saved, tmp_path, name, value):
     facts = dataclasses.replace(FACTS, **{name: value})
     run = retold(saved, tmp_path, facts=facts.to_json())

@@ -11,22 +11,38 @@ from motfm_jax.data.records import Facts
 # The fields of the original's default config.
 VALUES = {
     "model_args": {
-        "spatial_dims": 2, "in_channels": 1, "out_channels": 1,
-        "num_res_blocks": [2, 2, 2], "num_channels": [8, 16, 24],
-        "attention_levels": [False, True, True], "norm_num_groups": 8,
-        "resblock_updown": True, "num_head_channels": [8, 16, 24],
-        "transformer_num_layers": 6, "use_flash_attention": True,
-        "with_conditioning": True, "mask_conditioning": True, "cross_attention_dim": 4,
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 1,
+        "num_res_blocks": [2, 2, 2],
+        "num_channels": [8, 16, 24],
+        "attention_levels": [False, True, True],
+        "norm_num_groups": 8,
+        "resblock_updown": True,
+        "num_head_channels": [8, 16, 24],
+        "transformer_num_layers": 6,
+        "use_flash_attention": True,
+        "with_conditioning": True,
+        "mask_conditioning": True,
+        "cross_attention_dim": 4,
         "conditioning_embedding_num_channels": [12],
     },
     "data_args": {"pickle_path": "camus.pkl", "split_train": "train", "split_val": "valid"},
     "train_args": {
-        "num_epochs": 20, "batch_size": 2, "lr": 0.0003, "print_every": 1, "val_freq": 1,
-        "device": "cuda", "num_val_samples": 10, "checkpoint_dir": "checkpoints",
-        "gradient_accumulation_steps": 3, "grad_clip_norm": 0.5, "seed": 42,
+        "num_epochs": 20,
+        "batch_size": 2,
+        "lr": 0.0003,
+        "print_every": 1,
+        "val_freq": 1,
+        "device": "cuda",
+        "num_val_samples": 10,
+        "checkpoint_dir": "checkpoints",
+        "gradient_accumulation_steps": 3,
+        "grad_clip_norm": 0.5,
+        "seed": 42,
     },
     "solver_args": {"method": "midpoint", "step_size": 0.2, "time_points": 5},
-}  # fmt: skip
+}
 
 
 def changed(**sections):
@@ -48,16 +64,43 @@ def test_each_field_arrives():
     made = translated()
     config = made.config
     assert config.cond == "mask+class" and config.seed == 42
-    assert config.model.to_dict() | dict(
-        channels=(8, 16, 24), res_blocks=2, attention=(False, True, True), head_dim=0,
-        transformer_layers=6, mask_embedding=12, time="floor", norm_groups=8,
-    ) == config.model.to_dict()  # fmt: skip
-    assert config.train.to_dict() | dict(
-        epochs=20, batch_size=6, accumulation=3, lr=0.0003, clip=0.5, ema=0.0, dtype="auto",
-    ) == config.train.to_dict()  # fmt: skip
-    assert config.data.to_dict() | dict(
-        source="pickle", root="camus.pkl", mask_encoding="scalar", size=(0, 0),
-    ) == config.data.to_dict()  # fmt: skip
+    assert (
+        config.model.to_dict()
+        | dict(
+            channels=(8, 16, 24),
+            res_blocks=2,
+            attention=(False, True, True),
+            head_dim=0,
+            transformer_layers=6,
+            mask_embedding=12,
+            time="floor",
+            norm_groups=8,
+        )
+        == config.model.to_dict()
+    )
+    assert (
+        config.train.to_dict()
+        | dict(
+            epochs=20,
+            batch_size=6,
+            accumulation=3,
+            lr=0.0003,
+            clip=0.5,
+            ema=0.0,
+            dtype="auto",
+        )
+        == config.train.to_dict()
+    )
+    assert (
+        config.data.to_dict()
+        | dict(
+            source="pickle",
+            root="camus.pkl",
+            mask_encoding="scalar",
+            size=(0, 0),
+        )
+        == config.data.to_dict()
+    )
     assert (config.data.intensity.mode, config.data.intensity.scope) == ("minmax", "dataset")
     assert tuple(config.data.intensity.range) == (0.0, 1.0)
     assert (made.channels, made.num_classes, made.mask_channels) == (1, 4, 1)
@@ -66,10 +109,15 @@ def test_each_field_arrives():
     check(config)
 
 
-@pytest.mark.parametrize("with_class, with_mask, cond", [
-    (False, False, "none"), (True, False, "class"), (False, True, "mask"),
-    (True, True, "mask+class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "with_class, with_mask, cond",
+    [
+        (False, False, "none"),
+        (True, False, "class"),
+        (False, True, "mask"),
+        (True, True, "mask+class"),
+    ],
+)
 def test_the_four_conditionings(with_class, with_mask, cond):
     switches = {"with_conditioning": with_class, "mask_conditioning": with_mask}
     assert translated(model_args=switches).config.cond == cond
@@ -83,13 +131,16 @@ def test_volumes_are_scaled_one_by_one_and_a_missing_accumulation_is_the_silent_
     made = translated(
         model_args={"spatial_dims": 3},
         data_args={"image_norm": {"mode": "auto", "scope": "sample", "range": [-1, 1]}},
-        train_args={"gradient_accumulation_steps": None, "batch_size": 1, "precision": "16-mixed"})
+        train_args={"gradient_accumulation_steps": None, "batch_size": 1, "precision": "16-mixed"},
+    )
     intensity = made.config.data.intensity
     assert (intensity.mode, intensity.scope, intensity.range) == ("minmax", "sample", (-1.0, 1.0))
     assert (made.config.train.batch_size, made.config.train.accumulation) == (8, 8)
     assert [note.split(":")[0].split("=")[0] for note in made.notes] == [
-        "data_args.image_norm.mode", "train_args.gradient_accumulation_steps is not set",
-        "train_args.precision"]
+        "data_args.image_norm.mode",
+        "train_args.gradient_accumulation_steps is not set",
+        "train_args.precision",
+    ]
 
 
 def test_heads_of_one_width_keep_it():
@@ -99,39 +150,42 @@ def test_heads_of_one_width_keep_it():
     assert translated(model_args={"num_head_channels": [5, 8, 8]}).config.model.head_dim == 8
 
 
-@pytest.mark.parametrize("section, field, value, said", [
-    ("model_args", "num_chanels", [8], "model_args.num_chanels: unknown"),
-    ("train_args", "warmup", 3, "train_args.warmup: unknown"),
-    ("data_args", "image_norm", {"mode": "zscore"}, "data_args.image_norm.mode='zscore'"),
-    ("data_args", "image_norm", {"bias": 1}, "data_args.image_norm={'bias': 1}"),
-    ("data_args", "mask_norm", {"mode": "none"}, "data_args.mask_norm.mode='none'"),
-    ("data_args", "split_train", "training", "data_args.split_train='training'"),
-    ("model_args", "num_res_blocks", [1, 2, 2], "the same number on every level"),
-    ("model_args", "num_res_blocks", [2, 2], "one int for each of the 3 levels"),
-    ("model_args", "num_head_channels", [8, 8, 12], "num_head_channels=.*one number for all"),
-    ("model_args", "attention_levels", None, "attention_levels=None: one bool for each"),
-    ("model_args", "resblock_updown", None, "resblock_updown is missing"),
-    ("model_args", "resblock_updown", False, "resblock_updown=False"),
-    ("model_args", "norm_eps", 1e-5, "norm_eps=1e-05"),
-    ("model_args", "max_timestep", 100, "max_timestep=100"),
-    ("model_args", "out_channels", 2, "out_channels=2: as many as in_channels"),
-    ("model_args", "in_channels", None, "in_channels=None"),
-    ("model_args", "cross_attention_dim", None, "cross_attention_dim=None"),
-    ("model_args", "conditioning_embedding_num_channels", [16, 32], "would shrink the mask"),
-    ("model_args", "num_channels", [7, 16, 24], "7 does not divide"),
-    ("model_args", "num_channels", [], "the channels of each level"),
-    ("model_args", "num_channels", [8, 16, 10**9], "the channels of each level"),
-    ("model_args", "conditioning_embedding_num_channels", ["a"], "a list of one width"),
-    ("model_args", "cross_attention_dim", 10**9, "a whole number from 1 to 1048576"),
-    ("solver_args", "step_size", 1e-320, "a number from 0.0001"),
-    ("train_args", "lr", "1e-4", "write 1.0e-4"),
-    ("model_args", "spatial_dims", 4, "spatial_dims=4"),
-    ("train_args", "lr", "fast", "train_args.lr='fast'"),
-    ("train_args", "precision", "64", "train_args.precision='64'"),
-    ("solver_args", "method", "magic", "solver_args.method='magic'"),
-    ("general_args", "mask_conditioning", False, "contradicts"),
-    ("other_args", "x", 1, "other_args: unknown section"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "section, field, value, said",
+    [
+        ("model_args", "num_chanels", [8], "model_args.num_chanels: unknown"),
+        ("train_args", "warmup", 3, "train_args.warmup: unknown"),
+        ("data_args", "image_norm", {"mode": "zscore"}, "data_args.image_norm.mode='zscore'"),
+        ("data_args", "image_norm", {"bias": 1}, "data_args.image_norm={'bias': 1}"),
+        ("data_args", "mask_norm", {"mode": "none"}, "data_args.mask_norm.mode='none'"),
+        ("data_args", "split_train", "training", "data_args.split_train='training'"),
+        ("model_args", "num_res_blocks", [1, 2, 2], "the same number on every level"),
+        ("model_args", "num_res_blocks", [2, 2], "one int for each of the 3 levels"),
+        ("model_args", "num_head_channels", [8, 8, 12], "num_head_channels=.*one number for all"),
+        ("model_args", "attention_levels", None, "attention_levels=None: one bool for each"),
+        ("model_args", "resblock_updown", None, "resblock_updown is missing"),
+        ("model_args", "resblock_updown", False, "resblock_updown=False"),
+        ("model_args", "norm_eps", 1e-5, "norm_eps=1e-05"),
+        ("model_args", "max_timestep", 100, "max_timestep=100"),
+        ("model_args", "out_channels", 2, "out_channels=2: as many as in_channels"),
+        ("model_args", "in_channels", None, "in_channels=None"),
+        ("model_args", "cross_attention_dim", None, "cross_attention_dim=None"),
+        ("model_args", "conditioning_embedding_num_channels", [16, 32], "would shrink the mask"),
+        ("model_args", "num_channels", [7, 16, 24], "7 does not divide"),
+        ("model_args", "num_channels", [], "the channels of each level"),
+        ("model_args", "num_channels", [8, 16, 10**9], "the channels of each level"),
+        ("model_args", "conditioning_embedding_num_channels", ["a"], "a list of one width"),
+        ("model_args", "cross_attention_dim", 10**9, "a whole number from 1 to 1048576"),
+        ("solver_args", "step_size", 1e-320, "a number from 0.0001"),
+        ("train_args", "lr", "1e-4", "write 1.0e-4"),
+        ("model_args", "spatial_dims", 4, "spatial_dims=4"),
+        ("train_args", "lr", "fast", "train_args.lr='fast'"),
+        ("train_args", "precision", "64", "train_args.precision='64'"),
+        ("solver_args", "method", "magic", "solver_args.method='magic'"),
+        ("general_args", "mask_conditioning", False, "contradicts"),
+        ("other_args", "x", 1, "other_args: unknown section"),
+    ],
+)
 def test_what_has_no_counterpart_is_refused_by_name(section, field, value, said):
     with pytest.raises(ValueError, match=f"original.yaml: .*{said}"):
         translated(**{section: {field: value}})

@@ -14,5 +14,6 @@ PLAN = Plan(
     title="MOTFM and what it is compared with: CAMUS and brain MRI",
     echo=Anatomy("configs/camus.py", "size=paper", settings={"data.split": "paper"}),
     brain=Anatomy(
-        "configs/brain.py", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")),
+        "configs/brain.py", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")
+    ),
 )

@@ -1,6 +1,6 @@
 """The whole report on simulated scans, small enough for two CPU cores: about half an hour.
 
-    .venv/bin/python scripts/report.py --plan=configs/report/phantom.py --out=report
+.venv/bin/python scripts/report.py --plan=configs/report/phantom.py --out=report
 """
 
 from motfm_jax.report.plan import Anatomy, Plan
@@ -10,14 +10,33 @@ PLAN = Plan(
     notes="A rehearsal: tiny networks, a few hundred updates. It shows that everything works, not "
     "which system is better.",
     echo=Anatomy(
-        "configs/phantom.py", "size=debug",
-        settings={"train.steps": 300, "train.eval_every": 100, "train.save_every": 100,
-                  "train.sample_every": 300, "train.log_every": 50},
-        num=64),
+        "configs/phantom.py",
+        "size=debug",
+        settings={
+            "train.steps": 300,
+            "train.eval_every": 100,
+            "train.save_every": 100,
+            "train.sample_every": 300,
+            "train.log_every": 50,
+        },
+        num=64,
+    ),
     brain=Anatomy(
-        "configs/phantom.py", "anatomy=brain,size=debug",
-        settings={"train.steps": 200, "train.eval_every": 100, "train.save_every": 100,
-                  "train.sample_every": 200, "train.log_every": 50, "data.phantom_patients": 140},
-        systems=("D", "M"), num=32),
-    depths=(18,), width=16, epochs=5, seeds=1,
-)  # fmt: skip
+        "configs/phantom.py",
+        "anatomy=brain,size=debug",
+        settings={
+            "train.steps": 200,
+            "train.eval_every": 100,
+            "train.save_every": 100,
+            "train.sample_every": 200,
+            "train.log_every": 50,
+            "data.phantom_patients": 140,
+        },
+        systems=("D", "M"),
+        num=32,
+    ),
+    depths=(18,),
+    width=16,
+    epochs=5,
+    seeds=1,
+)

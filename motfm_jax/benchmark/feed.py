@@ -29,14 +29,22 @@ def feed(dims: int, side: int, cache: Path, seconds: float = 4.0) -> dict[str, A
     presets.apply(config, dims, "paper")
     config.cond = "mask"
     config.data.update(
-        source="phantom_echo" if dims == 2 else "phantom_brain", size=(side,) * dims,
-        phantom_patients=PATIENTS[dims], cache=str(cache))  # fmt: skip
+        source="phantom_echo" if dims == 2 else "phantom_brain",
+        size=(side,) * dims,
+        phantom_patients=PATIENTS[dims],
+        cache=str(cache),
+    )
     if dims == 3:
         config.data.intensity.update(mode="percentile", scope="sample")
     data = datasets.data(config)
     batches = pipeline.train_batches(
-        data.train, data.intensity, batch_size=BATCH[dims], seed=0,
-        augment=datasets.augmentation(config, data.facts), **data.sources)
+        data.train,
+        data.intensity,
+        batch_size=BATCH[dims],
+        seed=0,
+        augment=datasets.augmentation(config, data.facts),
+        **data.sources,
+    )
     for _ in range(WARM_BATCHES):
         next(batches)
     begin, count = time.perf_counter(), 0
@@ -44,5 +52,7 @@ def feed(dims: int, side: int, cache: Path, seconds: float = 4.0) -> dict[str, A
         next(batches)
         count += BATCH[dims]
     return {
-        "data": f"{side}^{dims}", "batch": BATCH[dims],
-        "examples_per_second": count / (time.perf_counter() - begin)}  # fmt: skip
+        "data": f"{side}^{dims}",
+        "batch": BATCH[dims],
+        "examples_per_second": count / (time.perf_counter() - begin),
+    }

@@ -81,24 +81,30 @@ def program(case: Case, inputs: Inputs, calls: int, root: Path) -> Program:
     chosen = config(case, root)
     chosen.train.dtype = "bfloat16" if jax.devices()[0].platform == "gpu" else "float32"
     facts = Facts(
-        size=inputs.x0.shape[1:-1], channels=1, classes=tuple("abcd"),
-        mask_labels=("background", "inside"), intensity=None)  # fmt: skip
+        size=inputs.x0.shape[1:-1],
+        channels=1,
+        classes=tuple("abcd"),
+        mask_labels=("background", "inside"),
+        intensity=None,
+    )
     network, init = build.model(chosen, facts)[:2]
     random = np.random.default_rng(1)
     # None is zero, so that no part of the network can be left out.
-    params = {name: (random.standard_normal(leaf.shape) * 0.02).astype(np.float32)
-              for name, leaf in jax.eval_shape(init, jax.random.key(0)).items()}  # fmt: skip
+    params = {
+        name: (random.standard_normal(leaf.shape) * 0.02).astype(np.float32)
+        for name, leaf in jax.eval_shape(init, jax.random.key(0)).items()
+    }
     condition = Condition(inputs.mask, inputs.label)
     if case.conditioned and not case.has_original:  # its mask has a channel a label
-        condition = Condition(
-            np.concatenate([1 - inputs.mask, inputs.mask], axis=-1), inputs.label)
+        condition = Condition(np.concatenate([1 - inputs.mask, inputs.mask], axis=-1), inputs.label)
     if case.work == "forward":
+
         def forward(params, x, t, condition):
             return network.apply(params, x, t, network.encode(params, condition), None)
 
-        return Program(
-            jax.jit(forward), (params, inputs.x0, inputs.t, condition), params, 1)
+        return Program(jax.jit(forward), (params, inputs.x0, inputs.t, condition), params, 1)
     if case.work == "sample":
+
         def sample(params, x0, condition):
             return flow.sample(network, params, x0, condition, Solver("euler", calls)).x
 
@@ -129,11 +135,13 @@ def _compiled(made: Program) -> tuple[Any, dict[str, float]]:
         warm = time.perf_counter() - again
     cost = compiled.cost_analysis() or {}
     return compiled, {
-        "trace_s": traced - begin, "compile_s": done - traced, "warm_s": warm,
+        "trace_s": traced - begin,
+        "compile_s": done - traced,
+        "warm_s": warm,
         "flop": made.loops * cost.get("flops", np.nan),
         "bytes": made.loops * cost.get("bytes accessed", np.nan),
         "temporary_bytes": getattr(compiled.memory_analysis(), "temp_size_in_bytes", np.nan),
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -173,5 +181,6 @@ def largest_batch(case: Case, calls: int, root: Path) -> int:
     if fitting < 1:
         raise ValueError(
             f"{case.name}: needs {one / 1e9:.2g} GB of the device's {held.limit / 1e9:.2g} GB; "
-            "leave it out, --cases or --sizes")
+            "leave it out, --cases or --sizes"
+        )
     return 1 << fitting.bit_length() - 1

@@ -79,8 +79,13 @@ def _resample_image(image: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -
     """Linear; what comes from outside is the image's smallest value (background)."""
     channels = [
         scipy.ndimage.affine_transform(
-            image[..., channel], matrix, offset, order=1, mode="constant",
-            cval=float(image[..., channel].min()))
+            image[..., channel],
+            matrix,
+            offset,
+            order=1,
+            mode="constant",
+            cval=float(image[..., channel].min()),
+        )
         for channel in range(image.shape[-1])
     ]
     return np.stack(channels, axis=-1)

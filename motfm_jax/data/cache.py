@@ -87,9 +87,12 @@ class Arrays:
 
 
 def open_cached(
-    source: Source, cache_dir: Path, progress: Progress | None = None, on_fault: str = "stop",
+    source: Source,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    on_fault: str = "stop",
     varied: bool = False,
-) -> Arrays:  # fmt: skip
+) -> Arrays:
     """The examples of `source`, decoded now or by an earlier call.
 
     Builders of the same entry take turns where the file system has locks, and otherwise both
@@ -159,7 +162,8 @@ def _writable(folder: Path) -> Path:
         reason = "it is read-only"
     raise ValueError(
         f"{folder}: decoded data cannot be kept here ({reason}); name a folder that can be written "
-        "to: --config.data.cache, or MOTFM_CACHE")
+        "to: --config.data.cache, or MOTFM_CACHE"
+    )
 
 
 def _build(write: Callable[[Path], None], folder: Path, sweep: bool) -> None:

@@ -75,9 +75,13 @@ class Camus:
             raise ValueError(f"CAMUS size {tuple(size)}: the frames are 2-D, give (H, W)")
         self.root = Path(root)
         self.settings = {
-            "split": split, "size": list(size), "fit": fit, "split_rule": split_rule,
-            "split_seed": split_seed, "classes": classes,
-        }  # fmt: skip
+            "split": split,
+            "size": list(size),
+            "fit": fit,
+            "split_rule": split_rule,
+            "split_seed": split_seed,
+            "classes": classes,
+        }
         self.classes = CLASSES[classes]
         self.faults: list[str] = []
         skipped = self.faults if on_fault == "skip" else None
@@ -85,7 +89,8 @@ class Camus:
         self.frames = [
             frame
             for patient in split_patients(
-                self.root, folders, split, split_rule, split_seed, skipped)
+                self.root, folders, split, split_rule, split_seed, skipped
+            )
             for frame in tried(skipped, list_frames, patient, folders[patient]) or ()
         ]
         with_mask = [frame for frame in self.frames if frame.mask_path.is_file()]
@@ -93,7 +98,8 @@ class Camus:
         if with_mask and lacking and on_fault == "stop":
             raise ValueError(
                 f"{lacking[0].mask_path}: missing; {len(lacking)} masks of "
-                f"{len(self.frames)} {split} frames are; add them or remove those frames")
+                f"{len(self.frames)} {split} frames are; add them or remove those frames"
+            )
         if with_mask:
             self.frames = with_mask
             self.faults += [f"{frame.mask_path}: missing" for frame in lacking]
@@ -109,9 +115,12 @@ class Camus:
         image, affine, spacing = read_frame(frame.image_path)
         mask = read_mask(frame, image.shape) if self.mask_labels else None
         resized = geometry.fit(
-            image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"])
+            image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"]
+        )
         meta = frame.meta() | {
-            "spacing_mm": list(resized.spacing_mm), "affine": resized.affine.tolist()}
+            "spacing_mm": list(resized.spacing_mm),
+            "affine": resized.affine.tolist(),
+        }
         return Record(resized.image, resized.mask, self.classes.index(self._class(frame)), meta)
 
     def _class(self, frame: "Frame") -> str:
@@ -125,9 +134,11 @@ class Camus:
     def fingerprint(self) -> dict[str, Any]:
         paths = [path for frame in self.frames for path in frame.paths()]
         return {
-            "source": "camus", "version": VERSION, **self.settings,
+            "source": "camus",
+            "version": VERSION,
+            **self.settings,
             "files": files.hash_files(self.root, paths),
-        }  # fmt: skip
+        }
 
 
 class Frame(NamedTuple):
@@ -158,8 +169,10 @@ class Frame(NamedTuple):
     def meta(self) -> dict[str, Any]:
         meta = {
             "name": f"{self.patient}_{self.view}_{self.phase}",
-            "patient": self.patient, "view": self.view, "phase": self.phase,
-        }  # fmt: skip
+            "patient": self.patient,
+            "view": self.view,
+            "phase": self.phase,
+        }
         quality = read_info(self.info_path).get("ImageQuality")
         return meta | ({"quality": quality} if quality else {})
 
@@ -179,7 +192,8 @@ def read_frame(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]
     if array.ndim < 2 or any(extent != 1 for extent in array.shape[2:]):
         raise ValueError(
             f"{path}: shape {array.shape}, one 2-D frame needed; is it a sequence? only the "
-            "ED and ES frames are used")
+            "ED and ES frames are used"
+        )
     array = array.reshape(array.shape[:2])
     return array.T, affine[:, [1, 0, 2, 3]], (spacing[1], spacing[0])
 
@@ -206,7 +220,8 @@ def patient_folders(root: Path) -> dict[str, Path]:
     if not present:
         raise ValueError(
             f"{root}: neither database_nifti (NIfTI release) nor training (older .mhd release) in "
-            "it; give the folder that holds one of them")
+            "it; give the folder that holds one of them"
+        )
     folders = {
         layouts[name] + path.name: path
         for name in present
@@ -215,7 +230,8 @@ def patient_folders(root: Path) -> dict[str, Path]:
     }
     if not folders:
         raise ValueError(
-            f"{root}: no patient folders in {' or '.join(present)}; copy the data again")
+            f"{root}: no patient folders in {' or '.join(present)}; copy the data again"
+        )
     return folders
 
 
@@ -236,7 +252,8 @@ def list_frames(patient: str, folder: Path) -> list[Frame]:
                 frames.append(Frame(patient, view, phase, path))
     if not frames:
         raise ValueError(
-            f"{folder}: no frame such as {folder.name}_2CH_ED.nii.gz; copy this patient again")
+            f"{folder}: no frame such as {folder.name}_2CH_ED.nii.gz; copy this patient again"
+        )
     return frames
 
 
@@ -254,9 +271,13 @@ def read_list(root: Path, split: str) -> list[str] | None:
 
 
 def split_patients(
-    root: Path, folders: dict[str, Path], split: str, rule: str, seed: int,
+    root: Path,
+    folders: dict[str, Path],
+    split: str,
+    rule: str,
+    seed: int,
     faults: list[str] | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The patients of one split, in order; those without a folder are added to the faults, if any
     are listed.
 
@@ -288,7 +309,8 @@ def _official_patients(
     if listed is None:
         raise files.NoSplit(
             f"{path}: missing, so there is no official {split} split; add the release's list, or "
-            "set config.data.split=paper")
+            "set config.data.split=paper"
+        )
     missing = [patient for patient in listed if patient not in folders]
     if faults is not None and len(missing) < len(listed):
         faults += [f"{path}: names {patient}, which has no folder" for patient in missing]
@@ -299,13 +321,15 @@ def _official_patients(
             came = f"names {missing[0]} and {len(missing) - 1} others without a folder"
         raise ValueError(
             f"{path}: {came}, names of patient folders needed; complete "
-            "the data or correct the list")
+            "the data or correct the list"
+        )
     for other in LISTS:
         shared = set(listed) & set(read_list(root, other) or ()) if other != split else ()
         if shared:
             raise ValueError(
                 f"{path}: {min(shared)} is also in {LISTS[other]}, a patient belongs to one split; "
-                "correct the lists")
+                "correct the lists"
+            )
     return sorted(set(listed))
 
 

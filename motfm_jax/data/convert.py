@@ -10,9 +10,11 @@ from motfm_jax.data.records import Source, refuse_many, tried
 
 
 def to_pickle(
-    open_split: Callable[[str], Source], path: Path, say: Callable[[str], None],
+    open_split: Callable[[str], Source],
+    path: Path,
+    say: Callable[[str], None],
     on_fault: str = "stop",
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int]:
     """Writes train, valid and test; where the data has no test split, it stays empty.
 
     From a pickle, mask values, classes and metadata come back as they were, and so do images and

@@ -78,25 +78,33 @@ class Decathlon:
         self.channels = read_channels(self.root, description)
         self.chosen = [find_channel(self.root, self.channels, channel)]
         if source_channel:
-            self.chosen.append(find_channel(
-                self.root, self.channels, source_channel, "config.flow.source_channel"))
+            self.chosen.append(
+                find_channel(self.root, self.channels, source_channel, "config.flow.source_channel")
+            )
         labels = read_labels(self.root, description)
         self.label_map = {int(old): int(new) for old, new in label_map}
         unknown = sorted(set(self.label_map) - set(labels))
         if unknown and labels:
             raise ValueError(
                 f"config.data.label_map: label {unknown[0]} is not in {self.root / 'dataset.json'} "
-                f"({', '.join(map(str, labels))}); correct the pairs")
+                f"({', '.join(map(str, labels))}); correct the pairs"
+            )
         self.settings = {
-            "split": split, "size": list(size), "channel": self.channels[self.chosen[0]],
-            "fit": fit, "crop_foreground": crop_foreground, "spacing_mm": list(spacing_mm),
-            "label_map": sorted(self.label_map.items()), "split_seed": split_seed,
-        }  # fmt: skip
+            "split": split,
+            "size": list(size),
+            "channel": self.channels[self.chosen[0]],
+            "fit": fit,
+            "crop_foreground": crop_foreground,
+            "spacing_mm": list(spacing_mm),
+            "label_map": sorted(self.label_map.items()),
+            "split_seed": split_seed,
+        }
         if source_channel:
             self.settings["source_channel"] = self.channels[self.chosen[1]]
         self.faults: list[str] = []
         self.entries = split_entries(
-            self.root, description, split, split_seed, self.faults if on_fault == "skip" else None)
+            self.root, description, split, split_seed, self.faults if on_fault == "skip" else None
+        )
         self.labels = labels if self.entries[0].mask_path else {}
         self.mask_labels = name_labels(self.labels, self.label_map)
         self._targets = np.zeros(max(self.labels, default=0) + 1, np.uint8)
@@ -120,13 +128,17 @@ class Decathlon:
             resized = (
                 geometry.fit_at_spacing(*grid, settings["spacing_mm"])
                 if settings["spacing_mm"]
-                else geometry.fit(*grid, settings["fit"]))
+                else geometry.fit(*grid, settings["fit"])
+            )
         except ValueError as error:
             raise ValueError(f"{entry.image_path}: {error}") from error
         meta = {
-            "name": entry.patient, "patient": entry.patient, "channel": settings["channel"],
-            "spacing_mm": list(resized.spacing_mm), "affine": resized.affine.tolist(),
-        }  # fmt: skip
+            "name": entry.patient,
+            "patient": entry.patient,
+            "channel": settings["channel"],
+            "spacing_mm": list(resized.spacing_mm),
+            "affine": resized.affine.tolist(),
+        }
         source = resized.image[..., 1:] if len(self.chosen) > 1 else None
         return Record(resized.image[..., :1], resized.mask, None, meta, source)
 
@@ -137,10 +149,12 @@ class Decathlon:
     def fingerprint(self) -> dict[str, Any]:
         paths = [path for entry in self.entries for path in entry[1:] if path]
         return {
-            "source": "decathlon", "version": VERSION, **self.settings,
+            "source": "decathlon",
+            "version": VERSION,
+            **self.settings,
             "labels": {str(value): name for value, name in self.labels.items()},
             "files": files.hash_files(self.root, paths),
-        }  # fmt: skip
+        }
 
 
 def read_image(path: Path, channels: Sequence[str]) -> files.Volume:
@@ -150,7 +164,8 @@ def read_image(path: Path, channels: Sequence[str]) -> files.Volume:
     if volume.array.ndim not in (3, 4) or found != len(channels):
         raise ValueError(
             f"{path}: shape {volume.array.shape}, 3 axes and {len(channels)} channels needed "
-            f"({', '.join(channels)} in dataset.json); correct one of the two")
+            f"({', '.join(channels)} in dataset.json); correct one of the two"
+        )
     return volume._replace(array=volume.array.reshape(*volume.array.shape[:3], found))
 
 
@@ -187,7 +202,8 @@ def read_description(root: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(
             f"{path}: no {' and no '.join(wrong)} in it, the Decathlon's modality (index -> name) "
-            "and training (a list) are needed; complete it")
+            "and training (a list) are needed; complete it"
+        )
     return description
 
 
@@ -196,14 +212,17 @@ def read_channels(root: Path, description: dict[str, Any]) -> list[str]:
     names = description["modality"]
     if not names or sorted(names) != sorted(map(str, range(len(names)))):
         raise ValueError(
-            f"{root / 'dataset.json'}: 'modality' {names}, keys '0', '1', ... needed; correct it")
+            f"{root / 'dataset.json'}: 'modality' {names}, keys '0', '1', ... needed; correct it"
+        )
     return [str(names[str(index)]) for index in range(len(names))]
 
 
 def find_channel(
-    root: Path, channels: Sequence[str], wanted: str,
+    root: Path,
+    channels: Sequence[str],
+    wanted: str,
     flag: str = "config.data.channel, in prepare_data.py --channel",
-) -> int:  # fmt: skip
+) -> int:
     """Index of the channel of this name, in any case but whole: T1w is not t1gd."""
     matches = [i for i, name in enumerate(channels) if name.lower() == wanted.strip().lower()]
     if not wanted and len(channels) == 1:
@@ -213,7 +232,8 @@ def find_channel(
         came = f"{number} channels are called {wanted!r}" if wanted else "no channel chosen"
         raise ValueError(
             f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
-            f"name one of them: {flag}")
+            f"name one of them: {flag}"
+        )
     return matches[0]
 
 
@@ -229,7 +249,8 @@ def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
     if not valid:
         raise ValueError(
             f"{root / 'dataset.json'}: 'labels' {labels!s:.200}, value -> name with whole numbers "
-            "from 0 to 65535 needed; correct it")
+            "from 0 to 65535 needed; correct it"
+        )
     return named
 
 
@@ -245,15 +266,19 @@ def name_labels(labels: dict[int, str], label_map: dict[int, int]) -> tuple[str,
     if names and not 0 <= min(names) <= max(names) <= 255:
         raise ValueError(
             f"labels {min(names)} .. {max(names)}: masks hold 0 .. 255; remap them: "
-            "--config.data.label_map")
+            "--config.data.label_map"
+        )
     values = range(max(names, default=-1) + 1)
     return tuple("+".join(names.get(value, [f"unused {value}"])) for value in values)
 
 
 def split_entries(
-    root: Path, description: dict[str, Any], split: str, seed: int,
+    root: Path,
+    description: dict[str, Any],
+    split: str,
+    seed: int,
     faults: list[str] | None = None,
-) -> list[Entry]:  # fmt: skip
+) -> list[Entry]:
     """The entries of one split; those that are not whole are added to the faults, if any are
     listed.
 
@@ -277,13 +302,15 @@ def split_entries(
     if not entries:
         raise files.NoSplit(
             f"{root / 'dataset.json'}: {len(listed)} entries leave none for the {split} split; "
-            "add data, or use another split")
+            "add data, or use another split"
+        )
     unmasked = [entry for entry in entries if entry.mask_path is None]
     if 0 < len(unmasked) < len(entries):
         if faults is None:
             raise ValueError(
                 f"{root / 'dataset.json'}: {len(unmasked)} of {len(entries)} {split} entries have "
-                f"no label, such as {unmasked[0].patient}; give all of them one or none")
+                f"no label, such as {unmasked[0].patient}; give all of them one or none"
+            )
         faults += [f"{entry.image_path}: has no label" for entry in unmasked]
         entries = [entry for entry in entries if entry.mask_path]
     entries = [entry for entry in entries if tried(faults, _check_files, entry)]
@@ -334,5 +361,6 @@ def _inside(root: Path, text: Any) -> Path:
     normal = os.path.normpath(text) if isinstance(text, str) and text else ".."
     if os.path.isabs(normal) or normal.split(os.sep)[0] == "..":
         raise ValueError(
-            f"{root / 'dataset.json'}: path {text!r}, a file below {root} needed; correct it")
+            f"{root / 'dataset.json'}: path {text!r}, a file below {root} needed; correct it"
+        )
     return root / normal

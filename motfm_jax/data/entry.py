@@ -136,8 +136,12 @@ def _store(
     widest = _common_dtype(images.dtype, record.image.dtype)
     if widest != images.dtype:  # a later record needs more than the first
         arrays["images"] = _rewrite(draft / "images.npy", images, widest, len(images), row)
-    parts = {"images": record.image, "masks": record.mask, "labels": record.label,
-             "sources": record.source}  # fmt: skip
+    parts = {
+        "images": record.image,
+        "masks": record.mask,
+        "labels": record.label,
+        "sources": record.source,
+    }
     with np.errstate(over="ignore"):  # float64 may become infinite, which is seen below
         for name, array in arrays.items():
             array[row] = parts[name]

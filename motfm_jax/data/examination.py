@@ -129,7 +129,8 @@ def examine(
             high = [summary.high[index] for summary in present]
             report.facts[f"intensity {channel}".strip()] = (
                 f"{_span([min(low), max(high)])}; "
-                f"an image's lowest {_span(low)}, highest {_span(high)}")
+                f"an image's lowest {_span(low)}, highest {_span(high)}"
+            )
     if any(summary.labels for summary in found):
         report.facts["labels"] = _label_shares(found, labels)
     _warn_of_single_images(readable, report)
@@ -177,7 +178,8 @@ def _count(items: Sequence[Item], report: Report) -> list[list[str]]:
             lacking = next(item.name for item in chosen if not item.has_mask)
             report.errors.append(
                 f"{split}: {len(chosen) - masks} of {len(chosen)} images have no mask, such as "
-                f"{lacking}; add the masks or take the images out")
+                f"{lacking}; add the masks or take the images out"
+            )
     return rows
 
 
@@ -204,7 +206,8 @@ def _label_shares(found: Sequence[Summary], labels: Sequence[str] | dict[int, st
     voxels = sum((Counter(summary.labels) for summary in found), Counter())
     return ", ".join(
         f"{label} {names.get(label, '')}".strip() + f" {100 * voxels[label] / voxels.total():.3g}%"
-        for label in sorted(set(names) | set(voxels)))
+        for label in sorted(set(names) | set(voxels))
+    )
 
 
 def _extents(values: Sequence[tuple[float, ...]]) -> str:

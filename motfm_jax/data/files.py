@@ -14,9 +14,17 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 METAIMAGE_SUFFIXES = (".mhd", ".mha")
 # Of the system and not the file, which may be read another time: nothing to leave it out for.
 PASSING = {
-    errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ENOLCK,
-}  # fmt: skip
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ENOLCK,
+}
 SPACING_TOLERANCE = 0.01  # between pixel sizes and affine, relative
 
 
@@ -38,13 +46,15 @@ def read(path: Path) -> Volume:
     if not name.endswith((*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES)):
         raise ValueError(
             f"{path}: unknown type of image; {', '.join((*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES))} "
-            "needed: convert it")
+            "needed: convert it"
+        )
     try:
         volume = read_nifti(path) if name.endswith(NIFTI_SUFFIXES) else read_metaimage(path)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path}: .mhd files need SimpleITK, which is not installed; "
-            "pip install SimpleITK, or use the NIfTI release") from error
+            "pip install SimpleITK, or use the NIfTI release"
+        ) from error
     except MemoryError as error:
         raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error
     except Exception as error:  # a decoder may raise anything on foreign bytes
@@ -53,17 +63,20 @@ def read(path: Path) -> Volume:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "
-            "copy it again") from error
+            "copy it again"
+        ) from error
     if volume.array.dtype.kind not in "buif":
         raise ValueError(
-            f"{path}: voxels of type {volume.array.dtype}, real numbers needed; convert the file")
+            f"{path}: voxels of type {volume.array.dtype}, real numbers needed; convert the file"
+        )
     if volume.array.size == 0:
         raise ValueError(f"{path}: no voxels, shape {volume.array.shape}; copy the file again")
     if not np.isfinite(volume.array).all():
         count = int((~np.isfinite(volume.array)).sum())
         raise ValueError(
             f"{path}: {count} NaN or infinite voxels, finite ones needed; repair the file or "
-            "take it out of the data set")
+            "take it out of the data set"
+        )
     _check_grid(path, volume)
     return volume
 
@@ -72,15 +85,19 @@ def _check_grid(path: Path, volume: Volume) -> None:
     spacing = np.array(volume.spacing_mm)
     if not np.isfinite(volume.affine).all() or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise ValueError(
-            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header")
+            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header"
+        )
     steps = volume.affine[:3, : len(spacing)]
     lengths = np.linalg.norm(steps, axis=0)
-    if np.linalg.matrix_rank(steps) < len(spacing) or (
-            np.abs(lengths / spacing - 1) > SPACING_TOLERANCE).any():  # fmt: skip
+    if (
+        np.linalg.matrix_rank(steps) < len(spacing)
+        or (np.abs(lengths / spacing - 1) > SPACING_TOLERANCE).any()
+    ):
         raise ValueError(
             f"{path}: its affine has steps of {tuple(lengths.round(4).tolist())} mm, its header "
             f"says {volume.spacing_mm}; they must agree and point to different directions: repair "
-            "the header")
+            "the header"
+        )
 
 
 def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:
@@ -92,18 +109,21 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise ValueError(
-            f"{path}: {count} NaN or infinite mask values, whole numbers needed; give them a label")
+            f"{path}: {count} NaN or infinite mask values, whole numbers needed; give them a label"
+        )
     labels = values if values.dtype.kind in "ui" else np.rint(values)
     if labels is not values and np.abs(values - labels).max() > 1e-3:
         raise ValueError(
             f"{path}: mask values such as {values[values != labels][0]}, whole numbers needed; "
-            "was it resampled with interpolation? use nearest neighbour")
+            "was it resampled with interpolation? use nearest neighbour"
+        )
     unknown = sorted({int(label) for label in np.unique(labels)} - set(allowed))
     if unknown:
         raise ValueError(
             f"{path}: label {', '.join(map(str, unknown[:5]))} found, only "
             f"{', '.join(map(str, sorted(allowed)))} declared; correct the mask, or declare "
-            "or remap the label")
+            "or remap the label"
+        )
     return labels if labels is values else labels.astype(np.int64)
 
 
@@ -112,7 +132,8 @@ def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequ
     if mask.shape != tuple(shape):
         raise ValueError(
             f"{path}: mask {mask.shape} and image {tuple(shape)} ({image_path.name}) differ in "
-            "space; resample one to the other's grid")
+            "space; resample one to the other's grid"
+        )
 
 
 def content_hash(path: Path) -> str:

@@ -16,10 +16,19 @@ MOST_BYTES = 2**32  # of one image's voxels: 1024 x 1024 x 1024 of 4 bytes
 MOST_BEFORE = 2**28  # bytes before a NIfTI's voxels: header and extensions
 MOST_INFLATED = 1032  # times its size, what a deflated byte can become
 VOXEL_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG": 8, "MET_ULONG": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4,
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_LONG": 8,
+    "MET_ULONG": 8,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_FLOAT": 4,
     "MET_DOUBLE": 8,
-}  # fmt: skip
+}
 
 
 class Volume(NamedTuple):

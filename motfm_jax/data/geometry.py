@@ -87,7 +87,8 @@ def fit_at_spacing(
     shape = _spatial_shape(image, mask, size)
     if len(target_mm) != len(shape):
         raise ValueError(
-            f"spacing {tuple(target_mm)} mm: the image has {len(shape)} axes, give one number each")
+            f"spacing {tuple(target_mm)} mm: the image has {len(shape)} axes, give one number each"
+        )
     resized = _resample(image, mask, affine, np.array(target_mm) / np.array(spacing_mm), size)
     return resized._replace(spacing_mm=tuple(float(step) for step in target_mm))
 
@@ -124,7 +125,8 @@ def _spatial_shape(image, mask, size) -> tuple[int, ...]:
     shape = image.shape[:-1]
     if len(shape) != len(size):
         raise ValueError(
-            f"size {tuple(size)}: the image has {len(shape)} axes {shape}, give one number each")
+            f"size {tuple(size)}: the image has {len(shape)} axes {shape}, give one number each"
+        )
     if mask is not None and mask.shape != shape:
         raise ValueError(f"mask {mask.shape} and image {shape} differ in space")
     return shape
@@ -169,8 +171,7 @@ def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
     weights = weights.astype(np.float32)
     held = weights > 0
     ends = np.concatenate([[0], held.sum(axis=1).cumsum()])
-    return scipy.sparse.csr_array(
-        (weights[held], old[held], ends), shape=(len(centres), old_count))
+    return scipy.sparse.csr_array((weights[held], old[held], ends), shape=(len(centres), old_count))
 
 
 def _apply(weights: scipy.sparse.csr_array, image: np.ndarray, axis: int) -> np.ndarray:

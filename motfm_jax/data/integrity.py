@@ -38,15 +38,23 @@ def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
         for frame in frames:
             meta = frame.meta()
             qualities[meta.get("quality", "not stated")] += 1
-            items.append(Item(
-                meta["name"], patient, splits[patient], f"{frame.view}_{frame.phase}",
-                frame.mask_path.is_file(), lambda frame=frame: _read_frame(frame)))  # fmt: skip
+            items.append(
+                Item(
+                    meta["name"],
+                    patient,
+                    splits[patient],
+                    f"{frame.view}_{frame.phase}",
+                    frame.mask_path.is_file(),
+                    lambda frame=frame: _read_frame(frame),
+                )
+            )
     spacings = examine(items, camus.MASK_LABELS, report, progress)
     report.facts["quality"] = listed(qualities)
     if set(spacings) == {(1.0, 1.0)}:
         report.warnings.append(
             "every pixel is stated to be 1 x 1 mm, the release's are about 0.3 mm: the spacing was "
-            "lost, lengths are in pixels and the aspect ratio may have changed")
+            "lost, lengths are in pixels and the aspect ratio may have changed"
+        )
     return report
 
 
@@ -59,14 +67,16 @@ def _camus_splits(root: Path, folders: dict[str, Path], report: Report) -> dict[
             if split not in splits.values():
                 report.warnings.append(
                     f"{root / camus.LISTS[split]}: missing, so there is no official {split} "
-                    "split; config.data.split=paper draws one")
+                    "split; config.data.split=paper draws one"
+                )
             continue
         for patient in listed:
             if patient not in folders:
                 report.errors.append(f"{root / camus.LISTS[split]}: {patient} has no folder")
             elif splits[patient] != "unlisted":
                 report.errors.append(
-                    f"{patient} is in two splits, {splits[patient]} and {split}: correct the lists")
+                    f"{patient} is in two splits, {splits[patient]} and {split}: correct the lists"
+                )
             else:
                 splits[patient] = split
     return splits
@@ -117,12 +127,16 @@ def check_decathlon(root: str | Path, progress: Progress | None = None) -> Repor
     _compare_with_folders(root, entries, report)
     items = [
         Item(
-            entry.patient, entry.patient, "unlabelled" if part == "test" else splits[entry.patient],
-            "", entry.mask_path is not None,
-            lambda entry=entry: _read_entry(entry, channels, labels))
+            entry.patient,
+            entry.patient,
+            "unlabelled" if part == "test" else splits[entry.patient],
+            "",
+            entry.mask_path is not None,
+            lambda entry=entry: _read_entry(entry, channels, labels),
+        )
         for part, listed in entries.items()
         for entry in listed
-    ]  # fmt: skip
+    ]
     examine(items, labels, report, progress, channels)
     return report
 
@@ -135,7 +149,8 @@ def _compare_with_folders(root: Path, entries: dict[str, list], report: Report) 
         if extra:
             report.warnings.append(
                 f"{root / folder}: {len(extra)} files that dataset.json does not list, such as "
-                f"{min(extra).name}")
+                f"{min(extra).name}"
+            )
 
 
 def _read_entry(entry: decathlon.Entry, channels: Sequence[str], labels: dict) -> Content:
@@ -147,7 +162,8 @@ def _read_entry(entry: decathlon.Entry, channels: Sequence[str], labels: dict) -
         if shift > 0.01:
             raise ValueError(
                 f"{entry.mask_path}: its affine differs from {entry.image_path.name}'s by "
-                f"{shift:.3g} mm; resample one to the other's grid")
+                f"{shift:.3g} mm; resample one to the other's grid"
+            )
     return Content(volume.array, mask, volume.spacing_mm)
 
 
@@ -171,13 +187,19 @@ def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:
             known = metadata if isinstance(metadata, dict) else {}
             name, patient = (
                 str(known[key]) if isinstance(known.get(key), str | int | float) else None
-                for key in ("name", "patient"))
+                for key in ("name", "patient")
+            )
             name = name or place
-            items.append(Item(
-                name, patient or name, split, str(entry.get("class", "")),
-                "mask" in entry,
-                lambda entry=entry, place=place: _arrays(entry, f"{path}: {place}"),
-            ))  # fmt: skip
+            items.append(
+                Item(
+                    name,
+                    patient or name,
+                    split,
+                    str(entry.get("class", "")),
+                    "mask" in entry,
+                    lambda entry=entry, place=place: _arrays(entry, f"{path}: {place}"),
+                )
+            )
     homes = collections.defaultdict(set)
     for item in items:
         homes[item.patient].add(item.split)
@@ -186,8 +208,9 @@ def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:
         for patient, found in homes.items()
         if len(found) > 1
     ]
-    report.warnings += [f"{path}: the {name} split is empty" for name in pickles.SPLITS
-                        if not splits.get(name)]  # fmt: skip
+    report.warnings += [
+        f"{path}: the {name} split is empty" for name in pickles.SPLITS if not splits.get(name)
+    ]
     examine(items, {}, report, progress)
     return report
 
@@ -204,5 +227,6 @@ def _arrays(entry: dict, where: str) -> Content:
         if mask.shape != image.shape[:-1]:
             raise ValueError(
                 f"{where}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
-                "resample one to the other's grid")
+                "resample one to the other's grid"
+            )
     return Content(image, mask, None)

@@ -60,7 +60,8 @@ class Intensity:
         if mode not in MODES or scope not in SCOPES:
             raise ValueError(
                 f"intensity mode {mode!r}, scope {scope!r}: use {', '.join(MODES)} "
-                "with dataset or sample")
+                "with dataset or sample"
+            )
         if iter(images) is images:
             raise TypeError("images are read twice: give a sequence or array, not an iterator")
         goal = (0.0, 1.0) if mode in ("none", "zscore") else (float(range[0]), float(range[1]))
@@ -117,10 +118,13 @@ class Intensity:
         read = cls(**{**values, **pairs})
         numbers = (*read.range, *read.percentiles, read.low, read.high)
         if not (
-            read.mode in MODES and read.scope in SCOPES
-            and len(numbers) == 6 and all(map(is_number, numbers))
-            and read.range[0] < read.range[1] and read.low < read.high
-        ):  # fmt: skip
+            read.mode in MODES
+            and read.scope in SCOPES
+            and len(numbers) == 6
+            and all(map(is_number, numbers))
+            and read.range[0] < read.range[1]
+            and read.low < read.high
+        ):
             raise ValueError(f"{values!s:.200} is no scaling of intensities")
         return read
 
@@ -145,7 +149,8 @@ def _refuse_constant(low: float, high: float, name: str, mode: str) -> None:
     if not high - low > np.finfo(np.float32).tiny:  # to divide by less would overflow
         raise ValueError(
             f"{name}: intensities from {low:g} to {high:g} leave nothing to scale by {mode}; "
-            "remove it, or set config.data.intensity.scope=dataset, wider percentiles or mode=none")
+            "remove it, or set config.data.intensity.scope=dataset, wider percentiles or mode=none"
+        )
 
 
 def _minmax(images: Iterable[np.ndarray], _) -> tuple[float, float]:
@@ -190,8 +195,8 @@ def _percentile(images: Sequence[np.ndarray], percentiles) -> tuple[float, float
         lower = int(np.searchsorted(np.cumsum(inside[upper]), rank - before, side="right"))
         values[rank] = _from_bits((upper << 16) | lower, dtype)
     low, high = (
-        values[int(position)] + (position - int(position))
-        * (values[int(np.ceil(position))] - values[int(position)])
+        values[int(position)]
+        + (position - int(position)) * (values[int(np.ceil(position))] - values[int(position)])
         for position in positions
     )
     return low, high

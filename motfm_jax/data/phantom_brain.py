@@ -175,8 +175,10 @@ def render_brain(
     brain = draw_brain(rng, age_class(seed, patient))
     spacing = np.array(BOX_MM) / size
     finer = np.maximum(1, np.ceil(spacing / 3.2)).astype(int)  # averaged where voxels are coarse
-    axes = [(np.arange(n * k) + 0.5) * box / (n * k) - box / 2
-            for n, k, box in zip(size, finer, BOX_MM, strict=True)]  # fmt: skip
+    axes = [
+        (np.arange(n * k) + 0.5) * box / (n * k) - box / 2
+        for n, k, box in zip(size, finer, BOX_MM, strict=True)
+    ]
     tissue = fractions(brain, rng, axes, soft_mm=float(np.mean(spacing / finer)))
     (a, b, c), (i, j, k) = size, finer
     tissue = tissue.reshape(3, a, i, b, j, c, k).mean((2, 4, 6))

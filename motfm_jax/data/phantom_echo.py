@@ -85,10 +85,20 @@ def draw_heart(seed: int, patient: int, view: str, phase: str) -> Heart:
         atrium_length *= 1 + 0.3 * contraction
         atrium_half_width *= 1 + 0.12 * contraction
     values = (
-        depth, half_angle, apex, tilt, length, bend, half_width, widest, taper,
-        (left, right, tip), base_slope, (atrium_length, atrium_half_width),
+        depth,
+        half_angle,
+        apex,
+        tilt,
+        length,
+        bend,
+        half_width,
+        widest,
+        taper,
+        (left, right, tip),
+        base_slope,
+        (atrium_length, atrium_half_width),
         right_heart if four else 0.0,
-    )  # fmt: skip
+    )
     return Heart(*map(_plain, values))  # NumPy's float64 scalars would widen float32 grids
 
 

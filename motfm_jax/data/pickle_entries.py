@@ -45,7 +45,8 @@ def _whole(values: np.ndarray, where: str) -> np.ndarray:
         if wrong.size:
             raise ValueError(
                 f"{where} has values such as {wrong[0]:g}, whole numbers needed; store labels, "
-                "not their scaled form")
+                "not their scaled form"
+            )
     for value in (values.min(), values.max()):
         if not 0 <= value <= LARGEST_LABEL:
             raise ValueError(f"{where} has the value {value}, labels 0 to {LARGEST_LABEL} needed")
@@ -66,7 +67,8 @@ def _class(value: Any, where: str) -> int | np.integer | str:
         if array.size > 1 and np.count_nonzero(array) == 1 and array.max() == 1:
             return int(array.argmax())
     raise ValueError(
-        f"{where}: class {shown(value)}, a whole number, a string or a one-hot vector needed")
+        f"{where}: class {shown(value)}, a whole number, a string or a one-hot vector needed"
+    )
 
 
 def numbers(value: Any, depth: int = 2) -> np.ndarray | None:

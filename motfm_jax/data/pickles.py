@@ -54,9 +54,13 @@ class PickleSet:
     """
 
     def __init__(
-        self, path: str | Path, split: str, size: Sequence[int], fit: str = "pad",
+        self,
+        path: str | Path,
+        split: str,
+        size: Sequence[int],
+        fit: str = "pad",
         on_fault: str = "stop",
-    ):  # fmt: skip
+    ):
         self.path = Path(path)
         self.settings = {"split": split, "size": list(size), "fit": fit}
         self.contents = _contents(self.path, on_fault)
@@ -69,12 +73,15 @@ class PickleSet:
             if self.faults:
                 refuse_many(self.faults, len(self.faults))
             found = ", ".join(
-                f"{name} {len(entries)}" for name, entries in self.contents.splits.items())
+                f"{name} {len(entries)}" for name, entries in self.contents.splits.items()
+            )
             raise files.NoSplit(
-                f"{path}: the split {split!r} has no entries; the file has: {found}")
+                f"{path}: the split {split!r} has no entries; the file has: {found}"
+            )
         self.classes = tuple(str(name) for name in self.contents.classes)
         self.mask_labels = tuple(
-            "background" if value == 0 else f"label {value}" for value in self.contents.mask_values)
+            "background" if value == 0 else f"label {value}" for value in self.contents.mask_values
+        )
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -89,14 +96,16 @@ class PickleSet:
             if mask.shape != image.shape[:-1]:
                 raise ValueError(
                     f"{where}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
-                    "resample one to the other's grid")
+                    "resample one to the other's grid"
+                )
             mask = np.searchsorted(self.contents.mask_values, mask).astype(np.uint8)
         meta = _meta(entry, where, where.removeprefix(f"{self.path}: "), len(size))
         if image.shape[:-1] != size:
             affine, spacing = meta.get("affine"), meta.get("spacing_mm")
             affine = None if affine is None else np.array(affine)
             image, mask, affine, spacing = geometry.fit(
-                image, mask, affine, spacing, size, self.settings["fit"])
+                image, mask, affine, spacing, size, self.settings["fit"]
+            )
             if spacing is not None:
                 meta["spacing_mm"] = list(spacing)
             if affine is not None:
@@ -129,9 +138,11 @@ class PickleSet:
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "source": "pickle", "version": VERSION, **self.settings,
+            "source": "pickle",
+            "version": VERSION,
+            **self.settings,
             "files": files.content_hash(self.path),
-        }  # fmt: skip
+        }
 
 
 def read_pickle(
@@ -158,7 +169,8 @@ def read_pickle(
             tried(faults, read_entry, entry, f"{path}: {split}[{index}]")
             for index, entry in enumerate(_as_list(values[split], f"{path}: {split}"))
         ]
-        for split in SPLITS if split in values
+        for split in SPLITS
+        if split in values
     }
 
 
@@ -177,7 +189,8 @@ def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, An
     if unknown:
         raise ValueError(f"{path}: split {unknown.pop()!r}: use train, valid or test")
     contents = {
-        split: [write_entry(entry) for entry in entries] for split, entries in splits.items()}
+        split: [write_entry(entry) for entry in entries] for split, entries in splits.items()
+    }
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "wb") as file:
@@ -209,7 +222,8 @@ class _Contents:
         entries = [entry for split in self.splits.values() for entry in split if entry]
         self.classes = self._classes(path, {entry.get("class") for entry in entries} - {None})
         self.mask_values = self._mask_values(
-            path, [entry["mask"] for entry in entries if "mask" in entry])
+            path, [entry["mask"] for entry in entries if "mask" in entry]
+        )
 
     @staticmethod
     def _mask_values(path: Path, masks: Sequence[np.ndarray]) -> list[int]:
@@ -219,7 +233,8 @@ class _Contents:
             if len(values) > MAX_LABELS:
                 raise ValueError(
                     f"{path}: masks have more than {MAX_LABELS} distinct values, labels needed; "
-                    "is the mask an image?")
+                    "is the mask an image?"
+                )
         spaced = range(0, max(values, default=-1) + 1, math.gcd(*values) or 1)
         return list(spaced) if len(spaced) <= MAX_LABELS else sorted(values)
 
@@ -257,13 +272,15 @@ def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
     if image.ndim == num_dims + 1 and len(image) > MOST_CHANNELS:
         raise ValueError(
             f"{where}: image {image.shape}, {len(image)} channels, at most {MOST_CHANNELS} needed: "
-            "channels come first; of a stack of images make entries of their own")
+            "channels come first; of a stack of images make entries of their own"
+        )
     if image.ndim == num_dims + 1:
         return np.ascontiguousarray(np.moveaxis(image, 0, -1))
     axes = "(H, W)" if num_dims == 2 else "(D, H, W)"
     raise ValueError(
         f"{where}: image {image.shape}, but config.data.size has {num_dims} numbers, so "
-        f"{axes} or (C, {axes[1:]} is needed")
+        f"{axes} or (C, {axes[1:]} is needed"
+    )
 
 
 def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:
@@ -271,13 +288,12 @@ def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:
         return mask[0]
     if mask.ndim != num_dims:
         raise ValueError(
-            f"{where}: mask {mask.shape}, one channel of labels in {num_dims} dimensions needed")
+            f"{where}: mask {mask.shape}, one channel of labels in {num_dims} dimensions needed"
+        )
     return mask
 
 
-def _meta(
-    entry: Mapping[str, Any], where: str, place: str, num_dims: int
-) -> dict[str, Any]:
+def _meta(entry: Mapping[str, Any], where: str, place: str, num_dims: int) -> dict[str, Any]:
     """The JSON-able part of an entry's metadata, with a name and a patient."""
     given = entry.get("metadata", {})
     given = {"metadata": given} if isinstance(given, str | int | float) else given
@@ -296,6 +312,7 @@ def _meta(
             if not ((lowest <= value) & (value <= SPACINGS[1])).all():
                 raise ValueError(
                     f"{where}: {key} {value.tolist()} in its metadata, numbers from {lowest:g} to "
-                    f"{SPACINGS[1]:g} needed; correct it or leave it out")
+                    f"{SPACINGS[1]:g} needed; correct it or leave it out"
+                )
             meta[key] = value.astype(np.float64).tolist()
     return meta

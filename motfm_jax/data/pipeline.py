@@ -86,7 +86,8 @@ def train_batches(
     if num_workers and not flags.FLAGS.is_parsed():
         raise ValueError(
             f"num_workers={num_workers}: Grain's processes need parsed absl flags; start with "
-            "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers")
+            "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers"
+        )
     examples = Examples(arrays, intensity, source_intensity)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle()
     # Not without end: Grain then counts sys.maxsize examples, which batches of 1 overflow.
@@ -155,13 +156,15 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
     if batch_size <= 0 or batch_size % process_count:
         raise ValueError(
             f"batch size {batch_size} does not divide over {process_count} processes: "
-            "use a multiple of their number")
+            "use a multiple of their number"
+        )
     return batch_size // process_count
 
 
 def _to_batch(rows: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray) -> Batch:
     return Batch(
-        rows["image"], rows.get("mask"), rows.get("label"), valid, index, rows.get("source"))
+        rows["image"], rows.get("mask"), rows.get("label"), valid, index, rows.get("source")
+    )
 
 
 def _for_evaluation(

@@ -50,29 +50,35 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
     if image.shape != first.image.shape:
         raise ValueError(
             f"{name}: image {image.shape}, but {first.meta['name']} is {first.image.shape}; "
-            "all must have one size: set config.data.size")
+            "all must have one size: set config.data.size"
+        )
     if any((record[part] is None) != (first[part] is None) for part in (1, 2, 4)):
         raise ValueError(
             f"{name}: masks, classes and source images must be there for all examples of a split "
-            f"or for none; {first.meta['name']} differs")
+            f"or for none; {first.meta['name']} differs"
+        )
     if record.source is not None and record.source.shape != image.shape:
         raise ValueError(
             f"{name}: image {image.shape} and its source {record.source.shape} differ in shape; "
-            "resample them to one grid first")
+            "resample them to one grid first"
+        )
     if mask is not None:
         if mask.shape != image.shape[:-1]:
             raise ValueError(
                 f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
-                "resample them to one grid first")
+                "resample them to one grid first"
+            )
         if mask.min() < 0 or mask.max() >= len(source.mask_labels):
             values = np.unique(mask)
             raise ValueError(
                 f"{name}: mask values {values.tolist()[:8]}, but the declared labels are 0 to "
-                f"{len(source.mask_labels) - 1} ({', '.join(source.mask_labels)}); remap them")
+                f"{len(source.mask_labels) - 1} ({', '.join(source.mask_labels)}); remap them"
+            )
     if record.label is not None and not 0 <= record.label < len(source.classes):
         raise ValueError(
             f"{name}: class {record.label}, but the declared classes are 0 to "
-            f"{len(source.classes) - 1} ({', '.join(source.classes)})")
+            f"{len(source.classes) - 1} ({', '.join(source.classes)})"
+        )
 
 
 def check_varied(source: Source, index: int, record: Record) -> None:
@@ -80,7 +86,8 @@ def check_varied(source: Source, index: int, record: Record) -> None:
     if record.image.min() == record.image.max():
         raise ValueError(
             f"{_where(source, index, record)}: the image is constant ({record.image.max():g}), "
-            "which config.data.intensity.scope=sample cannot scale")
+            "which config.data.intensity.scope=sample cannot scale"
+        )
 
 
 def tried(faults: list[str] | None, read: Callable[..., T], *arguments: Any) -> T | None:
@@ -103,15 +110,19 @@ def refuse_many(faults: Sequence[str], total: int) -> None:
     if len(faults) > MOST_SKIPPED * total:
         raise ValueError(
             f"{len(faults)} of {total} examples cannot be used, with config.data.on_fault=skip at "
-            f"most half may be left out; the first: {faults[0]}")
+            f"most half may be left out; the first: {faults[0]}"
+        )
 
 
 def not_finite(source: Source, index: int, record: Record) -> str:
     """What to say of a record whose values are not finite as float32."""
     size = np.size(record.image)
     bad = int(size - np.isfinite(record.image).sum())
-    what = f"{bad} of {size} values are NaN or infinite" if bad else (
-        "values beyond the range of float32")
+    what = (
+        f"{bad} of {size} values are NaN or infinite"
+        if bad
+        else ("values beyond the range of float32")
+    )
     return f"{_where(source, index, record)}: {what}; images must be finite: mend or remove it"
 
 
@@ -176,14 +187,17 @@ class Facts:
         """Whether each field holds what it can."""
         steps = self.spacing_mm or ()
         return {
-            "size": len(self.size) in (2, 3) and all(_is_count(extent) for extent in self.size)
+            "size": len(self.size) in (2, 3)
+            and all(_is_count(extent) for extent in self.size)
             and (all(self.size) or (not any(self.size) and "size" in self.unknown)),
             "channels": _is_count(self.channels) and self.channels > 0,
-            "spacing_mm": len(steps) in (0, len(self.size)) and all(
-                is_number(step) and step > 0 for step in steps),
-            "affine": self.affine is None or (
+            "spacing_mm": len(steps) in (0, len(self.size))
+            and all(is_number(step) and step > 0 for step in steps),
+            "affine": self.affine is None
+            or (
                 [len(row) for row in self.affine] == [4] * 4
-                and all(is_number(value) for row in self.affine for value in row)),
+                and all(is_number(value) for row in self.affine for value in row)
+            ),
         } | {
             name: all(isinstance(said, str) for said in getattr(self, name))
             for name in ("classes", "mask_labels", "unknown")

@@ -75,5 +75,6 @@ def draw_power(powers: tuple[float, float], rng: np.random.Generator) -> float:
     least, greatest = powers
     if not 0 < least <= greatest < np.inf:
         raise ValueError(
-            f"speckle powers ({least}, {greatest}): give the least and the greatest, both above 0")
+            f"speckle powers ({least}, {greatest}): give the least and the greatest, both above 0"
+        )
     return float(np.exp(rng.uniform(np.log(least), np.log(greatest))))

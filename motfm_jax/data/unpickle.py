@@ -18,10 +18,16 @@ import numpy as np
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first value of what torch.storage pickles itself as
 TORCH_TYPES = {
-    "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
-    "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16,
-    "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
-}  # fmt: skip
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
 
 
 def load(path: Path) -> Any:
@@ -36,19 +42,22 @@ def load(path: Path) -> Any:
     with open(path, "rb") as stream:
         if stream.read(4) == b"PK\x03\x04":
             raise ValueError(
-                f"{path}: a zip archive, as torch.save writes; write it with pickle.dump instead")
+                f"{path}: a zip archive, as torch.save writes; write it with pickle.dump instead"
+            )
         stream.seek(0)
         try:
             return _load(stream, _Unpickler)
         except Refused as refusal:
             raise ValueError(
                 f"{path}: {refusal}; only plain containers, numpy arrays and torch tensors are "
-                "read: store numpy arrays") from refusal
+                "read: store numpy arrays"
+            ) from refusal
         except Exception as error:  # foreign bytes may make an unpickler raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
                 f"{path}: cannot be read as a pickle ({reason}); the file is damaged or "
-                "incomplete, write it again") from error
+                "incomplete, write it again"
+            ) from error
 
 
 class Refused(pickle.UnpicklingError):
@@ -177,8 +186,7 @@ class _Honest(NamedTuple):
 def _load_storage(data: bytes) -> np.ndarray:
     """torch.storage._load_from_bytes: five pickles, the count as 8 bytes, and the values."""
     stream = io.BytesIO(data)
-    magic, _, system, (dtype, count), _ = (
-        _load(stream, _StorageUnpickler) for _ in range(5))
+    magic, _, system, (dtype, count), _ = (_load(stream, _StorageUnpickler) for _ in range(5))
     if magic != TORCH_MAGIC or not system["little_endian"]:
         raise Refused("it holds a torch storage of an unknown format")
     written = int.from_bytes(stream.read(8), "little")
@@ -241,7 +249,8 @@ _STAND_INS = {
     },
     **{
         (module, name): _bytes
-        for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")
+        for module in ("builtins", "__builtin__")
+        for name in ("bytes", "bytearray")
     },
     ("torch._utils", "_rebuild_tensor_v2"): _load_tensor,
     ("torch._utils", "_rebuild_tensor"): _load_tensor,

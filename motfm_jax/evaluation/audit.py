@@ -62,7 +62,8 @@ def auditor(
     if len(held_out) < FEWEST:
         raise ValueError(
             f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {FEWEST} or "
-            "more; give a larger --split")
+            "more; give a larger --split"
+        )
     if max_shift is None:
         max_shift = min(train.images.shape[1:-1]) // 8
     references = in_units(train, intensity, raw)
@@ -77,26 +78,32 @@ def auditor(
         if generated.shape[1:] != train.images.shape[1:]:
             raise ValueError(
                 f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ "
-                "in size; audit samples with the data of their own run")
+                "in size; audit samples with the data of their own run"
+            )
         ours = _nearest(generated, references, max_shift)
         report = {
-            "measure":
-                "root mean square difference of intensities after the best cyclic translation",
+            "measure": "root mean square difference of intensities after the best cyclic translation",
             "units": "the network's" if raw else "the training data's",
             "max_shift": max_shift,
             "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
             "expected_share": QUANTILE,
             **_compared(ours, floor, names),
-        }  # fmt: skip
+        }
         _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
         if features is not None:
             ours = nearest_features(generated.through(features), seen)
             report["features"] = {
                 "measure": f"Euclidean distance of the features of {network}",
-                **_compared(ours, seen_floor, names)}  # fmt: skip
+                **_compared(ours, seen_floor, names),
+            }
             _draw(
-                out / "audit_features.png", generated, references, ours, names,
-                report["features"]["share_closer"])
+                out / "audit_features.png",
+                generated,
+                references,
+                ours,
+                names,
+                report["features"]["share_closer"],
+            )
         with whole_file(out / "audit.json") as draft:
             draft.write_text(json.dumps(report, indent=2) + "\n")
         return report
@@ -107,8 +114,9 @@ def auditor(
 def _nearest(images: ImageSet, references: ImageSet, max_shift: int) -> Nearest:
     """Block by block of the images, each against all references."""
     rows = block_rows(references.shape[1:])
-    parts = [nearest_pixels(batch, references.batches(rows), max_shift)
-             for batch in images.batches(rows)]  # fmt: skip
+    parts = [
+        nearest_pixels(batch, references.batches(rows), max_shift) for batch in images.batches(rows)
+    ]
     return Nearest(*map(np.concatenate, zip(*parts)))
 
 
@@ -121,12 +129,15 @@ def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]
         "generated": _quantiles(ours.distance),
         "held_out": _quantiles(floor.distance),
         "nearest": [
-            {"image": image, "train": names[index], "distance": float(distance),
-             "shift": [int(step) for step in shift]}
-            for image, (distance, index, shift) in enumerate(
-                zip(ours.distance, ours.index, shifts))
+            {
+                "image": image,
+                "train": names[index],
+                "distance": float(distance),
+                "shift": [int(step) for step in shift],
+            }
+            for image, (distance, index, shift) in enumerate(zip(ours.distance, ours.index, shifts))
         ],
-    }  # fmt: skip
+    }
 
 
 def _quantiles(distances: np.ndarray) -> dict[str, float]:
@@ -135,9 +146,13 @@ def _quantiles(distances: np.ndarray) -> dict[str, float]:
 
 
 def _draw(
-    path: Path, generated: ImageSet, references: ImageSet, ours: Nearest, names: list[str],
+    path: Path,
+    generated: ImageSet,
+    references: ImageSet,
+    ours: Nearest,
+    names: list[str],
     share: float,
-) -> None:  # fmt: skip
+) -> None:
     """The closest pairs, the generated image on the left, the moved training image beside it."""
     axes, tiles, titles = tuple(range(len(generated.shape) - 2)), [], []
     closest = np.argsort(ours.distance, kind="stable")[:PAIRS]
@@ -146,9 +161,15 @@ def _draw(
         shift = 0 if ours.shift is None else tuple(ours.shift[number])
         tiles += [made, np.roll(real, shift, axes)]
         titles += [
-            f"generated {number}", f"{names[ours.index[number]]}: {ours.distance[number]:.4g}"]
+            f"generated {number}",
+            f"{names[ours.index[number]]}: {ours.distance[number]:.4g}",
+        ]
     pictures.write_samples(
-        path, np.stack(tiles), titles=titles, columns=4,
+        path,
+        np.stack(tiles),
+        titles=titles,
+        columns=4,
         caption=f"closest pairs: each generated image and its nearest training image; "
         f"{share:.1%} of {len(generated)} are closer than 95% of real held-out "
-        "images")  # fmt: skip
+        "images",
+    )

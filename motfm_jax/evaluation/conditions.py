@@ -89,7 +89,9 @@ def choose(
     """
     with_mask, with_class = "mask" in kind, "class" in kind
     for flag, said, wanted in (
-        ("--masks", mask_paths, with_mask), ("--classes", class_text, with_class)):  # fmt: skip
+        ("--masks", mask_paths, with_mask),
+        ("--classes", class_text, with_class),
+    ):
         if said and not wanted:
             raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
     check_num(num)
@@ -99,7 +101,8 @@ def choose(
         if with_class and not class_text:
             raise ValueError(
                 f"--masks without --classes: this run was trained with cond={kind}; say which "
-                f"classes, --classes={','.join(classes[:2])}")
+                f"classes, --classes={','.join(classes[:2])}"
+            )
         masks = given.read_masks(mask_paths, mask_labels, size, fit, mask_channels)
         if masks.are_rows:
             rows["--masks"] = len(masks.values)
@@ -120,8 +123,12 @@ def choose(
     if masks is not None:
         turn = np.arange(num) % len(masks.values)
         return Conditions(
-            num, masks.values[turn], labels, [masks.origins[row] for row in turn],
-            [masks.affines[row] for row in turn])  # fmt: skip
+            num,
+            masks.values[turn],
+            labels,
+            [masks.origins[row] for row in turn],
+            [masks.affines[row] for row in turn],
+        )
     num = num or DEFAULT_NUM
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num, None, labels)
@@ -129,16 +136,19 @@ def choose(
         flags = ["--masks"] * with_mask + ["--classes"] * (with_class and labels is None)
         raise ValueError(
             f"this run was converted without its data: there are no records to take conditions "
-            f"from; give {' and '.join(flags)}, or convert again with --data")
+            f"from; give {' and '.join(flags)}, or convert again with --data"
+        )
     arrays = split()
     for name, there, trained, used in (
         ("classes", arrays.classes, classes, with_class),
-        ("mask labels", arrays.mask_labels, mask_labels, with_mask)):  # fmt: skip
+        ("mask labels", arrays.mask_labels, mask_labels, with_mask),
+    ):
         if used and tuple(there) != tuple(trained):
             raise ValueError(
                 f"--split={split_name}: the data's {name} are {', '.join(there) or 'none'}, the "
                 f"run's {', '.join(trained)}; give the data it was trained on, or --masks and "
-                "--classes")
+                "--classes"
+            )
     return _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
 
 
@@ -158,18 +168,23 @@ def _agreed(num: int | None, rows: Mapping[str, int]) -> int | None:
     for flag, count in rows.items():
         if num is not None and num > count:
             raise ValueError(
-                f"--num={num}: {flag} holds {count}; leave --num out or give more of them")
+                f"--num={num}: {flag} holds {count}; leave --num out or give more of them"
+            )
         num = num or count
     return num
 
 
 def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes) -> Conditions:
     lacking = "masks" if with_mask and arrays.masks is None else "classes"
-    if len(arrays) == 0 or (with_mask and arrays.masks is None) or (
-            with_class and arrays.labels is None):  # fmt: skip
+    if (
+        len(arrays) == 0
+        or (with_mask and arrays.masks is None)
+        or (with_class and arrays.labels is None)
+    ):
         raise ValueError(
             f"--split={split_name}: {len(arrays)} records without {lacking}; use another split, or "
-            "--masks and --classes")
+            "--masks and --classes"
+        )
     if labels is None:
         rows = np.arange(num) % len(arrays)
     else:
@@ -179,7 +194,8 @@ def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
             if not len(own):
                 raise ValueError(
                     f"--classes: no record of the {split_name} split is {classes[label]}; give "
-                    "--masks, or another --split")
+                    "--masks, or another --split"
+                )
             rows[image] = own[taken.get(label, 0) % len(own)]
             taken[label] = taken.get(label, 0) + 1
     return Conditions(
@@ -207,20 +223,22 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndar
             name = classes[int(name)]
         if name not in classes:
             raise ValueError(
-                f"--classes: {name!r} is no class of this run; use {', '.join(classes)}")
+                f"--classes: {name!r} is no class of this run; use {', '.join(classes)}"
+            )
         if equals and not (count.isdecimal() and int(count)):
             raise ValueError(
-                f"--classes: {part.strip()!r}; write a whole number above 0, {name}=10")
+                f"--classes: {part.strip()!r}; write a whole number above 0, {name}=10"
+            )
         names.append(classes.index(name))
         counts.append(int(count) if equals else None)
     if None not in counts:
         if sum(counts) > MOST_NUM:
-            raise ValueError(
-                f"--classes={text}: at most {MOST_NUM} images a call; make more calls")
+            raise ValueError(f"--classes={text}: at most {MOST_NUM} images a call; make more calls")
         if num is not None and num != sum(counts):
             raise ValueError(
                 f"--classes={text}: {sum(counts)} images, but --num={num}; leave --num out or "
-                "change the counts")
+                "change the counts"
+            )
         return np.repeat(names, counts).astype(np.int32)
     if set(counts) != {None}:
         raise ValueError(f"--classes={text}: give counts for all of the classes or for none")

@@ -96,25 +96,42 @@ def make_task(name: str, depth: int, arrays: Arrays, width: int = 64) -> Task:
     names = arrays.classes if name == "classify" else arrays.mask_labels
     if (arrays.labels if name == "classify" else arrays.masks) is None or len(names) < 2:
         raise ValueError(
-            f"task {name}: the data has no {'classes' if name == 'classify' else 'masks'} to learn")
+            f"task {name}: the data has no {'classes' if name == 'classify' else 'masks'} to learn"
+        )
     settings = ResNetSettings(
-        depth, len(names), channels, small_images=small, width=width,
-        norm_groups=min(32, width // 2))  # fmt: skip
+        depth,
+        len(names),
+        channels,
+        small_images=small,
+        width=width,
+        norm_groups=min(32, width // 2),
+    )
     if name == "classify":
         network, init = resnet(settings)
         return Task(
-            init, network.apply, network.features, _classification_loss(network.apply),
-            _classification_scores, "macro_f1")
+            init,
+            network.apply,
+            network.features,
+            _classification_loss(network.apply),
+            _classification_scores,
+            "macro_f1",
+        )
     network, init = unet_resnet(settings)
     return Task(
-        init, network.apply, network.features, _segmentation_loss(network.apply),
-        _segmentation_scores, "dice")
+        init,
+        network.apply,
+        network.features,
+        _segmentation_loss(network.apply),
+        _segmentation_scores,
+        "dice",
+    )
 
 
 def _classification_loss(apply: Callable) -> Callable:
     def loss(params: Params, batch: Batch, keys: Array, dropout_key: Any) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(
-            apply(params, batch.image), batch.label)
+            apply(params, batch.image), batch.label
+        )
 
     return loss
 
@@ -139,9 +156,12 @@ def _classification_scores(predicted: np.ndarray, arrays: Arrays) -> dict[str, f
 
 def _segmentation_scores(predicted: np.ndarray, arrays: Arrays) -> dict[str, float]:
     labels = range(1, len(arrays.mask_labels))
-    summary = summarise([
-        overlap(prediction, np.asarray(mask), labels, meta.get("spacing_mm"))
-        for prediction, mask, meta in zip(predicted, arrays.masks, arrays.meta)])
+    summary = summarise(
+        [
+            overlap(prediction, np.asarray(mask), labels, meta.get("spacing_mm"))
+            for prediction, mask, meta in zip(predicted, arrays.masks, arrays.meta)
+        ]
+    )
     return {name: summary.mean[name] for name in MEASURES["segment"]}
 
 
@@ -177,14 +197,14 @@ def fit(
     if epochs < 1 or len(train) < batch_size:
         raise ValueError(
             f"{epochs} epochs of {len(train)} images in batches of {batch_size}: at least one "
-            "epoch and one batch needed")
+            "epoch and one batch needed"
+        )
     updates = len(train) // batch_size
     rate = make_schedule(lr, schedule="cosine", total_steps=epochs * updates)
     optimizer = make_optimizer("adam", rate, clip=1.0)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     state = parallel.replicate(init_state(task.init(init_key), optimizer, ema=0.0))
-    step = parallel.train_step(
-        make_train_step(task.loss, optimizer, axis_name=parallel.AXIS))
+    step = parallel.train_step(make_train_step(task.loss, optimizer, axis_name=parallel.AXIS))
     batches = pipeline.train_batches(train, intensity, batch_size=batch_size, seed=seed)
     predict = predictor(task)
     best = None
@@ -229,14 +249,17 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
             raise ValueError(f"depth {depth!r}, width {width!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: no network ({error}); scripts/downstream.py writes network.npz") from error
+            f"{path}: no network ({error}); scripts/downstream.py writes network.npz"
+        ) from error
     task = make_task(name, depth, arrays, width)
-    shapes = {name: leaf.shape for name, leaf in
-              jax.eval_shape(task.init, jax.random.key(0)).items()}  # fmt: skip
+    shapes = {
+        name: leaf.shape for name, leaf in jax.eval_shape(task.init, jax.random.key(0)).items()
+    }
     if {name: leaf.shape for name, leaf in params.items()} != shapes:
         raise ValueError(
             f"{path}: a network for other images, classes or labels than this data's; train one "
-            "on this data with scripts/downstream.py")
+            "on this data with scripts/downstream.py"
+        )
     return task, params, f"resnet{depth} {name}"
 
 
@@ -261,7 +284,8 @@ def read_features(
 def predictor(task: Task) -> Callable[[Params, Arrays, Intensity], np.ndarray]:
     """Compiles (params, arrays, intensity) -> labels: [N] classes or [N, H, W] mask labels."""
     logits = parallel.map_batches(
-        lambda params, image: jnp.argmax(task.apply(params, image), axis=-1).astype(jnp.int32))
+        lambda params, image: jnp.argmax(task.apply(params, image), axis=-1).astype(jnp.int32)
+    )
 
     def predict(params: Params, arrays: Arrays, intensity: Intensity) -> np.ndarray:
         parts = [logits(params, batch.image)[batch.valid] for batch in _batches(arrays, intensity)]

@@ -85,13 +85,16 @@ def make_solver(
     if name == "adaptive" and steps is not None:
         raise ValueError(
             f"--steps={steps} with --solver=adaptive: it chooses its own steps; leave --steps out "
-            "and set --rtol and --atol")
+            "and set --rtol and --atol"
+        )
     if name != "adaptive" and (rtol is not None or atol is not None):
         raise ValueError(
-            f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps")
+            f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps"
+        )
     said = {"steps": steps, "rtol": rtol, "atol": atol}
     solver = ode.Solver(
-        name, **{field: value for field, value in said.items() if value is not None})
+        name, **{field: value for field, value in said.items() if value is not None}
+    )
     ode.check_solver(solver)
     return solver
 
@@ -120,11 +123,15 @@ def make_sampler(
     def solve_rows(params: Params, rows: Rows) -> Solved:
         keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
         solution = solve(
-            network, params, rows.x0, condition(rows.mask, rows.label), solver, keys, trajectory)
+            network, params, rows.x0, condition(rows.mask, rows.label), solver, keys, trajectory
+        )
         states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
         return Solved(
-            invert(solution.x), solution.steps, solution.calls,
-            None if states is None else invert(states))
+            invert(solution.x),
+            solution.steps,
+            solution.calls,
+            None if states is None else invert(states),
+        )
 
     return parallel.map_batches(solve_rows)
 
@@ -245,10 +252,16 @@ def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | Non
 
 
 def generate_trajectory(
-    sampler: Sampler, params: Params, conditions: Conditions, *,
-    shape: tuple[int, ...], solver: Solver, seed: int, noise: np.ndarray | None = None,
+    sampler: Sampler,
+    params: Params,
+    conditions: Conditions,
+    *,
+    shape: tuple[int, ...],
+    solver: Solver,
+    seed: int,
+    noise: np.ndarray | None = None,
     num: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The states of images 0 .. num - 1 from noise to image, in the units of the sampler.
 
     Args:
@@ -262,7 +275,8 @@ def generate_trajectory(
     num, devices = min(num, len(conditions)), jax.local_device_count()
     rows = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
     solved = sampler(
-        parallel.replicate(params), _rows(conditions, rows, shape, solver, seed, noise))
+        parallel.replicate(params), _rows(conditions, rows, shape, solver, seed, noise)
+    )
     return np.moveaxis(solved.trajectory[:num], 1, 0)
 
 
@@ -271,18 +285,25 @@ def check_batch(batch: int) -> None:
     devices = jax.local_device_count()
     if batch < 1 or batch % devices:
         raise ValueError(
-            f"--batch={batch}: a multiple of the {devices} devices needed, at least {devices}")
+            f"--batch={batch}: a multiple of the {devices} devices needed, at least {devices}"
+        )
 
 
 def _rows(
-    conditions: Conditions, rows: np.ndarray, shape: tuple[int, ...], solver: Solver,
-    seed: int, noise: np.ndarray | None,
-) -> Rows:  # fmt: skip
+    conditions: Conditions,
+    rows: np.ndarray,
+    shape: tuple[int, ...],
+    solver: Solver,
+    seed: int,
+    noise: np.ndarray | None,
+) -> Rows:
     masks, labels = conditions.masks, conditions.labels
     return Rows(
         start_noise(seed, rows, shape) if noise is None else noise[rows],
-        None if masks is None else masks[rows], None if labels is None else labels[rows],
-        fresh_keys(seed, rows, solver))
+        None if masks is None else masks[rows],
+        None if labels is None else labels[rows],
+        fresh_keys(seed, rows, solver),
+    )
 
 
 def _check(solved: Solved, start: int, solver: Solver) -> None:
@@ -290,7 +311,9 @@ def _check(solved: Solved, start: int, solver: Solver) -> None:
     if not finite.all():
         cure = (
             f"it needed over {ode.MAX_ADAPTIVE_STEPS} steps or diverged; loosen --rtol and --atol"
-            if solver.name == "adaptive" else "are the weights finite? try another checkpoint")
+            if solver.name == "adaptive"
+            else "are the weights finite? try another checkpoint"
+        )
         raise ValueError(f"image {start + int(np.argmin(finite))} is not finite: {cure}")
     if solver.name != "adaptive" and not (solved.steps == solver.steps).all():
         raise RuntimeError(f"{solver} made {solved.steps.tolist()} steps: this is a bug")

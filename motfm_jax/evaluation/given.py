@@ -53,9 +53,7 @@ def read_array(path: str | Path) -> np.ndarray:
     return values
 
 
-def read_noise(
-    path: str | Path, size: Sequence[int], channels: int, halvings: int
-) -> np.ndarray:  # fmt: skip
+def read_noise(path: str | Path, size: Sequence[int], channels: int, halvings: int) -> np.ndarray:
     """The arrays that images start from: [N, *S, C] float32.
 
     Args:
@@ -71,13 +69,17 @@ def read_noise(
     wanted = _said("N", *size, channels)
     if values.dtype.kind != "f":
         raise ValueError(f"{path}: values of type {values.dtype}, floats {wanted} needed")
-    if values.ndim != len(size) + 2 or values.shape[-1] != channels or (
-            0 not in size and values.shape[1:-1] != tuple(size)):  # fmt: skip
+    if (
+        values.ndim != len(size) + 2
+        or values.shape[-1] != channels
+        or (0 not in size and values.shape[1:-1] != tuple(size))
+    ):
         raise ValueError(f"{path}: array {values.shape}, but this run starts from {wanted}")
     if any(extent % stride for extent in values.shape[1:-1]):
         raise ValueError(
             f"{path}: images {values.shape[1:-1]}, but the network needs extents divisible by "
-            f"{stride}; pad or crop the noise")
+            f"{stride}; pad or crop the noise"
+        )
     return _float32(path, values)
 
 
@@ -91,12 +93,14 @@ def read_classes(path: str | Path, classes: Sequence[str]) -> np.ndarray:
     if values.ndim != 1 or values.dtype.kind not in "ui":
         raise ValueError(
             f"{path}: {values.dtype} {values.shape}, but one whole number an image, [N], needed: "
-            "the index of its class")
+            "the index of its class"
+        )
     wrong = np.flatnonzero((values < 0) | (values >= len(classes)))
     if len(wrong):
         raise ValueError(
             f"{path}: row {wrong[0]} is {values[wrong[0]]}, but the classes are 0 to "
-            f"{len(classes) - 1}: {', '.join(classes)}")
+            f"{len(classes) - 1}: {', '.join(classes)}"
+        )
     return np.array(values, np.int32)
 
 
@@ -121,7 +125,8 @@ def known(run: str, facts: Facts, noise: np.ndarray | None, raw: bool) -> Facts:
         flag = "--data" if "--raw" in cures else "--data or --size"
         raise ValueError(
             f"{run}: was converted without its data, so the {' and '.join(lacking)} of its images "
-            f"are not known; give {' and '.join(cures)}, or convert again with {flag}")
+            f"are not known; give {' and '.join(cures)}, or convert again with {flag}"
+        )
     if 0 in facts.size:
         return dataclasses.replace(facts, size=noise.shape[1:-1])
     return facts
@@ -167,7 +172,8 @@ def read_masks(
             raise ValueError(
                 f"{name}: labels cannot be encoded, for this run was converted without its data; "
                 f"give one npy of floats {_said('N', *size, channels)} as the network takes them, "
-                "or convert again with --data")
+                "or convert again with --data"
+            )
         mask = files.to_labels(name, values, range(len(mask_labels))).astype(np.uint8)
         mask, affine = _to_size(name, mask, affine, size, fit)
         masks.append(mask)
@@ -181,7 +187,8 @@ def _as_given(path: Path, values: np.ndarray, size: Sequence[int], channels: int
     if values.dtype.kind != "f" or values.shape[1:] != (*size, channels):
         raise ValueError(
             f"{path}: {values.dtype} {values.shape}, but the network takes floats "
-            f"{_said('N', *size, channels)}, or whole-numbered labels {_said('N', *size)}")
+            f"{_said('N', *size, channels)}, or whole-numbered labels {_said('N', *size)}"
+        )
     names = [f"{path}, row {row}" for row in range(len(values))]
     return Masks(_float32(path, values), names, [None] * len(values), are_rows=True)
 
@@ -193,7 +200,8 @@ def _found(paths: Sequence[str | Path]) -> list[Path]:
         inside = [path]
         if path.is_dir():
             inside = sorted(
-                file for file in path.iterdir() if file.name.lower().endswith(MASK_SUFFIXES))
+                file for file in path.iterdir() if file.name.lower().endswith(MASK_SUFFIXES)
+            )
             if not inside:
                 raise ValueError(f"{path}: no mask in it; files {', '.join(MASK_SUFFIXES)} needed")
         found += inside
@@ -223,7 +231,8 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
             if width * height > MOST_PIXELS or max(width, height) > LONGEST:
                 raise ValueError(
                     f"{width} x {height} pixels, at most {MOST_PIXELS} and {LONGEST} a side are "
-                    "read")
+                    "read"
+                )
             if getattr(picture, "n_frames", 1) > 1:
                 raise ValueError(f"{picture.n_frames} pictures in one file, one a file needed")
             values = np.asarray(picture)
@@ -231,7 +240,8 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
     if values.ndim != 2:
         raise ValueError(
-            f"{path}: a colour picture {values.shape}; save labels as grey or palette numbers")
+            f"{path}: a colour picture {values.shape}; save labels as grey or palette numbers"
+        )
     return values, None
 
 
@@ -242,7 +252,8 @@ def _refuse_fractions(name: str, values: np.ndarray, size: Sequence[int], channe
         if fractions.size:
             raise ValueError(
                 f"{name}: mask values such as {fractions[0]}, whole numbers needed: labels; floats "
-                f"that the network shall take as they are: one npy {_said('N', *size, channels)}")
+                f"that the network shall take as they are: one npy {_said('N', *size, channels)}"
+            )
 
 
 def _to_size(
@@ -253,7 +264,8 @@ def _to_size(
     if not fit or mask.ndim != len(size):
         raise ValueError(
             f"{name}: mask {mask.shape}, but the network's images are {tuple(size)}"
-            + ("; resize it, or use --fit=pad or --fit=stretch" * (mask.ndim == len(size))))
+            + ("; resize it, or use --fit=pad or --fit=stretch" * (mask.ndim == len(size)))
+        )
     spacing = None
     if affine is not None:
         spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)

@@ -1,7 +1,7 @@
 """The folder that generated images are written to: who may write there, and what is in it.
 
-    out/{samples.npz, samples.json, grid.png, [trajectory.npz, trajectory.png],
-         [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/ while it is being made
+out/{samples.npz, samples.json, grid.png, [trajectory.npz, trajectory.png],
+     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/ while it is being made
 """
 
 import contextlib
@@ -27,8 +27,7 @@ from motfm_jax.io.files import check_archive, whole_file, write_npz
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
 # All that is ever written to an output folder, drafts of killed writers included.
-OWN = re.compile(
-    r"\.?(samples|grid|trajectory|sample_\d+)(\.\d+)?\.(npz|json|png|pkl|nii\.gz)")
+OWN = re.compile(r"\.?(samples|grid|trajectory|sample_\d+)(\.\d+)?\.(npz|json|png|pkl|nii\.gz)")
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
@@ -60,7 +59,8 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
     present += [path.name for path in partial.glob("batch_*")]
     if present and not before:
         raise ValueError(
-            f"{out}: holds {present[0]}, which scripts/sample.py did not write; give another --out")
+            f"{out}: holds {present[0]}, which scripts/sample.py did not write; give another --out"
+        )
     if before and before != settings and not overwrite:
         differing = [
             f"{name} was {before.get(name)!r}, is {settings.get(name)!r}"
@@ -69,7 +69,8 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
         ]
         raise ValueError(
             f"{out}: holds images of other settings ({'; '.join(differing)}); --overwrite deletes "
-            "them, or give another --out")
+            "them, or give another --out"
+        )
     if finished and not overwrite:
         shutil.rmtree(partial, ignore_errors=True)  # killed just before it would have done so
         yield None
@@ -150,22 +151,30 @@ def write(
     write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
     shown = min(len(images), MAX_GRID[images.ndim - 2])
     pictures.write_samples(
-        out / "grid.png", images[:shown], masks=None if drawn is None else drawn[:shown],
-        titles=names[:shown], window=window,
-        caption=f"{note}; images 0 to {shown - 1} of {len(images)}")  # fmt: skip
+        out / "grid.png",
+        images[:shown],
+        masks=None if drawn is None else drawn[:shown],
+        titles=names[:shown],
+        window=window,
+        caption=f"{note}; images 0 to {shown - 1} of {len(images)}",
+    )
     if trajectory is not None:
         times = np.linspace(0, 1, len(trajectory), dtype=np.float32)
         write_npz(out / "trajectory.npz", states=trajectory, times=times)
         rows = [f"{index} {name}" for index, name in enumerate(names[: trajectory.shape[1]])]
         pictures.write_trajectory(
-            out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note)
+            out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note
+        )
     digits = max(4, len(str(len(images) - 1)))
     affines = conditions.affines or [None] * len(images)
     if nifti:
         for index, image in enumerate(images):
             pictures.write_nifti(
-                out / f"sample_{index:0{digits}}.nii.gz", image,
-                affine if affines[index] is None else affines[index], f"synthetic; {FORMAT}")
+                out / f"sample_{index:0{digits}}.nii.gz",
+                image,
+                affine if affines[index] is None else affines[index],
+                f"synthetic; {FORMAT}",
+            )
     if pickle:
         entries = _entries(generated, conditions, classes)
         # Under both names, as the original writes generated images for its own loader.
@@ -217,19 +226,23 @@ def describe(
             "kind": kind,
             "classes": None if labels is None else [classes[label] for label in labels],
             "mask_labels": None if masks is None or conditions.raw_masks else list(mask_labels),
-            "masks": "as the network takes them" if conditions.raw_masks
-            else None if masks is None else "label numbers",
+            "masks": "as the network takes them"
+            if conditions.raw_masks
+            else None
+            if masks is None
+            else "label numbers",
             "from": list(conditions.origins),
         },
         "images": {
             "shape": list(generated.images.shape),
             "units": _units(intensity, settings["raw"]),
             "intensity": intensity and dict(intensity),
-            "min": float(generated.images.min()), "max": float(generated.images.max()),
+            "min": float(generated.images.min()),
+            "max": float(generated.images.max()),
         },
         "environment": dict(environment),
         "settings": dict(settings),
-    }  # fmt: skip
+    }
 
 
 def _start(noise: str | None) -> str:
@@ -259,12 +272,15 @@ def _units(intensity: Mapping[str, Any] | None, raw: bool) -> str:
     }[intensity["scope"]]
     clipped = "; training images were clipped there" * (intensity["mode"] == "percentile")
     undone = (
-        "as the network gives them: the {} scaling is not undone, in which" if raw
-        else "those of the training data: the {} scaling is undone, so that")
+        "as the network gives them: the {} scaling is not undone, in which"
+        if raw
+        else "those of the training data: the {} scaling is undone, so that"
+    )
     return (
         f"{undone.format(intensity['mode'])} "
         f"{intensity['range'][0]:g} and {intensity['range'][1]:g} of the network stand for "
-        f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}")
+        f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}"
+    )
 
 
 def _entries(

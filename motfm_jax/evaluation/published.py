@@ -74,8 +74,11 @@ class Networks:
         rows: dict[str, list[np.ndarray]] = {}
         answers, done = None, 0
         for batch in units.batches() if self._look else ():
-            made = {f"{name}/{layer}": features for name, look in self._look.items()
-                    for layer, features in look(batch).items()}  # fmt: skip
+            made = {
+                f"{name}/{layer}": features
+                for name, look in self._look.items()
+                for layer, features in look(batch).items()
+            }
             for layer in FRECHET.keys() & made:
                 new = moments(made[layer])
                 totals[layer] = merge(totals[layer], new) if layer in totals else new
@@ -83,11 +86,13 @@ class Networks:
                 rows.setdefault(layer, []).append(made[layer])
             if LOGITS in made:
                 new = inception_score.answers(
-                    made[LOGITS], split_of_each[done : done + len(batch)], splits)
+                    made[LOGITS], split_of_each[done : done + len(batch)], splits
+                )
                 answers = new if answers is None else Answers(*map(np.add, answers, new))
             done += len(batch)
         return Seen(
-            totals, {layer: np.concatenate(parts) for layer, parts in rows.items()}, answers)
+            totals, {layer: np.concatenate(parts) for layer, parts in rows.items()}, answers
+        )
 
 
 def _looker(apply: Callable, params: Params) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -117,8 +122,7 @@ def compare(generated: Seen, real: Seen, seed: int) -> dict[str, float]:
     scores = {}
     for layer, title in FRECHET.items():
         if layer in generated.moments:
-            scores[title] = frechet_distance(
-                generated.moments[layer], real.moments[layer]).distance
+            scores[title] = frechet_distance(generated.moments[layer], real.moments[layer]).distance
     if "inception/2048" in generated.rows:
         distance = kid(generated.rows["inception/2048"], real.rows["inception/2048"], seed)
         scores |= {"kid": distance.mean, "kid_std": distance.std}

@@ -63,9 +63,15 @@ def restore(
     """
     results = tables.Results(
         out / "restoration.json",
-        {**settings, "num": len(real), "sources": list(sources), "steps": list(steps),
-         "bounds": list(bounds)},
-        overwrite)  # fmt: skip
+        {
+            **settings,
+            "num": len(real),
+            "sources": list(sources),
+            "steps": list(steps),
+            "bounds": list(bounds),
+        },
+        overwrite,
+    )
     # One for the measurements and the picture, whose programs are then the same.
     batch = batch or generate.default_batch(len(real), real.ndim - 2)
     wanted = {count: generate.make_solver("euler", count) for count in steps}
@@ -74,8 +80,12 @@ def restore(
         for count, solver in wanted.items()
     }
     table = out / "restoration.md"  # written last: with it, all is done
-    todo = [(name, count) for name in sources for count in (0, *steps)
-            if not results.has(source=name, steps=count)]  # fmt: skip
+    todo = [
+        (name, count)
+        for name in sources
+        for count in (0, *steps)
+        if not results.has(source=name, steps=count)
+    ]
     if not todo and table.exists():
         return results.rows
     table.unlink(missing_ok=True)
@@ -86,41 +96,65 @@ def restore(
         restored, seconds = start, 0.0
         if count:
             solved = generate.generate(
-                samplers[count], params, conditions, shape=start.shape[1:], solver=wanted[count],
-                noise=start, batch=batch, timed=True,
-                progress=progress and (
-                    lambda *said, what=f"{name}, steps {count}": progress(what, *said)))
+                samplers[count],
+                params,
+                conditions,
+                shape=start.shape[1:],
+                solver=wanted[count],
+                noise=start,
+                batch=batch,
+                timed=True,
+                progress=progress
+                and (lambda *said, what=f"{name}, steps {count}": progress(what, *said)),
+            )
             restored, seconds = solved.images, solved.seconds_per_image
         results.add(
             {"source": name, "steps": count},
             _measure(np.clip(restored, low, high), clipped, bounds)
-            | {"seconds_per_image": seconds})
+            | {"seconds_per_image": seconds},
+        )
     middle = list(sources)[len(sources) // 2]
     few, start = np.arange(min(SHOWN, len(real))), sources[middle]
     compared = {}
     for count in steps:
         compared[f"{count} step{'s' * (count > 1)}"] = generate.generate(
-            samplers[count], params, _first(conditions, len(few)), shape=start.shape[1:],
-            solver=wanted[count], noise=start[few], batch=batch).images
+            samplers[count],
+            params,
+            _first(conditions, len(few)),
+            shape=start.shape[1:],
+            solver=wanted[count],
+            noise=start[few],
+            batch=batch,
+        ).images
     pictures.write_comparison(
-        out / "comparison.png", {middle: start[few], **compared, "real": real[few]},
-        window=bounds)
+        out / "comparison.png", {middle: start[few], **compared, "real": real[few]}, window=bounds
+    )
     solver = generate.make_solver("euler", STRIP_STEPS)
     strip = generate.generate_trajectory(
         generate.make_sampler(network, condition, lambda image: image, solver, trajectory=True),
-        params, conditions, shape=start.shape[1:], solver=solver, seed=0, noise=start, num=STRIPS)
+        params,
+        conditions,
+        shape=start.shape[1:],
+        solver=solver,
+        seed=0,
+        noise=start,
+        num=STRIPS,
+    )
     pictures.write_trajectory(
-        out / "strip.png", strip, window=bounds,
-        caption=f"{middle}: from source to restored image in {STRIP_STEPS} steps")
+        out / "strip.png",
+        strip,
+        window=bounds,
+        caption=f"{middle}: from source to restored image in {STRIP_STEPS} steps",
+    )
     tables.Table(
         f"Mean ± standard deviation over {len(real)} images; PSNR and SNR in dB; steps 0: the "
-        "sources themselves.", results.rows).write(out / "restoration")
+        "sources themselves.",
+        results.rows,
+    ).write(out / "restoration")
     return results.rows
 
 
-def _measure(
-    images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]
-) -> dict[str, float]:
+def _measure(images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]) -> dict[str, float]:
     low, high = bounds
     values = {
         "psnr": similarity.psnr(images, real, high - low),
@@ -138,4 +172,5 @@ def _measure(
 def _first(conditions: Conditions, num: int) -> Conditions:
     masks, labels = conditions.masks, conditions.labels
     return Conditions(
-        num, None if masks is None else masks[:num], None if labels is None else labels[:num])
+        num, None if masks is None else masks[:num], None if labels is None else labels[:num]
+    )

@@ -94,30 +94,41 @@ def sample_to_folder(
         noise = noise[: len(conditions)]
         if noise.shape != (len(conditions), *shape):
             raise ValueError(
-                f"noise {noise.shape} for {len(conditions)} images {shape}: one row each needed")
+                f"noise {noise.shape} for {len(conditions)} images {shape}: one row each needed"
+            )
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
     if noise is not None and isinstance(solver, DDIM) and solver.eta > 0:
         raise ValueError(
             f"--noise with eta={solver.eta}: that draws fresh noise on the way, from a seed; leave "
-            "--noise out, or set --eta=0")
+            "--noise out, or set --eta=0"
+        )
     if request.trajectory and solver.name == "adaptive":
         raise ValueError(
             "--trajectory with --solver=adaptive: each image takes its own times; use another "
-            "solver")
+            "solver"
+        )
     if request.pickle and conditions.raw_masks:
         raise ValueError(
-            "--pickle with --masks of floats: that layout holds label numbers; leave --pickle out")
+            "--pickle with --masks of floats: that layout holds label numbers; leave --pickle out"
+        )
     batch = request.batch or generate.default_batch(len(conditions), len(facts.size))
     generate.check_batch(batch)
     nifti = len(facts.size) == 3 if request.nifti is None else request.nifti
     settings = {
-        "checkpoint": checkpoint.hash, "training_step": checkpoint.step, "num": len(conditions),
-        "conditions": conditions.digest(), "seed": request.seed if noise is None else None,
-        "noise": None if noise is None else hash_arrays({"noise": noise}), "raw": request.raw,
-        "solver": _said(solver), "batch": batch, "trajectory": request.trajectory, "nifti": nifti,
+        "checkpoint": checkpoint.hash,
+        "training_step": checkpoint.step,
+        "num": len(conditions),
+        "conditions": conditions.digest(),
+        "seed": request.seed if noise is None else None,
+        "noise": None if noise is None else hash_arrays({"noise": noise}),
+        "raw": request.raw,
+        "solver": _said(solver),
+        "batch": batch,
+        "trajectory": request.trajectory,
+        "nifti": nifti,
         "pickle": request.pickle,
-    }  # fmt: skip
+    }
     invert = (lambda image: image) if request.raw else intensity.invert
     sampler = functools.partial(generate.make_sampler, network, condition, invert, solver)
     with outputs.claim(out, settings, overwrite) as folder:
@@ -126,20 +137,52 @@ def sample_to_folder(
                 progress(len(conditions), len(conditions))
             return outputs.read_sidecar(out)
         generated = generate.generate(
-            sampler(), params, conditions, shape=shape, solver=solver, seed=request.seed,
-            noise=noise, batch=batch, folder=folder, timed=True, progress=progress)
+            sampler(),
+            params,
+            conditions,
+            shape=shape,
+            solver=solver,
+            seed=request.seed,
+            noise=noise,
+            batch=batch,
+            folder=folder,
+            timed=True,
+            progress=progress,
+        )
         trajectory = None
         if request.trajectory:
             trajectory = generate.generate_trajectory(
-                sampler(trajectory=True), params, conditions, shape=shape, solver=solver,
-                seed=request.seed, noise=noise, num=TRAJECTORY_IMAGES)
+                sampler(trajectory=True),
+                params,
+                conditions,
+                shape=shape,
+                solver=solver,
+                seed=request.seed,
+                noise=noise,
+                num=TRAJECTORY_IMAGES,
+            )
         sidecar = outputs.describe(
-            checkpoint.run, settings, generated, conditions, kind=kind,
-            classes=facts.classes, mask_labels=facts.mask_labels,
-            intensity=intensity and intensity.to_json(), environment=environment())
+            checkpoint.run,
+            settings,
+            generated,
+            conditions,
+            kind=kind,
+            classes=facts.classes,
+            mask_labels=facts.mask_labels,
+            intensity=intensity and intensity.to_json(),
+            environment=environment(),
+        )
         outputs.write(
-            out, generated, conditions, sidecar, classes=facts.classes, trajectory=trajectory,
-            nifti=nifti, pickle=request.pickle, affine=facts.affine)
+            out,
+            generated,
+            conditions,
+            sidecar,
+            classes=facts.classes,
+            trajectory=trajectory,
+            nifti=nifti,
+            pickle=request.pickle,
+            affine=facts.affine,
+        )
     return outputs.read_sidecar(out)
 
 

@@ -90,7 +90,8 @@ def to_units(images: ImageSet, bounds: tuple[float, float]) -> ImageSet:
     """Intensities from 0 to 1 between the bounds; those beyond are clipped."""
     low, high = bounds
     return images.map(
-        lambda batch: np.clip((np.asarray(batch, np.float32) - low) / (high - low), 0, 1))
+        lambda batch: np.clip((np.asarray(batch, np.float32) - low) / (high - low), 0, 1)
+    )
 
 
 def density(units: ImageSet, seed: int) -> np.ndarray:

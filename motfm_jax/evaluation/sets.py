@@ -62,8 +62,10 @@ class ImageSet:
 
 def in_memory(images: np.ndarray) -> ImageSet:
     """Of an array [N, *S, C]."""
-    return ImageSet(images.shape, lambda rows: (
-        images[start : start + rows] for start in range(0, len(images), rows)))
+    return ImageSet(
+        images.shape,
+        lambda rows: (images[start : start + rows] for start in range(0, len(images), rows)),
+    )
 
 
 def in_units(
@@ -83,9 +85,13 @@ def in_units(
         scaled = intensity.apply(np.asarray(arrays.images[row]), arrays.meta[row]["name"])
         return scaled if raw else intensity.invert(scaled)
 
-    return ImageSet((len(rows), *arrays.images.shape[1:]), lambda count: (
-        np.stack([one(row) for row in rows[start : start + count]])
-        for start in range(0, len(rows), count)))
+    return ImageSet(
+        (len(rows), *arrays.images.shape[1:]),
+        lambda count: (
+            np.stack([one(row) for row in rows[start : start + count]])
+            for start in range(0, len(rows), count)
+        ),
+    )
 
 
 def stored(path: Path, name: str = "images") -> ImageSet:
@@ -118,10 +124,10 @@ def _opened(path: Path, name: str) -> Iterator[tuple[tuple[int, ...], np.dtype, 
             if by_columns or dtype.kind not in "buif" or len(shape) < 2:
                 order = "Fortran" if by_columns else "C"
                 raise ValueError(
-                    f"{dtype} {shape} in {order} order; numbers [N, *S, C] in C order needed")
+                    f"{dtype} {shape} in {order} order; numbers [N, *S, C] in C order needed"
+                )
             yield shape, dtype, stream
     except KeyError as error:
         raise ValueError(f"{path}: holds no {name}; sample again") from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path}: its {name} cannot be read ({error}); sample again") from error
+        raise ValueError(f"{path}: its {name} cannot be read ({error}); sample again") from error

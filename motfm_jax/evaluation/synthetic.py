@@ -22,9 +22,12 @@ def generated_arrays(
         images=np.asarray(images, np.float32),
         masks=None if masks is None else np.asarray(masks, np.uint8),
         labels=None if labels is None else np.asarray(labels, np.int32),
-        meta=[{"name": f"generated {index}", "patient": f"{index}"}
-              for index in range(len(images))],
-        classes=like.classes, mask_labels=like.mask_labels)  # fmt: skip
+        meta=[
+            {"name": f"generated {index}", "patient": f"{index}"} for index in range(len(images))
+        ],
+        classes=like.classes,
+        mask_labels=like.mask_labels,
+    )
 
 
 def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Arrays) -> Arrays:
@@ -48,28 +51,37 @@ def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Ar
     with open_npz(path) as made:
         images, learned = (
             np.asarray(made[name]) if name in made else None
-            for name in ("images", "classes" if task == "classify" else "masks"))
+            for name in ("images", "classes" if task == "classify" else "masks")
+        )
     if images is None:
         raise ValueError(f"{path}: holds no images; sample again with --overwrite")
     if learned is None:
         wanted = "class" if task == "classify" else "mask"
         raise ValueError(
-            f"{folder}: made without what --task={task} learns; sample a run with cond={wanted}")
+            f"{folder}: made without what --task={task} learns; sample a run with cond={wanted}"
+        )
     if images.shape[1:] != real.images.shape[1:]:
         raise ValueError(
-            f"{folder}: images {images.shape[1:]}, the real ones {real.images.shape[1:]}")
+            f"{folder}: images {images.shape[1:]}, the real ones {real.images.shape[1:]}"
+        )
     kind, known, shape = (
-        ("classes", real.classes, images.shape[:1]) if task == "classify"
-        else ("mask_labels", real.mask_labels, images.shape[:-1]))
-    fits = learned.dtype.kind in "iu" and learned.shape == shape and bool(
-        ((learned >= 0) & (learned < len(known))).all())
+        ("classes", real.classes, images.shape[:1])
+        if task == "classify"
+        else ("mask_labels", real.mask_labels, images.shape[:-1])
+    )
+    fits = (
+        learned.dtype.kind in "iu"
+        and learned.shape == shape
+        and bool(((learned >= 0) & (learned < len(known))).all())
+    )
     # The sidecar names the class of each image, and all labels that a mask may hold.
     wanted = [known[label] for label in learned] if fits and task == "classify" else list(known)
     if not fits or said.get(kind) != wanted:
         there = said.get(kind) if isinstance(said.get(kind), list) else []
         raise ValueError(
             f"{folder}: made of the {kind} {', '.join(sorted(set(map(str, there)))) or 'unnamed'}, "
-            f"the real ones are {', '.join(known)}; sample a run of this data")
+            f"the real ones are {', '.join(known)}; sample a run of this data"
+        )
     labels, masks = (learned, None) if task == "classify" else (None, learned)
     return generated_arrays(images, real, masks, labels)
 
@@ -77,9 +89,11 @@ def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Ar
 def join(first: Arrays, second: Arrays) -> Arrays:
     """Two sets of examples in one, in memory; what only one of them has is left out."""
     both = {
-        name: None if getattr(first, name) is None or getattr(second, name) is None
+        name: None
+        if getattr(first, name) is None or getattr(second, name) is None
         else np.concatenate([getattr(first, name), getattr(second, name)])
         for name in ("images", "masks", "labels")
-    }  # fmt: skip
+    }
     return dataclasses.replace(
-        first, **both, meta=[*first.meta, *second.meta], sources=None, folder=None, first=0)
+        first, **both, meta=[*first.meta, *second.meta], sources=None, folder=None, first=0
+    )

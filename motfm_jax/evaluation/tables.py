@@ -40,13 +40,15 @@ class Results:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: holds no such results; give another --out") from error
         differing = [
-            name for name in sorted(before.keys() | self.settings.keys())
+            name
+            for name in sorted(before.keys() | self.settings.keys())
             if before.get(name) != self.settings.get(name)
         ]
         if differing:
             raise ValueError(
                 f"{path}: holds results of other {', '.join(differing)}; --overwrite replaces "
-                "them, or give another --out")
+                "them, or give another --out"
+            )
 
     def has(self, **key: Any) -> bool:
         """Whether a row with these entries is there."""
@@ -66,7 +68,8 @@ class Results:
             self.rows[place] = row
         with whole_file(self.path) as draft:
             draft.write_text(
-                json.dumps({"settings": self.settings, "rows": self.rows}, indent=2) + "\n")
+                json.dumps({"settings": self.settings, "rows": self.rows}, indent=2) + "\n"
+            )
 
     def _find(self, key: Mapping[str, Any]) -> int | None:
         for place, row in enumerate(self.rows):
@@ -89,7 +92,8 @@ def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dic
             known = None not in values
             entry[measure] = float(np.mean(values)) if known else None
             entry[measure + _STD] = (
-                float(np.std(values, ddof=1)) if known and len(values) > 1 else None)
+                float(np.std(values, ddof=1)) if known and len(values) > 1 else None
+            )
         table.append(entry)
     return table
 
@@ -119,7 +123,8 @@ class Table(NamedTuple):
         head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-            for cells in self._cells(titles, "<b>{}</b>", escape))
+            for cells in self._cells(titles, "<b>{}</b>", escape)
+        )
         return f"<p>{escape(self.caption)}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
 
     def write(self, path: Path) -> None:
@@ -137,10 +142,14 @@ class Table(NamedTuple):
 
     def _cells(self, titles: Sequence[str], stress: str, quote: Callable = str) -> list[list[str]]:
         return [
-            [stress.format(quote(_text(row, title))) if (number, title) in self.best
-             else quote(_text(row, title)) for title in titles]
+            [
+                stress.format(quote(_text(row, title)))
+                if (number, title) in self.best
+                else quote(_text(row, title))
+                for title in titles
+            ]
             for number, row in enumerate(self.rows)
-        ]  # fmt: skip
+        ]
 
 
 def _text(row: Mapping[str, Any], title: str) -> str:

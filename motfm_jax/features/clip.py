@@ -34,13 +34,15 @@ class ClipSettings:
 class SelfAttention(nnx.Module):
     def __init__(self, width: int, heads: int):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            dense(width, width) for _ in range(4))
+            dense(width, width) for _ in range(4)
+        )
         self.heads = heads
 
     def __call__(self, x: Array) -> Array:
         split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
         attended = jax.nn.dot_product_attention(
-            split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x)))
+            split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
+        )
         return self.out_proj(attended.reshape(x.shape))
 
 

@@ -59,10 +59,15 @@ class BlockA(nnx.Module):
         self.branch_pool = _square(features, pooled, 1)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.concatenate([
-            self.branch1x1(x), _chain(x, self.branch5x5_1, self.branch5x5_2),
-            _chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
-            self.branch_pool(_mean_around(x))], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                _chain(x, self.branch5x5_1, self.branch5x5_2),
+                _chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
+                self.branch_pool(_mean_around(x)),
+            ],
+            axis=-1,
+        )
 
 
 class BlockB(nnx.Module):
@@ -73,10 +78,14 @@ class BlockB(nnx.Module):
         self.branch3x3dbl_3 = _square(96, 96, 3, stride=2)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.concatenate([
-            self.branch3x3(x),
-            _chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
-            _max_pool(x, 2)], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch3x3(x),
+                _chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
+                _max_pool(x, 2),
+            ],
+            axis=-1,
+        )
 
 
 class BlockC(nnx.Module):
@@ -93,12 +102,22 @@ class BlockC(nnx.Module):
         self.branch_pool = _square(features, 192, 1)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.concatenate([
-            self.branch1x1(x),
-            _chain(x, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3),
-            _chain(x, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3,
-                   self.branch7x7dbl_4, self.branch7x7dbl_5),
-            self.branch_pool(_mean_around(x))], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                _chain(x, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3),
+                _chain(
+                    x,
+                    self.branch7x7dbl_1,
+                    self.branch7x7dbl_2,
+                    self.branch7x7dbl_3,
+                    self.branch7x7dbl_4,
+                    self.branch7x7dbl_5,
+                ),
+                self.branch_pool(_mean_around(x)),
+            ],
+            axis=-1,
+        )
 
 
 class BlockD(nnx.Module):
@@ -111,11 +130,20 @@ class BlockD(nnx.Module):
         self.branch7x7x3_4 = _square(192, 192, 3, stride=2)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.concatenate([
-            _chain(x, self.branch3x3_1, self.branch3x3_2),
-            _chain(x, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3,
-                   self.branch7x7x3_4),
-            _max_pool(x, 2)], axis=-1)
+        return jnp.concatenate(
+            [
+                _chain(x, self.branch3x3_1, self.branch3x3_2),
+                _chain(
+                    x,
+                    self.branch7x7x3_1,
+                    self.branch7x7x3_2,
+                    self.branch7x7x3_3,
+                    self.branch7x7x3_4,
+                ),
+                _max_pool(x, 2),
+            ],
+            axis=-1,
+        )
 
 
 class BlockE(nnx.Module):
@@ -135,10 +163,17 @@ class BlockE(nnx.Module):
         single = self.branch3x3_1(x)
         double = _chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2)
         pooled = _max_pool(x, 1, padding=1) if self.pools_maximum else _mean_around(x)
-        return jnp.concatenate([
-            self.branch1x1(x), self.branch3x3_2a(single), self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double), self.branch_pool(pooled),
-        ], axis=-1)  # fmt: skip
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(single),
+                self.branch3x3_2b(single),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                self.branch_pool(pooled),
+            ],
+            axis=-1,
+        )
 
 
 class Inception(nnx.Module):
@@ -174,8 +209,16 @@ class Inception(nnx.Module):
             x = _max_pool(_chain(x, self.Conv2d_3b_1x1, self.Conv2d_4a_3x3), 2)
             seen["192"] = x
             x = _chain(
-                x, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d, self.Mixed_6a, self.Mixed_6b,
-                self.Mixed_6c, self.Mixed_6d, self.Mixed_6e)
+                x,
+                self.Mixed_5b,
+                self.Mixed_5c,
+                self.Mixed_5d,
+                self.Mixed_6a,
+                self.Mixed_6b,
+                self.Mixed_6c,
+                self.Mixed_6d,
+                self.Mixed_6e,
+            )
             seen["768"] = x
             seen["2048"] = _chain(x, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c)
             means = {name: x.mean(axis=(1, 2)) for name, x in seen.items()}

@@ -13,8 +13,7 @@ from motfm_jax.arrays import Array
 from motfm_jax.nn.layers import Draws
 
 _CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1
-_ZEROS = dict(
-    kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init())
+_ZEROS = dict(kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init())
 
 
 def _draws() -> Draws:
@@ -26,13 +25,23 @@ class Conv(nnx.Conv):
     """`nnx.Conv` by number of padded places along each axis."""
 
     def __init__(
-        self, features_in: int, features_out: int, kernel: tuple[int, ...],
-        stride: tuple[int, ...] | int = 1, padding: tuple[int, ...] | int = 0,
-    ):  # fmt: skip
+        self,
+        features_in: int,
+        features_out: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...] | int = 1,
+        padding: tuple[int, ...] | int = 0,
+    ):
         each = (padding,) * len(kernel) if isinstance(padding, int) else padding
         super().__init__(
-            features_in, features_out, kernel, stride, padding=[(side, side) for side in each],
-            rngs=_draws(), **_ZEROS)
+            features_in,
+            features_out,
+            kernel,
+            stride,
+            padding=[(side, side) for side in each],
+            rngs=_draws(),
+            **_ZEROS,
+        )
 
 
 def dense(features_in: int, features_out: int, use_bias: bool = True) -> nnx.Linear:
@@ -42,8 +51,7 @@ def dense(features_in: int, features_out: int, use_bias: bool = True) -> nnx.Lin
 
 def layer_norm(features: int) -> nnx.LayerNorm:
     """Layer normalisation as PyTorch has it."""
-    return nnx.LayerNorm(
-        features, epsilon=1e-5, use_fast_variance=False, rngs=_draws())
+    return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=_draws())
 
 
 def resize_matrix(size: int, wanted: int, cubic: bool) -> np.ndarray:

@@ -19,8 +19,7 @@ class Block(nnx.Module):
     def __init__(self, features_in: int, features_out: int, stride: int):
         self.conv1 = Conv(features_in, features_out, (3, 3, 3), stride, padding=1)
         self.conv2 = Conv(features_out, features_out, (3, 3, 3), padding=1)
-        self.downsample = (
-            Conv(features_in, features_out, (1, 1, 1), stride) if stride > 1 else None)
+        self.downsample = Conv(features_in, features_out, (1, 1, 1), stride) if stride > 1 else None
 
     def __call__(self, x: Array) -> Array:
         skip = x if self.downsample is None else self.downsample(x)

@@ -16,9 +16,12 @@ MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 SPREAD = np.array((0.229, 0.224, 0.225), np.float32)
 # Channels of each stage, and its convolutions by their numbers in torchvision's `features`.
 STAGES = (
-    (64, ("0", "2")), (128, ("5", "7")), (256, ("10", "12", "14", "16")),
-    (512, ("19", "21", "23", "25")), (512, ("28",)),
-)  # fmt: skip
+    (64, ("0", "2")),
+    (128, ("5", "7")),
+    (256, ("10", "12", "14", "16")),
+    (512, ("19", "21", "23", "25")),
+    (512, ("28",)),
+)
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels a side
 
 
@@ -39,7 +42,8 @@ class VGG19(nnx.Module):
         if images.ndim != 4 or min(images.shape[1:3]) < SMALLEST:
             raise ValueError(
                 f"images {images.shape}: VGG19 takes 2-D images of {SMALLEST} pixels a side and "
-                "more, [B, H, W, C]")
+                "more, [B, H, W, C]"
+            )
         x, seen = (to_rgb(images) - MEAN.reshape(1, 1, 1, 3)) / SPREAD.reshape(1, 1, 1, 3), {}
         for stage, (_, numbers) in enumerate(STAGES, start=1):
             x = x if stage == 1 else nnx.max_pool(x, (2, 2), (2, 2))

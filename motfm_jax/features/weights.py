@@ -62,18 +62,30 @@ def _name_in_clip(layer: str) -> str:
 
 NETWORKS = {
     "inception": Published(
-        Inception, "pt_inception-2015-12-05-6726825d.pth",
-        "github.com/mseitzer/pytorch-fid, release fid_weights", "6726825d", ".conv", ".bn", 1e-3),
+        Inception,
+        "pt_inception-2015-12-05-6726825d.pth",
+        "github.com/mseitzer/pytorch-fid, release fid_weights",
+        "6726825d",
+        ".conv",
+        ".bn",
+        1e-3,
+    ),
     "clip": Published(
-        ClipImageTower, "pytorch_model.bin", "huggingface.co/openai/clip-vit-large-patch14-336",
-        "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801", name=_name_in_clip,
+        ClipImageTower,
+        "pytorch_model.bin",
+        "huggingface.co/openai/clip-vit-large-patch14-336",
+        "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801",
+        name=_name_in_clip,
         alone={
             "class_embedding": "vision_model.embeddings.class_embedding",
-            "position_embedding": "vision_model.embeddings.position_embedding.weight"}),
+            "position_embedding": "vision_model.embeddings.position_embedding.weight",
+        },
+    ),
     "r3d": Published(
-        R3D18, "r3d_18-b3b3357e.pth", "download.pytorch.org/models", "b3b3357e", ".0", ".1", 1e-5),
+        R3D18, "r3d_18-b3b3357e.pth", "download.pytorch.org/models", "b3b3357e", ".0", ".1", 1e-5
+    ),
     "vgg": Published(VGG19, "vgg19-dcbb9e9d.pth", "download.pytorch.org/models", "dcbb9e9d"),
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -90,8 +102,10 @@ def shapes(make: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
 
 
 def translate(
-    published: Published, state: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]],
-) -> dict[str, np.ndarray]:  # fmt: skip
+    published: Published,
+    state: Mapping[str, np.ndarray],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
     """A state dict of the published network as our parameters, normalisation folded in float64.
 
     Args:
@@ -129,8 +143,10 @@ def _layer(
     weight = _take(state, f"{prefix}{published.convolution * folded}.weight")
     bias = np.zeros(len(weight))
     if folded:
-        norm = {part: _take(state, f"{prefix}{published.norm}.{part}").astype(np.float64)
-                for part in ("weight", "bias", "running_mean", "running_var")}
+        norm = {
+            part: _take(state, f"{prefix}{published.norm}.{part}").astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        }
         slope = norm["weight"] / np.sqrt(norm["running_var"] + published.norm_epsilon)
         weight = weight * slope.reshape(-1, *(1,) * (weight.ndim - 1))
         bias = norm["bias"] - norm["running_mean"] * slope
@@ -165,19 +181,24 @@ def convert(name: str, source: Path, folder: Path) -> Path:
     published = NETWORKS[name]
     if not source.is_file():
         raise ValueError(
-            f"{source}: no such file; {name} needs {published.file} of {published.source}")
+            f"{source}: no such file; {name} needs {published.file} of {published.source}"
+        )
     with open(source, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(published.sha256):
         raise ValueError(
             f"{source}: its SHA-256 is {found}, that of {published.file} of {published.source} "
-            f"begins with {published.sha256}: another or a damaged file, download it again")
+            f"begins with {published.sha256}: another or a damaged file, download it again"
+        )
     if source.suffix == ".safetensors":
         state = load_safetensors(source)
     else:
-        entries = {key: value for key, value in load(source).items()
-                   if not key.endswith(("num_batches_tracked", "position_ids"))
-                   and not key.startswith(("text_model", "text_projection", "logit_scale"))}
+        entries = {
+            key: value
+            for key, value in load(source).items()
+            if not key.endswith(("num_batches_tracked", "position_ids"))
+            and not key.startswith(("text_model", "text_projection", "logit_scale"))
+        }
         state = to_arrays(entries, source)
     params = translate(published, state, shapes(published.make))
     return write(folder, name, params, found)
@@ -208,7 +229,8 @@ def read(folder: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
         published = NETWORKS[name]
         raise ValueError(
             f"{path}: no weights of {name}; download {published.file} from {published.source} and "
-            f"run scripts/convert.py features --network={name} --weights=FILE")
+            f"run scripts/convert.py features --network={name} --weights=FILE"
+        )
     try:
         with open_npz(path) as kept:
             params = {key: kept[key] for key in kept.files}

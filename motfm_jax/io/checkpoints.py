@@ -83,8 +83,8 @@ class Checkpoints:
         keep = [
             policies.LatestN(2),
             policies.BestN(
-                get_metric_fn=loss_of, reverse=True, n=1,
-                keep_checkpoints_without_metrics=False),
+                get_metric_fn=loss_of, reverse=True, n=1, keep_checkpoints_without_metrics=False
+            ),
         ]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
@@ -129,10 +129,12 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(host), sums=ocp.args.JsonSave(sums),
-                    **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()}),
+                    state=ocp.args.PyTreeSave(host),
+                    sums=ocp.args.JsonSave(sums),
+                    **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()},
+                ),
                 metrics=metrics,
-            )  # fmt: skip
+            )
 
     def restore(self, template: Any, which: Which = "last") -> Any:
         """The state saved, as numpy arrays in the template's structure.
@@ -158,7 +160,8 @@ class Checkpoints:
             }:
                 raise ValueError(
                     f"{path}: was saved with another optimiser or moving average; resume with the "
-                    "run's own config, or start another run")
+                    "run's own config, or start another run"
+                )
             return read_arrays(self._manager, step, path, wanted)
 
         arrays, damaged = _first_whole(candidates(self._manager, which, self.folder), read)
@@ -240,12 +243,11 @@ def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where:
         raise ValueError(
             f"{where}: a checkpoint of another architecture ({len(problems)} differences "
             f"from the {len(shapes[1])} parameters needed): {'; '.join(problems[:10])}{more}; use "
-            "the config it was trained with")
+            "the config it was trained with"
+        )
 
 
-def _first_whole(
-    candidates: list[int], read: Callable[[int], _Read]
-) -> tuple[_Read, list[int]]:
+def _first_whole(candidates: list[int], read: Callable[[int], _Read]) -> tuple[_Read, list[int]]:
     """What the first undamaged checkpoint holds, and the steps of those before it."""
     damaged = []
     for step in candidates:
@@ -260,7 +262,8 @@ def _first_whole(
             damaged.append(step)
     raise Damaged(
         f"all {len(damaged)} checkpoints are damaged ({', '.join(map(str, damaged))}); restore the "
-        "run's checkpoints/ from a copy, or train again")
+        "run's checkpoints/ from a copy, or train again"
+    )
 
 
 def _free_name(path: Path) -> Path:
@@ -296,4 +299,5 @@ def _writable(folder: Path) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"{folder}: a checkpoint cannot be written ({first_line(error)}); those before it are "
-            "whole: make room or give the right to write, then --resume goes on") from error
+            "whole: make room or give the right to write, then --resume goes on"
+        ) from error

@@ -21,13 +21,15 @@ def enable_compile_cache(folder: str | Path = "") -> Path:
     folder = Path(
         folder
         or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        or Path.home() / ".cache" / "motfm_jax" / "compiled")
+        or Path.home() / ".cache" / "motfm_jax" / "compiled"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
             f"{folder}: compiled programs cannot be kept here ({error.strerror}); set "
-            "JAX_COMPILATION_CACHE_DIR to a folder that can be written to") from error
+            "JAX_COMPILATION_CACHE_DIR to a folder that can be written to"
+        ) from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return folder

@@ -11,9 +11,17 @@ from typing import Any
 import jax
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "grain", "numpy", "nibabel",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "diffrax",
+    "grain",
+    "numpy",
+    "nibabel",
     "ml_collections",
-)  # fmt: skip
+)
 
 
 def environment() -> dict[str, Any]:
@@ -38,7 +46,8 @@ def _git_revision() -> str | None:
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
         status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
     except OSError:
         return None
     if commit.returncode:

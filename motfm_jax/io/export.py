@@ -97,8 +97,9 @@ def noise_program(
 
     (batch,) = jax.export.symbolic_shape("b")
     arguments = (
-        jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )  # fmt: skip
+        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
     return _serialise(start_noise, arguments, platforms)
 
 
@@ -139,14 +140,22 @@ def write_export(
     params = {name: np.asarray(array) for name, array in params.items()}
     size, channels = tuple(facts["size"]), facts["channels"]
     sampler = sampler_program(
-        sample_fn, params, size=size, channels=channels, platforms=platforms,
+        sample_fn,
+        params,
+        size=size,
+        channels=channels,
+        platforms=platforms,
         num_mask_labels=len(facts["mask_labels"]) if "mask" in condition else 0,
         num_classes=len(facts["classes"]) if "class" in condition else 0,
-    )  # fmt: skip
+    )
     noise = noise_program(size, channels, platforms)
     description = dict(
-        format=FORMAT, condition=condition, **settings, platforms=list(platforms),
-        jax=jax.__version__)  # fmt: skip
+        format=FORMAT,
+        condition=condition,
+        **settings,
+        platforms=list(platforms),
+        jax=jax.__version__,
+    )
     example = example_text(facts, condition)
     with _whole_folder(Path(out), overwrite) as folder:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -216,10 +225,11 @@ def example_text(facts: Mapping[str, Any], condition: str) -> str:
     if "class" in condition:
         lines += f"label = np.arange(4, dtype=np.int32) % {len(classes)}  # {_named(classes)}\n"
     return EXAMPLE.format(
-        condition=lines, shape=", ".join(map(str, (4, *size, facts["channels"]))),
+        condition=lines,
+        shape=", ".join(map(str, (4, *size, facts["channels"]))),
         mask="mask" if "mask" in condition else None,
         label="label" if "class" in condition else None,
-    )  # fmt: skip
+    )
 
 
 def _named(names: Sequence[str]) -> str:
@@ -227,7 +237,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(f"{index} {' '.join(str(name).split())}" for index, name in enumerate(names))
 
 
-EXAMPLE = '''\
+EXAMPLE = """\
 import pathlib
 
 import jax
@@ -241,7 +251,7 @@ weights = dict(np.load(folder / "weights.npz"))
 noise = start_noise(np.uint32(0), np.arange(4, dtype=np.int32))  # a seed, and an index per image
 {condition}images = sampler(weights, noise, {mask}, {label})  # [{shape}], in the data's units
 np.save("images.npy", images)
-'''
+"""
 
 
 def readme_text(facts: Mapping[str, Any], description: Mapping[str, Any], example: str) -> str:

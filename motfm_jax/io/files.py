@@ -84,7 +84,8 @@ def check_archive(path: Path) -> None:
     if held > max(FREELY_INFLATED, MOST_INFLATED * size):
         raise ValueError(
             f"{path}: {size} bytes that unpack to {held}, at most {MOST_INFLATED} times as many "
-            "are read; get it from another place")
+            "are read; get it from another place"
+        )
 
 
 def _check_claims(path: Path) -> None:
@@ -98,8 +99,8 @@ def _check_claims(path: Path) -> None:
                 raise ValueError(f"{path}: {part.filename} is no array ({error})") from error
             if not dtype.hasobject and math.prod(shape) * dtype.itemsize > part.file_size:
                 raise ValueError(
-                    f"{path}: {part.filename} claims {shape} values and holds fewer; write it "
-                    "again")
+                    f"{path}: {part.filename} claims {shape} values and holds fewer; write it again"
+                )
 
 
 def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

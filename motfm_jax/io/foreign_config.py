@@ -28,10 +28,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if aliases > MOST_ALIASES:
         raise ValueError(
             f"{path}: {aliases} aliases (*name), at most {MOST_ALIASES} are read; write the values "
-            "in their places")
+            "in their places"
+        )
     if not isinstance(values, dict) or not isinstance(values.get("model_args"), dict):
-        raise ValueError(f"{path}: has no model_args; give the config that the checkpoint was "
-            "trained with")
+        raise ValueError(
+            f"{path}: has no model_args; give the config that the checkpoint was trained with"
+        )
     return values
 
 
@@ -50,7 +52,8 @@ class Fields:
         for section, fields in values.items():
             if section not in sections:
                 raise ValueError(
-                    f"{where}: {section}: unknown section; known are {', '.join(sections)}")
+                    f"{where}: {section}: unknown section; known are {', '.join(sections)}"
+                )
             if not isinstance(fields, Mapping):
                 raise ValueError(f"{where}: {section} is {fields!r}, fields needed")
             self.left.update({f"{section}.{name}": value for name, value in fields.items()})
@@ -63,17 +66,24 @@ class Fields:
 
     def number(self, name: str, missing: float = 0, least: float = 0) -> float:
         return self.take(
-            name, missing, lambda value: is_number(value) and least <= value < math.inf,
-            f"a number from {least} needed (YAML reads 1e-4 as text: write 1.0e-4)")
+            name,
+            missing,
+            lambda value: is_number(value) and least <= value < math.inf,
+            f"a number from {least} needed (YAML reads 1e-4 as text: write 1.0e-4)",
+        )
 
     def whole(self, name: str, missing: int | None = None, least: int = 1) -> int:
         return self.take(
-            name, missing, lambda value: type(value) is int and least <= value <= MOST,
-            f"a whole number from {least} to {MOST} needed")
+            name,
+            missing,
+            lambda value: type(value) is int and least <= value <= MOST,
+            f"a whole number from {least} to {MOST} needed",
+        )
 
     def switch(self, name: str, missing: bool = False) -> bool:
         return self.take(
-            name, missing, lambda value: isinstance(value, bool), "true or false needed")
+            name, missing, lambda value: isinstance(value, bool), "true or false needed"
+        )
 
     def only(self, name: str, values: Sequence[Any], why: str) -> Any:
         """A field that has to have one of these values, or to be missing where the first does."""
@@ -86,7 +96,8 @@ class Fields:
         if len(values) != levels or any(type(entry) is not kind for entry in values):
             raise ValueError(
                 f"{self.where}: {name}={value!r}: one {kind.__name__} for each of the {levels} "
-                "levels needed")
+                "levels needed"
+            )
         return values
 
     def ignore(self, section: str, names: Sequence[str]) -> None:
@@ -99,7 +110,8 @@ class Fields:
         if self.left:
             raise ValueError(
                 f"{self.where}: {', '.join(self.left)}: unknown; remove what changes neither the "
-                "network nor its data or training")
+                "network nor its data or training"
+            )
 
 
 def is_number(value: Any) -> bool:

@@ -18,8 +18,18 @@ Window = tuple[float, float]
 
 # Background first; told apart by colour-blind readers too (Okabe and Ito 2008).
 MASK_COLOURS = np.array(
-    [(0, 0, 0), (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66),
-     (0, 114, 178), (213, 94, 0)], np.uint8)  # fmt: skip
+    [
+        (0, 0, 0),
+        (86, 180, 233),
+        (230, 159, 0),
+        (0, 158, 115),
+        (204, 121, 167),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+    ],
+    np.uint8,
+)
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
 
@@ -167,8 +177,12 @@ def write_samples(
         tile_titles += [titles[start : chosen.stop]] + [()] * (masks is not None)
     caption = "\n".join(filter(None, (caption, window_caption(window))))
     write_grid(
-        path, rows, row_titles=row_titles if masks is not None else (), tile_titles=tile_titles,
-        caption=caption)
+        path,
+        rows,
+        row_titles=row_titles if masks is not None else (),
+        tile_titles=tile_titles,
+        caption=caption,
+    )
 
 
 def write_comparison(
@@ -210,18 +224,24 @@ def write_trajectory(
     shown = np.unique(np.rint(np.linspace(0, last, min(columns, last + 1))).astype(int))
     write_grid(
         path,
-        [[grey_tile(trajectory[step, index], window) for step in shown]
-         for index in range(trajectory.shape[1])],
+        [
+            [grey_tile(trajectory[step, index], window) for step in shown]
+            for index in range(trajectory.shape[1])
+        ],
         row_titles=row_titles,
         column_titles=[f"t = {step / max(last, 1):.3g}" for step in shown],
         caption="\n".join(filter(None, (caption, window_caption(window)))),
-    )  # fmt: skip
+    )
 
 
 def write_curves(
-    path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str,
-    ylabel: str, log: bool = False,
-) -> None:  # fmt: skip
+    path: Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> None:
     """Writes a plot of curves as a PNG.
 
     Args:

@@ -98,12 +98,14 @@ def saved_arrays(manager: Manager, step: int, path: Path) -> dict[str, Any]:
     with _readable(path):
         found = dict(manager.item_metadata(step)["state"].tree)
         claimed = sum(
-            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in found.values())
+            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in found.values()
+        )
         held = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if claimed > max(files.FREELY_INFLATED, files.MOST_INFLATED * held):
         raise Damaged(
             f"{path}: {held} bytes that would become {claimed}, at most {files.MOST_INFLATED} "
-            f"times as many are read; {_USE_ANOTHER}")
+            f"times as many are read; {_USE_ANOTHER}"
+        )
     return found
 
 
@@ -122,11 +124,13 @@ def read_arrays(
         found["metrics"] = hash_json(manager.metrics(step))
         changed = [name for name in found if wanted[name] != found[name]]
         changed += [
-            name for name, digest in hash_each(arrays).items() if wanted["arrays"][name] != digest]
+            name for name, digest in hash_each(arrays).items() if wanted["arrays"][name] != digest
+        ]
     if changed:
         raise Damaged(
             f"{path}: this checkpoint is damaged: {changed[0]} is not what was saved "
-            f"({len(changed)} such); {_USE_ANOTHER}")
+            f"({len(changed)} such); {_USE_ANOTHER}"
+        )
     return arrays
 
 
@@ -138,14 +142,14 @@ def _readable(path: Path) -> Iterator[None]:
     except Damaged:
         raise
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise Damaged(
-            f"{path}: this checkpoint is not whole ({error}); {_USE_ANOTHER}") from error
+        raise Damaged(f"{path}: this checkpoint is not whole ({error}); {_USE_ANOTHER}") from error
     except (OSError, MemoryError) as error:
         # Of the system, not of the file: nothing to set a checkpoint aside for.
         raise ValueError(
             f"{path}: this checkpoint cannot be read now ({first_line(error)}); call it again once "
             "disk, network and memory allow; where they never do, move this folder away, and the "
-            "one before it is used") from error
+            "one before it is used"
+        ) from error
     except Exception as error:
         raise Damaged(
             f"{path}: this checkpoint cannot be read ({first_line(error)}); {_USE_ANOTHER}"

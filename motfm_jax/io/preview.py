@@ -42,8 +42,12 @@ def write_preview(path: Path, source: Any, num: int) -> int:
             tile_titles.append([])
     masks = [f"masks: {', '.join(source.mask_labels)}"] if source.mask_labels else []
     write_grid(
-        path, rows, row_titles=row_titles, tile_titles=tile_titles,
-        caption="\n".join([*masks, window_caption(window)]))
+        path,
+        rows,
+        row_titles=row_titles,
+        tile_titles=tile_titles,
+        caption="\n".join([*masks, window_caption(window)]),
+    )
     return num
 
 

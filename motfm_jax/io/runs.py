@@ -1,7 +1,7 @@
 """A run's directory: who may write there, and the records of the run.
 
-    run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, lock,
-         saved, tensorboard/, checkpoints/STEP/, samples/}
+run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, lock,
+     saved, tensorboard/, checkpoints/STEP/, samples/}
 """
 
 import fcntl
@@ -31,9 +31,17 @@ FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # A resumed run may go on longer and report more often; anything else would be another experiment.
 MAY_CHANGE = (
-    "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.sample_every",
-    "train.save_every", "train.keep_every", "data.root", "data.cache", "data.workers",
-)  # fmt: skip
+    "train.steps",
+    "train.epochs",
+    "train.log_every",
+    "train.eval_every",
+    "train.sample_every",
+    "train.save_every",
+    "train.keep_every",
+    "data.root",
+    "data.cache",
+    "data.workers",
+)
 
 _RESTORE = "restore it, or start again with --overwrite"
 
@@ -73,7 +81,8 @@ class Run:
         _write(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._rows = path.open("a", buffering=1)
         self._tensorboard = SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10)
+            str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and a point a value in TensorBoard; NaN and inf become null."""
@@ -148,7 +157,8 @@ def open_run(
             if (path / name).is_symlink():
                 raise ValueError(
                     f"{path / name}: is a link; put the folder itself there, or move the run as a "
-                    "whole")
+                    "whole"
+                )
         if exists and resume:
             _check_same(path, config, may_change, defaults or {})
             mark_saved(path)
@@ -176,7 +186,8 @@ def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) 
     if exists and not (resume or overwrite):
         raise ValueError(
             f"{path}: holds a run already; --resume goes on with it, --overwrite deletes it, or "
-            "give another --workdir")
+            "give another --workdir"
+        )
     return exists
 
 
@@ -215,7 +226,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(
-                    f"{file}: line {number} is no row ({error}); mend or delete it") from None
+                    f"{file}: line {number} is no row ({error}); mend or delete it"
+                ) from None
         else:
             rows.append(row)
     return rows
@@ -236,14 +248,16 @@ def _is_run(path: Path) -> bool:
             return False  # stopped before anything was saved, it is as good as not begun
         raise ValueError(
             f"{path}: no whole checkpoint is left in the run's checkpoints/; put them back, or "
-            "give another --workdir")
+            "give another --workdir"
+        )
     # A start that was cut short leaves the lock, or the files that are written first.
     if present <= {"lock", "environment.json", "environment.json.tmp", "config.json.tmp"}:
         return False
     shown = ", ".join(sorted(present)[:3])
     raise ValueError(
         f"{path}: holds no run (config.json and environment.json) but other things ({shown}); "
-        "give another --workdir, nothing here is touched")
+        "give another --workdir, nothing here is touched"
+    )
 
 
 def _acquire(path: Path) -> int:
@@ -253,7 +267,8 @@ def _acquire(path: Path) -> int:
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); give another --workdir") from error
+            f"{path}: cannot be written ({error.strerror}); give another --workdir"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -266,7 +281,8 @@ def _acquire(path: Path) -> int:
         os.close(lock)
         raise ValueError(
             f"{path}: cannot be locked ({error.strerror}); give a --workdir on a file system with "
-            "locks") from error
+            "locks"
+        ) from error
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return lock
@@ -284,9 +300,11 @@ def _delete_run(path: Path) -> None:
 
 
 def _check_same(
-    path: Path, config: Mapping[str, Any], may_change: Collection[str],
+    path: Path,
+    config: Mapping[str, Any],
+    may_change: Collection[str],
     defaults: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     old = dict(leaves(json.loads(json.dumps(defaults))))
     saved = read_json(path / "config.json", _RESTORE)
     if not isinstance(saved, dict):
@@ -301,7 +319,8 @@ def _check_same(
     if differing:
         raise ValueError(
             f"{path}: resumed with another config: {'; '.join(differing)}; only "
-            f"{', '.join(may_change)} may change: give the run's own values, or another --workdir")
+            f"{', '.join(may_change)} may change: give the run's own values, or another --workdir"
+        )
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

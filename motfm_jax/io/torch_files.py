@@ -41,7 +41,8 @@ def load(path: Path) -> Any:
             f"{path}: it refers to {named[1]}; only tensors and plain containers are read, "
             "anything else could run code. If you trust who made it: torch.load(..., "
             "weights_only=False), which executes whatever the file says, and torch.save of its "
-            "state_dict alone") from error
+            "state_dict alone"
+        ) from error
 
 
 def to_arrays(entries: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
@@ -122,7 +123,8 @@ def _draft(path: Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); give another --out") from error
+            f"{path}: cannot be written ({error.strerror}); give another --out"
+        ) from error
 
 
 def _refuse(wrong: list[str], path: Path) -> None:
@@ -130,7 +132,8 @@ def _refuse(wrong: list[str], path: Path) -> None:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise ValueError(
             f"{path}: not the weights of a network, tensors of floating point needed: "
-            f"{'; '.join(wrong[:10])}{more}; save the model's state_dict() alone")
+            f"{'; '.join(wrong[:10])}{more}; save the model's state_dict() alone"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
@@ -138,7 +141,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     reason = told.splitlines()[0][:200] if told else type(error).__name__
     return ValueError(
         f"{path}: cannot be read as weights ({reason}); the file is damaged, incomplete or of "
-        "another kind, copy it again")
+        "another kind, copy it again"
+    )
 
 
 def _torch(path: Path) -> Any:
@@ -147,11 +151,13 @@ def _torch(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path}: needs PyTorch, which is not installed; pip install -e '.[torch]', or use "
-            "a .safetensors file") from error
+            "a .safetensors file"
+        ) from error
     if torch.__version__ < OLDEST_TORCH:
         raise ValueError(
             f"{path}: PyTorch {torch.__version__} may execute what a crafted file says; "
-            f"pip install -U 'torch>={'.'.join(map(str, OLDEST_TORCH))}'")
+            f"pip install -U 'torch>={'.'.join(map(str, OLDEST_TORCH))}'"
+        )
     return torch
 
 

@@ -75,7 +75,8 @@ def read_torch_weights(path: Path) -> TorchWeights:
     contents = torch_files.load(path)
     if not isinstance(contents, Mapping):
         raise ValueError(
-            f"{path}: holds a {type(contents).__name__}, a state dict or a checkpoint needed")
+            f"{path}: holds a {type(contents).__name__}, a state dict or a checkpoint needed"
+        )
     if isinstance(contents.get("state_dict"), Mapping):
         weights, config, kind = "state_dict", "hyper_parameters", "Lightning checkpoint"
     elif isinstance(contents.get("model_state_dict"), Mapping):
@@ -86,11 +87,13 @@ def read_torch_weights(path: Path) -> TorchWeights:
     arrays = torch_files.to_arrays(contents[weights], path)
     epoch, step = (
         value if type(value) is int else None
-        for value in (contents.get("epoch"), contents.get("global_step")))
+        for value in (contents.get("epoch"), contents.get("global_step"))
+    )
     origin = kind + (f", epoch {epoch}" if epoch is not None else "")
     origin += f", step {step}" if step is not None else ""
     return TorchWeights(
-        _unwrapped(arrays, path), _plain_config(contents.get(config), path), step, origin)
+        _unwrapped(arrays, path), _plain_config(contents.get(config), path), step, origin
+    )
 
 
 def write_torch_weights(
@@ -115,16 +118,21 @@ def write_torch_weights(
     elif path.suffix in (".pt", ".pth"):
         torch_files.save(path, state)
     elif path.suffix == ".ckpt":
-        torch_files.save(path, {
-            "state_dict": {f"model.{name}": array for name, array in state.items()},
-            "hyper_parameters": _plain_config(config or {}, path),
-            "hparams_name": "config",  # the argument of the original's module that takes them
-            "epoch": 0,
-            "global_step": step,
-            "pytorch-lightning_version": "2.5.0",  # newer ones bring it up to date
-            # Without these the original could not train on from here; its Adam starts anew.
-            "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],
-        })  # fmt: skip
+        torch_files.save(
+            path,
+            {
+                "state_dict": {f"model.{name}": array for name, array in state.items()},
+                "hyper_parameters": _plain_config(config or {}, path),
+                "hparams_name": "config",  # the argument of the original's module that takes them
+                "epoch": 0,
+                "global_step": step,
+                "pytorch-lightning_version": "2.5.0",  # newer ones bring it up to date
+                # Without these the original could not train on from here; its Adam starts anew.
+                "callbacks": {},
+                "optimizer_states": [],
+                "lr_schedulers": [],
+            },
+        )
     else:
         raise ValueError(f"{path}: use the suffix .ckpt, .pt, .pth or .safetensors")
 
@@ -144,15 +152,20 @@ def from_torch(
         shape, or not finite.
     """
     names = {name: _original_name(name) for name in wanted}
-    check_parameters(state, {
-        names[name]: jax.ShapeDtypeStruct(_original_shape(name, leaf.shape), np.float32)
-        for name, leaf in wanted.items()
-    }, where)  # fmt: skip
+    check_parameters(
+        state,
+        {
+            names[name]: jax.ShapeDtypeStruct(_original_shape(name, leaf.shape), np.float32)
+            for name, leaf in wanted.items()
+        },
+        where,
+    )
     broken = [name for name, leaf in state.items() if not np.isfinite(leaf).all()]
     if broken:
         raise ValueError(
             f"{where}: NaN or infinite values in {', '.join(broken[:10])} ({len(broken)} of "
-            f"{len(state)} parameters); take an earlier checkpoint")
+            f"{len(state)} parameters); take an earlier checkpoint"
+        )
     params = {}
     for name in wanted:
         leaf = np.asarray(state[names[name]], np.float32)
@@ -181,7 +194,8 @@ def _original_name(name: str) -> str:
     if not re.fullmatch(r"(unet|controlnet)/.+/(kernel|scale|bias)", name):
         raise ValueError(
             f"parameter {name}: unet/... or controlnet/... needed; of our networks only the "
-            "velocity network has a counterpart in PyTorch")
+            "velocity network has a counterpart in PyTorch"
+        )
     for ours, theirs in _RENAMED:
         name = re.sub(ours, theirs, name)
     return name.replace("/", ".")
@@ -203,7 +217,8 @@ def _unwrapped(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.nda
         bare = ".".join(parts[1:] if parts[:1] == ["model"] else parts)
         if bare in state:
             raise ValueError(
-                f"{path}: {bare} is there twice, under two prefixes; keep one model's state_dict()")
+                f"{path}: {bare} is there twice, under two prefixes; keep one model's state_dict()"
+            )
         state[bare] = array
     if any(name.startswith(("unet.", "controlnet.")) for name in state):
         return state

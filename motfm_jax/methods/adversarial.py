@@ -77,14 +77,16 @@ def loss(
         adversarial = -_mean(tried[-1])
         matching = sum(
             _mean(jnp.abs(one.astype(jnp.float32) - held(other).astype(jnp.float32)))
-            for one, other in zip(tried[:-1], real_layers[:-1], strict=True))
+            for one, other in zip(tried[:-1], real_layers[:-1], strict=True)
+        )
         hinge = _mean(_relu(1 - real_layers[-1])) + _mean(_relu(1 + made_layers[-1]))
         total = total + adversarial + feature_weight * matching + hinge
     total = total / len(of_real)
     if perceive is not None:
         pairs = zip(PERCEPTUAL_LAYERS, perceive(made), perceive(batch.image), strict=True)
         total = total + perceptual_weight * sum(
-            weight * _mean(jnp.abs(one - held(other))) for weight, one, other in pairs)
+            weight * _mean(jnp.abs(one - held(other))) for weight, one, other in pairs
+        )
     return total
 
 

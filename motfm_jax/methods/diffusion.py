@@ -57,7 +57,8 @@ def add_noise(x0: Array, x1: Array, level: Array, schedule: str) -> Array:
     share = alpha_bar(schedule)
     signal, noise = (
         jnp.expand_dims(jnp.asarray(table, jnp.float32)[level], tuple(range(1, x1.ndim)))
-        for table in (np.sqrt(share), np.sqrt(1 - share)))
+        for table in (np.sqrt(share), np.sqrt(1 - share))
+    )
     return signal * x1 + noise * x0
 
 

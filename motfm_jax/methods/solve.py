@@ -12,9 +12,14 @@ Solver = ode.Solver | DDIM | OneCall
 
 
 def solve(
-    network: Network, params: Params, x0: Array, condition: Condition, solver: Solver,
-    keys: Array | None = None, trajectory: bool = False,
-) -> Solution:  # fmt: skip
+    network: Network,
+    params: Params,
+    x0: Array,
+    condition: Condition,
+    solver: Solver,
+    keys: Array | None = None,
+    trajectory: bool = False,
+) -> Solution:
     """Runs the `sample` of the method that the solver belongs to.
 
     Args:

@@ -13,7 +13,8 @@ def feature_rows(name: str, features: np.ndarray, fewest: int) -> np.ndarray:
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(
             f"{name} {features.shape}: needed [N, F], one row of features an image; "
-            "reshape or pool them first")
+            "reshape or pool them first"
+        )
     if len(features) < fewest:
         raise ValueError(f"{name} {features.shape}: this measure needs at least {fewest} rows")
     features = features.astype(np.float64)
@@ -35,7 +36,8 @@ def same_width(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape[-1] != second.shape[-1]:
         raise ValueError(
             f"{first.shape[-1]} and {second.shape[-1]} features an image: "
-            "take both sets from the same layer of the same network")
+            "take both sets from the same layer of the same network"
+        )
 
 
 def finite(name: str, array: np.ndarray) -> None:
@@ -44,7 +46,8 @@ def finite(name: str, array: np.ndarray) -> None:
         bad = int((~np.isfinite(array)).sum())
         raise ValueError(
             f"{name} {array.shape}: {bad} values are not finite; look for their images and leave "
-            "them out knowingly")
+            "them out knowingly"
+        )
 
 
 def image_pairs(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +55,8 @@ def image_pairs(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray,
     images, references = np.asarray(images), np.asarray(references)
     if images.shape != references.shape:
         raise ValueError(
-            f"images {images.shape} and references {references.shape}: pairs need equal shapes")
+            f"images {images.shape} and references {references.shape}: pairs need equal shapes"
+        )
     if images.ndim not in (4, 5) or 0 in images.shape:
         raise ValueError(f"images {images.shape}: needed [B, H, W, C] or [B, D, H, W, C]")
     finite("images", images)

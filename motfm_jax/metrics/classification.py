@@ -21,9 +21,7 @@ class Classification(NamedTuple):
     confusion: np.ndarray
 
 
-def classification(
-    predicted: np.ndarray, actual: np.ndarray, num_classes: int
-) -> Classification:
+def classification(predicted: np.ndarray, actual: np.ndarray, num_classes: int) -> Classification:
     """Scores of predicted [N] against actual [N] classes, integers in 0 .. num_classes - 1.
 
     Raises:
@@ -33,20 +31,22 @@ def classification(
     if predicted.shape != actual.shape or predicted.ndim != 1 or not len(predicted):
         raise ValueError(
             f"predicted {predicted.shape} and actual {actual.shape}: needed one class an example, "
-            "both [N] with N >= 1")
+            "both [N] with N >= 1"
+        )
     for name, classes in (("predicted", predicted), ("actual", actual)):
         if classes.dtype.kind not in "iu":
             raise ValueError(
-                f"{name} classes are {classes.dtype}: needed integers; take the argmax of scores")
+                f"{name} classes are {classes.dtype}: needed integers; take the argmax of scores"
+            )
         if classes.min() < 0 or classes.max() >= num_classes:
             raise ValueError(
                 f"{name} classes run from {classes.min()} to {classes.max()}: needed 0 to "
-                f"{num_classes - 1} for {num_classes} classes")
+                f"{num_classes - 1} for {num_classes} classes"
+            )
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (actual, predicted), 1)
     right = np.diagonal(confusion)
     either = confusion.sum(axis=0) + confusion.sum(axis=1)
     f1 = np.full(num_classes, np.nan)
     np.divide(2 * right, either, out=f1, where=either > 0)
-    return Classification(
-        float(right.sum() / len(actual)), float(np.nanmean(f1)), f1, confusion)
+    return Classification(float(right.sum() / len(actual)), float(np.nanmean(f1)), f1, confusion)

@@ -31,7 +31,8 @@ def darker_share(
             raise ValueError(f"images and masks differ in number: there are {number} of one")
         if image.shape[:-1] != mask.shape:
             raise ValueError(
-                f"image {number} {image.shape} and its mask {mask.shape} differ in space")
+                f"image {number} {image.shape} and its mask {mask.shape} differ in space"
+            )
         low, high = image[mask == darker], image[mask == brighter]
         if low.size and high.size:
             is_darker.append(low.mean(dtype=float) < high.mean(dtype=float))

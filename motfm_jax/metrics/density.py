@@ -24,9 +24,12 @@ def intensity_density(
 
 
 def density_of_batches(
-    batches: Iterable[np.ndarray], total: int, seed: int, num_values: int = NUM_VALUES,
+    batches: Iterable[np.ndarray],
+    total: int,
+    seed: int,
+    num_values: int = NUM_VALUES,
     grid: np.ndarray = GRID,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """`intensity_density` of images that come in batches, of which no more than the values drawn
     is kept; it does not depend on how they are split.
 
@@ -68,7 +71,8 @@ def density_of_batches(
     if low < 0 or high > 255:
         raise ValueError(
             f"intensities run from {low:g} to {high:g}: needed 0 to 255; scale the whole set by "
-            "the range of its config, and clip")
+            "the range of its config, and clip"
+        )
     if low == high:
         raise ValueError(f"every intensity is {low:g}: a density needs at least two values")
     return scipy.stats.gaussian_kde(np.concatenate(kept))(grid)
@@ -97,4 +101,5 @@ def share_between(density: np.ndarray, low: float, high: float, grid: np.ndarray
 def _check(density: np.ndarray, grid: np.ndarray) -> None:
     if density.shape != grid.shape or not np.isfinite(density).all() or density.min() < 0:
         raise ValueError(
-            f"density {density.shape} on a grid {grid.shape}: needed a finite number >= 0 a level")
+            f"density {density.shape} on a grid {grid.shape}: needed a finite number >= 0 a level"
+        )

@@ -30,9 +30,7 @@ class Answers(NamedTuple):
     sureness: np.ndarray
 
 
-def inception_score(
-    logits: np.ndarray, seed: int | None, num_splits: int = 10
-) -> InceptionScore:
+def inception_score(logits: np.ndarray, seed: int | None, num_splits: int = 10) -> InceptionScore:
     """exp of the mean over images of KL(p(y|x) || p(y)), p(y) the mean of a split.
 
     From 1 (every image gets the same answer) to the number of classes. It knows no real image and
@@ -89,8 +87,7 @@ def answers(logits: np.ndarray, splits: np.ndarray, num_splits: int) -> Answers:
     log_given = scipy.special.log_softmax(logits, axis=1)
     given = np.exp(log_given)
     member = (splits == np.arange(num_splits)[:, None]).astype(np.float64)  # [splits, n]
-    return Answers(
-        member.sum(axis=1), member @ given, member @ (given * log_given).sum(axis=1))
+    return Answers(member.sum(axis=1), member @ given, member @ (given * log_given).sum(axis=1))
 
 
 def score(of: Answers) -> InceptionScore:

@@ -50,7 +50,8 @@ def kid(
     generated, real = checks.two_feature_sets(generated, real, fewest=2)
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(
-            f"{num_subsets} subsets of {subset_size}: needed at least 1 subset of at least 2")
+            f"{num_subsets} subsets of {subset_size}: needed at least 1 subset of at least 2"
+        )
     size = min(subset_size, len(generated), len(real))
     random = np.random.default_rng(seed)
     values = [
@@ -81,7 +82,8 @@ def cmmd(generated: np.ndarray, real: np.ndarray) -> float:
     if abs(lengths - 1).max() > 1e-3:
         raise ValueError(
             f"embeddings have lengths from {lengths.min():.4g} to {lengths.max():.4g}: "
-            "divide each by its L2 norm first")
+            "divide each by its L2 norm first"
+        )
     kernel = _gaussian(bandwidth=10.0)
     within = _mean(kernel, generated, generated) + _mean(kernel, real, real)
     return float(1000 * (within - 2 * _mean(kernel, generated, real)))
@@ -103,7 +105,8 @@ def gaussian_mmd(generated: np.ndarray, real: np.ndarray, bandwidth: float) -> f
     if not 0 < bandwidth < np.inf:
         raise ValueError(
             f"bandwidth {bandwidth}: needed a positive number; 0 comes from a set whose features "
-            "are mostly equal")
+            "are mostly equal"
+        )
     return float(_unbiased(_gaussian(bandwidth), generated, real))
 
 
@@ -143,7 +146,8 @@ def linear_mmd(generated: Iterable[np.ndarray], real: Iterable[np.ndarray]) -> f
     if mean_generated.shape != mean_real.shape:
         raise ValueError(
             f"generated images {mean_generated.shape} and real images {mean_real.shape} differ in "
-            "shape: bring both to one size first")
+            "shape: bring both to one size first"
+        )
     between = np.vdot(mean_generated, mean_real)
     return float(within_generated + within_real - 2 * between)
 
@@ -157,7 +161,8 @@ def _linear_means(name: str, images: Iterable[np.ndarray]) -> tuple[np.ndarray, 
         if image.shape != total.shape:
             raise ValueError(
                 f"{name}: number {index} is {image.shape}, number 0 is {total.shape}; "
-                "bring all to one size first")
+                "bring all to one size first"
+            )
         checks.finite(f"{name}: number {index}", image)
         total += image
         squares += np.vdot(image, image)

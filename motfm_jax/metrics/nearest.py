@@ -92,7 +92,8 @@ def nearest_pixels(
         squares = (values.astype(np.float64) ** 2).reshape(len(block), -1).sum(axis=1)
         for number, query in enumerate(queries):
             correlation, places = _best_shifts(
-                _spectra(query[None].astype(np.float32)), spectra, allowed, size)
+                _spectra(query[None].astype(np.float32)), spectra, allowed, size
+            )
             squared = squares - 2 * np.asarray(correlation, np.float64)
             winner = squared.argmin()
             if squared[winner] < best[number]:
@@ -109,9 +110,7 @@ def block_rows(shape: tuple[int, ...]) -> int:
     return max(1, BLOCK_PIXELS // int(np.prod(shape)))
 
 
-def share_closer(
-    generated: np.ndarray, held_out: np.ndarray, quantile: float = 0.05
-) -> Closer:
+def share_closer(generated: np.ndarray, held_out: np.ndarray, quantile: float = 0.05) -> Closer:
     """Share of generated images closer to training images than nearly all held-out real ones.
 
     A set that copies nothing and lies as the held-out one does has a share near `quantile`.
@@ -129,11 +128,13 @@ def share_closer(
     if generated.ndim != 1 or held_out.ndim != 1 or not len(generated):
         raise ValueError(
             f"generated {generated.shape} and held-out {held_out.shape} distances: needed one an "
-            "image, [N] and [M]")
+            "image, [N] and [M]"
+        )
     if not 0 < quantile < 1 or len(held_out) * quantile < 1:
         raise ValueError(
             f"quantile {quantile} of {len(held_out)} held-out distances: needed one between 0 "
-            "and 1, and 1 / quantile distances or more")
+            "and 1, and 1 / quantile distances or more"
+        )
     checks.finite("generated distances", generated)
     checks.finite("held-out distances", held_out)
     threshold = float(np.quantile(held_out, quantile))
@@ -181,7 +182,8 @@ def _check_images(queries: np.ndarray, references: np.ndarray) -> None:
     if queries.shape[1:] != references.shape[1:] or queries.ndim not in (4, 5):
         raise ValueError(
             f"queries {queries.shape} and references {references.shape}: needed [N, *S, C] and "
-            "[M, *S, C] of one size, 2-D or 3-D")
+            "[M, *S, C] of one size, 2-D or 3-D"
+        )
     if not (queries.size and references.size):
         raise ValueError(f"queries {queries.shape} and references {references.shape}: one is empty")
     checks.finite("queries", queries)

@@ -82,18 +82,21 @@ def overlap(
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
         raise ValueError(
             f"prediction {prediction.shape} and reference {reference.shape}: needed two maps of "
-            "one size, 2-D or 3-D; compare images one by one")
+            "one size, 2-D or 3-D; compare images one by one"
+        )
     if prediction.dtype.kind not in "iub" or reference.dtype.kind not in "iub":
         raise ValueError(
             f"prediction is {prediction.dtype}, reference {reference.dtype}: needed integer "
-            "labels; take the argmax of scores")
+            "labels; take the argmax of scores"
+        )
     if not len(labels):
         raise ValueError("no labels came: name the structures to score")
     if spacing is not None and not (
         len(spacing) == prediction.ndim and min(spacing) > 0 and np.isfinite(spacing).all()
     ):
         raise ValueError(
-            f"spacing {spacing}: needed {prediction.ndim} positive millimetres, one an axis")
+            f"spacing {spacing}: needed {prediction.ndim} positive millimetres, one an axis"
+        )
     rows = [_structure(prediction == label, reference == label, spacing) for label in labels]
     return Overlap(*(np.array(column) for column in zip(*rows)))
 
@@ -102,7 +105,8 @@ def summarise(overlaps: Sequence[Overlap]) -> Summary:
     """Per structure, then over structures; ValueError for no images or other numbers of labels."""
     if len({len(one.dice) for one in overlaps}) != 1:
         raise ValueError(
-            f"{len(overlaps)} comparisons: needed at least one, all of the same labels")
+            f"{len(overlaps)} comparisons: needed at least one, all of the same labels"
+        )
     every = Overlap(*(np.stack(arrays) for arrays in zip(*overlaps)))  # [N, L]
     structures = {name: _mean_of_known(getattr(every, name)) for name in MEASURES}
     return Summary(
@@ -148,8 +152,6 @@ def _structure(
     )
 
 
-def _distances(
-    start: np.ndarray, goal: np.ndarray, spacing: Sequence[float] | None
-) -> np.ndarray:
+def _distances(start: np.ndarray, goal: np.ndarray, spacing: Sequence[float] | None) -> np.ndarray:
     """From every voxel of one surface to the nearest voxel of another."""
     return scipy.ndimage.distance_transform_edt(~goal, sampling=spacing)[start]

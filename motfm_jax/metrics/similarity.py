@@ -55,7 +55,8 @@ def snr(images: np.ndarray, clean: np.ndarray, black: float) -> np.ndarray:
     if not power.all():
         raise ValueError(
             f"clean image {int(power.argmin())} is {black:g} throughout: without signal there is "
-            "no ratio; is `black` right?")
+            "no ratio; is `black` right?"
+        )
     with np.errstate(divide="ignore"):
         return 10 * np.log10(power / _per_image_mean((images - clean) ** 2))
 
@@ -173,7 +174,8 @@ def _pairs(
     if not (0 < data_range < np.inf and high - low <= data_range * 1.001):
         raise ValueError(
             f"data range {data_range}: the references run from {low:g} to {high:g}; needed the "
-            "span of the intensities that are possible, 2 for [-1, 1]")
+            "span of the intensities that are possible, 2 for [-1, 1]"
+        )
     return images, references
 
 
@@ -181,9 +183,11 @@ def _refuse_small(size: tuple[int, ...], num_taps: int, num_scales: int) -> None
     if num_scales < 1 or num_taps < 1 or num_taps % 2 == 0:
         raise ValueError(
             f"{num_scales} scales and {num_taps} taps: needed 1 scale or more and an odd number "
-            "of taps")
+            "of taps"
+        )
     smallest = num_taps * 2 ** (num_scales - 1)
     if min(size) < smallest:
         raise ValueError(
             f"images of {' x '.join(map(str, size))}: {num_taps} taps at {num_scales} scales need "
-            f"sides of {smallest} and more; take fewer scales (weights) or fewer taps, and say so")
+            f"sides of {smallest} and more; take fewer scales (weights) or fewer taps, and say so"
+        )

@@ -26,7 +26,8 @@ def attend(query: Array, key: Array, value: Array, heads: int, implementation: s
         attended = _attend_on_cpu(split(query), split(key), split(value))
     else:
         attended = jax.nn.dot_product_attention(
-            split(query), split(key), split(value), implementation=implementation)
+            split(query), split(key), split(value), implementation=implementation
+        )
     return attended.reshape(batch, tokens, features)
 
 
@@ -48,8 +49,9 @@ def _attend_on_cpu_forward(query: Array, key: Array, value: Array) -> tuple[Arra
     scores = jnp.matmul(query, key.swapaxes(2, 3))
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = weights.sum(axis=-1, keepdims=True)
-    attended = jnp.matmul(
-        weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+    attended = (
+        jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+    )
     result = attended.astype(value.dtype).swapaxes(1, 2)
     return result, (query, key, value, weights, total, attended)
 
@@ -82,9 +84,15 @@ class AttentionBlock(nnx.Module):
     """
 
     def __init__(
-        self, features: int, *, heads: int, implementation: str, groups: int, dtype: Any,
+        self,
+        features: int,
+        *,
+        heads: int,
+        implementation: str,
+        groups: int,
+        dtype: Any,
         rngs: Draws,
-    ):  # fmt: skip
+    ):
         self.norm = GroupNorm(features, groups=groups, dtype=dtype)
         self.to_q = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, dtype=dtype, rngs=rngs)
@@ -100,17 +108,15 @@ class AttentionBlock(nnx.Module):
         """[B, *S, C] -> [B, *S, C]."""
         tokens = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])
         attended = attend(
-            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads,
-            self.implementation)  # fmt: skip
+            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads, self.implementation
+        )
         return attended.reshape(x.shape) + x
 
 
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with an output projection: [B, T, C] -> [B, T, C]."""
 
-    def __init__(
-        self, features: int, *, heads: int, implementation: str, dtype: Any, rngs: Draws
-    ):
+    def __init__(self, features: int, *, heads: int, implementation: str, dtype: Any, rngs: Draws):
         self.to_q = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
@@ -120,7 +126,8 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.to_out(
-            attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads, self.implementation))
+            attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads, self.implementation)
+        )
 
 
 class TokenAttention(nnx.Module):
@@ -158,12 +165,19 @@ class TransformerBlock(nnx.Module):
     """Self-attention, attention to the class token, feed-forward; each normalised and added."""
 
     def __init__(
-        self, features: int, context: int, *, heads: int, implementation: str, dtype: Any,
+        self,
+        features: int,
+        context: int,
+        *,
+        heads: int,
+        implementation: str,
+        dtype: Any,
         rngs: Draws,
-    ):  # fmt: skip
+    ):
         self.norm1 = LayerNorm(features, dtype=dtype)
         self.attn1 = SelfAttention(
-            features, heads=heads, implementation=implementation, dtype=dtype, rngs=rngs)
+            features, heads=heads, implementation=implementation, dtype=dtype, rngs=rngs
+        )
         self.norm2 = LayerNorm(features, dtype=dtype)
         self.attn2 = TokenAttention(features, context, dtype=dtype, rngs=rngs)
         self.norm3 = LayerNorm(features, dtype=dtype)
@@ -180,20 +194,35 @@ class SpatialTransformer(nnx.Module):
     """Transformer blocks over all positions, conditioned on a class token; added to the input."""
 
     def __init__(
-        self, features: int, context: int, *, layers: int, heads: int, implementation: str,
-        dims: int, groups: int, dtype: Any, rngs: Draws, on_cpu: bool = False,
-    ):  # fmt: skip
+        self,
+        features: int,
+        context: int,
+        *,
+        layers: int,
+        heads: int,
+        implementation: str,
+        dims: int,
+        groups: int,
+        dtype: Any,
+        rngs: Draws,
+        on_cpu: bool = False,
+    ):
         project = functools.partial(
-            conv, features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs,
-            on_cpu=on_cpu)
+            conv, features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs, on_cpu=on_cpu
+        )
         self.norm = GroupNorm(features, groups=groups, dtype=dtype)
         self.proj_in = project()
         self.transformer_blocks = nnx.List(
             TransformerBlock(
-                features, context, heads=heads, implementation=implementation, dtype=dtype,
-                rngs=rngs)
+                features,
+                context,
+                heads=heads,
+                implementation=implementation,
+                dtype=dtype,
+                rngs=rngs,
+            )
             for _ in range(layers)
-        )  # fmt: skip
+        )
         self.proj_out = project(zero=True)
 
     def encode(self, label: Array) -> tuple[Array, ...]:

@@ -30,8 +30,7 @@ class MaskEmbedding(nnx.Module):
     """Mask to the width of the first level; starts at zero."""
 
     def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
-        common = dict(
-            dims=settings.dims, dtype=settings.dtype, rngs=rngs, on_cpu=settings.on_cpu)
+        common = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs, on_cpu=settings.on_cpu)
         self.conv_in = conv(mask_channels, width, **common)
         self.conv_out = conv(width, settings.channels[0], zero=True, **common)
 
@@ -47,8 +46,15 @@ class ControlNet(nnx.Module):
         self.encoder = Encoder(settings, rngs)
         self.mask_embedding = MaskEmbedding(mask_channels, width, settings, rngs)
         zero = lambda features: conv(  # noqa: E731
-            features, features, dims=settings.dims, kernel=1, dtype=settings.dtype, rngs=rngs,
-            zero=True, on_cpu=settings.on_cpu)  # fmt: skip
+            features,
+            features,
+            dims=settings.dims,
+            kernel=1,
+            dtype=settings.dtype,
+            rngs=rngs,
+            zero=True,
+            on_cpu=settings.on_cpu,
+        )
         self.skip_convs = nnx.List(zero(features) for features in skip_features(settings))
         self.middle_conv = zero(settings.channels[-1])
 
@@ -64,12 +70,11 @@ class ControlNet(nnx.Module):
 class VelocityNet(nnx.Module):
     """v(x, t, condition): the UNet, and with `mask_channels` the mask UNet beside it."""
 
-    def __init__(
-        self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: Draws
-    ):
+    def __init__(self, settings: UNetSettings, mask_channels: int, mask_width: int, rngs: Draws):
         self.unet = UNet(settings, rngs)
         self.controlnet = (
-            ControlNet(mask_channels, mask_width, settings, rngs) if mask_channels else None)
+            ControlNet(mask_channels, mask_width, settings, rngs) if mask_channels else None
+        )
 
     def encode(self, condition: Condition) -> Context:
         if self.controlnet is None:
@@ -77,7 +82,8 @@ class VelocityNet(nnx.Module):
         return Context(
             self.unet.encode(condition.label),
             self.controlnet.encoder.encode(condition.label),
-            self.controlnet.mask_embedding(condition.mask))  # fmt: skip
+            self.controlnet.mask_embedding(condition.mask),
+        )
 
     def __call__(self, x: Array, t: Array, context: Context, key: Array | None) -> Array:
         if self.controlnet is None:
@@ -101,8 +107,7 @@ def velocity_network(
       The Network, and `init(key) -> params`, {"unet/encoder/conv_in/kernel": float32, ...}.
     """
 
-    module, draw = functional(
-        lambda draws: VelocityNet(settings, mask_channels, mask_width, draws))
+    module, draw = functional(lambda draws: VelocityNet(settings, mask_channels, mask_width, draws))
 
     @jax.jit
     def init(key: Array) -> Params:
@@ -131,4 +136,6 @@ def _copy_encoder(params: Params) -> Params:
     """The mask UNet's encoder, where there is one, as a copy of the UNet's."""
     return params | {
         name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])
-        for name in params if name.startswith("controlnet/encoder/")}
+        for name in params
+        if name.startswith("controlnet/encoder/")
+    }

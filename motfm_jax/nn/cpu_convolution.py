@@ -73,22 +73,30 @@ def _taps(kernel: Array) -> list[tuple[int, ...]]:
 def _pad(x: Array, padding: Padding) -> Array:
     """Zeros around the spatial axes; a negative number takes away."""
     return jax.lax.pad(
-        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)])
+        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)]
+    )
 
 
 def _patches(x: Array, kernel: Array, padding: Padding) -> Array:
     """What each output sees, [B, *S', taps C]."""
-    space = [size + sum(each) - width + 1
-             for size, each, width in zip(x.shape[1:-1], padding, kernel.shape)]
+    space = [
+        size + sum(each) - width + 1
+        for size, each, width in zip(x.shape[1:-1], padding, kernel.shape)
+    ]
     padded = _pad(x, padding)
-    return jnp.concatenate([
-        padded[(slice(None), *(slice(at, at + size) for at, size in zip(tap, space)))]
-        for tap in _taps(kernel)], axis=-1)
+    return jnp.concatenate(
+        [
+            padded[(slice(None), *(slice(at, at + size) for at, size in zip(tap, space)))]
+            for tap in _taps(kernel)
+        ],
+        axis=-1,
+    )
 
 
 def _convolve_planes(x: Array, kernel: Array, padding: Padding) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -100,13 +108,17 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
     each = _convolve_planes(
         padded.reshape(batch, depth, -1, features),
         kernel.transpose(0, 2, 3, 1, 4).reshape(deep, wide, features, high * outputs),
-        (padding[0], (left, wide - 1 - left)))
+        (padding[0], (left, wide - 1 - left)),
+    )
     each = each.reshape(batch, each.shape[1], height, padded.shape[3], high * outputs)
     each = each[:, :, :, : width + left + right - wide + 1]
     return sum(
-        _pad(each[..., at * outputs : (at + 1) * outputs],
-             ((0, 0), (above - at, below - (high - 1 - at)), (0, 0)))
-        for at in range(high))
+        _pad(
+            each[..., at * outputs : (at + 1) * outputs],
+            ((0, 0), (above - at, below - (high - 1 - at)), (0, 0)),
+        )
+        for at in range(high)
+    )
 
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
@@ -115,17 +127,23 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
-            for width, (before, after) in zip(widths, padding))
+            for width, (before, after) in zip(widths, padding)
+        )
         return convolve(g, turned, around)
     # What each output owes to each of its taps, added where the tap lay: the kernel as it is.
     rows, outputs = kernel.reshape(-1, kernel.shape[-1]), g.shape[-1]
     owed = jnp.einsum("po,ro->pr", g.reshape(-1, outputs), rows)  # matrices: else XLA copies rows
     owed = owed.reshape(*g.shape[:-1], -1, x.shape[-1])
     return sum(
-        _pad(owed[..., number, :], tuple(
-            (at - before, width - 1 - at - after)
-            for at, width, (before, after) in zip(tap, widths, padding)))
-        for number, tap in enumerate(_taps(kernel)))
+        _pad(
+            owed[..., number, :],
+            tuple(
+                (at - before, width - 1 - at - after)
+                for at, width, (before, after) in zip(tap, widths, padding)
+            ),
+        )
+        for number, tap in enumerate(_taps(kernel))
+    )
 
 
 def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
@@ -134,8 +152,11 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
     if has_few_positions(x):
         patches = _patches(x, kernel, padding)
         total = jnp.einsum(
-            "pr,po->ro", patches.reshape(-1, patches.shape[-1]), g.reshape(-1, g.shape[-1]),
-            preferred_element_type=jnp.float32)
+            "pr,po->ro",
+            patches.reshape(-1, patches.shape[-1]),
+            g.reshape(-1, g.shape[-1]),
+            preferred_element_type=jnp.float32,
+        )
         return total.reshape(kernel.shape).astype(kernel.dtype)
     (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
     # A strip is a block of all axes but the last; together they may reach beyond the image.
@@ -146,36 +167,73 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
         room //= blocks[0]
     counts = [math.ceil(extent / block) for extent, block in zip(extents, blocks)]
     beyond = [count * block - extent for count, block, extent in zip(counts, blocks, extents)]
-    x = jnp.pad(x, [
-        (0, beyond[0]), (padding[0][0], padding[0][1] + beyond[1]),
-        *((0, more) for more in beyond[2:]), (0, 0)])  # fmt: skip
-    g = jnp.pad(g, [
-        (0, beyond[0]), (0, beyond[1]),
-        *((width - 1 - before, width - 1 - after + more)
-          for width, (before, after), more in zip(others, padding[1:], beyond[2:])),
-        (0, 0)])  # fmt: skip
+    x = jnp.pad(
+        x,
+        [
+            (0, beyond[0]),
+            (padding[0][0], padding[0][1] + beyond[1]),
+            *((0, more) for more in beyond[2:]),
+            (0, 0),
+        ],
+    )
+    g = jnp.pad(
+        g,
+        [
+            (0, beyond[0]),
+            (0, beyond[1]),
+            *(
+                (width - 1 - before, width - 1 - after + more)
+                for width, (before, after), more in zip(others, padding[1:], beyond[2:])
+            ),
+            (0, 0),
+        ],
+    )
 
     def strip(number: Array | int) -> Array:
         at = [start * block for start, block in zip(jnp.unravel_index(number, counts), blocks)]
         rows = jax.lax.dynamic_slice(
-            x, (*at, 0), (blocks[0], blocks[1] + deep - 1, *blocks[2:], features))
+            x, (*at, 0), (blocks[0], blocks[1] + deep - 1, *blocks[2:], features)
+        )
         given = jax.lax.dynamic_slice(
-            g, (*at, 0),
-            (*blocks[:2], *(b + width - 1 for b, width in zip(blocks[2:], others)), outputs))
+            g,
+            (*at, 0),
+            (*blocks[:2], *(b + width - 1 for b, width in zip(blocks[2:], others)), outputs),
+        )
         left = jnp.concatenate([rows[:, tap : tap + blocks[1]] for tap in range(deep)], axis=-1)
-        right = jnp.concatenate([
-            given[(slice(None), slice(None), *(
-                slice(width - 1 - tap, width - 1 - tap + block)
-                for tap, width, block in zip(taps, others, blocks[2:])))]
-            for taps in itertools.product(*map(range, others))], axis=-1)
+        right = jnp.concatenate(
+            [
+                given[
+                    (
+                        slice(None),
+                        slice(None),
+                        *(
+                            slice(width - 1 - tap, width - 1 - tap + block)
+                            for tap, width, block in zip(taps, others, blocks[2:])
+                        ),
+                    )
+                ]
+                for taps in itertools.product(*map(range, others))
+            ],
+            axis=-1,
+        )
         return jnp.einsum(
-            "pi,po->io", left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]),
-            preferred_element_type=jnp.float32)
+            "pi,po->io",
+            left.reshape(-1, left.shape[-1]),
+            right.reshape(-1, right.shape[-1]),
+            preferred_element_type=jnp.float32,
+        )
 
     number = math.prod(counts)
-    total = strip(0) if number == 1 else jax.lax.fori_loop(
-        0, number, lambda at, total: total + strip(at),
-        jnp.zeros((deep * features, math.prod(others) * outputs)))
+    total = (
+        strip(0)
+        if number == 1
+        else jax.lax.fori_loop(
+            0,
+            number,
+            lambda at, total: total + strip(at),
+            jnp.zeros((deep * features, math.prod(others) * outputs)),
+        )
+    )
     total = total.reshape(deep, features, *others, outputs)
     return jnp.moveaxis(total, 1, -2).astype(kernel.dtype)
 
@@ -201,7 +259,11 @@ def convolve_upsampled(x: Array, kernel: Array) -> Array:
     # Phase 0 of an axis lies before phase 1, one pixel further in; each takes its place in turn.
     for axis in range(dims):
         at, size, phase = 1 + 2 * axis, x.shape[1 + axis], dims + 1 + axis
-        both = jnp.stack([
-            jax.lax.slice_in_dim(jnp.take(both, number, phase), number, number + size, axis=at)
-            for number in range(2)], axis=at + 1)
+        both = jnp.stack(
+            [
+                jax.lax.slice_in_dim(jnp.take(both, number, phase), number, number + size, axis=at)
+                for number in range(2)
+            ],
+            axis=at + 1,
+        )
     return both.reshape(len(x), *(2 * size for size in x.shape[1:-1]), outputs)

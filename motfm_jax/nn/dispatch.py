@@ -63,9 +63,11 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
     if request == "cudnn":
         raise ValueError(
             f"attention implementation 'cudnn' cannot run: {obstacle}; use auto or xla, or change "
-            "model.head_dim or train.dtype")
+            "model.head_dim or train.dtype"
+        )
     return Choice(
-        "cpu" if capabilities.platform == "cpu" else "xla", f"no cuDNN flash attention: {obstacle}")
+        "cpu" if capabilities.platform == "cpu" else "xla", f"no cuDNN flash attention: {obstacle}"
+    )
 
 
 def on_cpu(capabilities: Capabilities) -> bool:

@@ -30,8 +30,10 @@ def functional(
     count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(state))
 
     def module(params: Params) -> nnx.Module:
-        return nnx.merge(graphdef, nnx.from_flat_state(
-            (path, nnx.Param(params[name])) for name, path in paths.items()))
+        return nnx.merge(
+            graphdef,
+            nnx.from_flat_state((path, nnx.Param(params[name])) for name, path in paths.items()),
+        )
 
     @jax.jit
     def init(key: Array) -> Params:

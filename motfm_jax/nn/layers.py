@@ -61,9 +61,14 @@ def linear(
 ) -> nnx.Linear:
     """A dense layer with PyTorch's default initialisation."""
     return nnx.Linear(
-        features_in, features_out, use_bias=use_bias, dtype=dtype, rngs=rngs,
-        kernel_init=_uniform(features_in), bias_init=_uniform(features_in),
-    )  # fmt: skip
+        features_in,
+        features_out,
+        use_bias=use_bias,
+        dtype=dtype,
+        rngs=rngs,
+        kernel_init=_uniform(features_in),
+        bias_init=_uniform(features_in),
+    )
 
 
 class Conv(nnx.Conv):
@@ -80,8 +85,11 @@ class Conv(nnx.Conv):
         """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
         space = "DHW"[3 - len(self.kernel_size) :]
         return jax.lax.conv_general_dilated(
-            *self._operands(x), (self.strides,) * len(space), self._padding(),
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
+            *self._operands(x),
+            (self.strides,) * len(space),
+            self._padding(),
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        )
 
     def _operands(self, x: Array) -> tuple[Array, Array]:
         return x.astype(self.dtype), self.kernel[...].astype(self.dtype)
@@ -108,10 +116,19 @@ class CPUConv(Conv):
 
 
 def conv(
-    features_in: int, features_out: int, *, dims: int, dtype: Any, rngs: Draws,
-    kernel: int = 3, zero: bool = False, on_cpu: bool = False, use_bias: bool = True,
-    stride: int = 1, padding: int | None = None,
-) -> Conv:  # fmt: skip
+    features_in: int,
+    features_out: int,
+    *,
+    dims: int,
+    dtype: Any,
+    rngs: Draws,
+    kernel: int = 3,
+    zero: bool = False,
+    on_cpu: bool = False,
+    use_bias: bool = True,
+    stride: int = 1,
+    padding: int | None = None,
+) -> Conv:
     """A convolution that keeps the spatial size, unless stride or padding say otherwise.
 
     Args:
@@ -122,10 +139,17 @@ def conv(
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
     kind = CPUConv if on_cpu and stride == 1 else Conv
     return kind(
-        features_in, features_out, kernel_size=(kernel,) * dims, strides=stride,
-        padding=kernel // 2 if padding is None else padding, use_bias=use_bias, dtype=dtype,
-        rngs=rngs, kernel_init=init, bias_init=init,
-    )  # fmt: skip
+        features_in,
+        features_out,
+        kernel_size=(kernel,) * dims,
+        strides=stride,
+        padding=kernel // 2 if padding is None else padding,
+        use_bias=use_bias,
+        dtype=dtype,
+        rngs=rngs,
+        kernel_init=init,
+        bias_init=init,
+    )
 
 
 class LayerNorm(nnx.Module):
@@ -211,7 +235,8 @@ def upsample(x: Array) -> Array:
     paired = jnp.expand_dims(x, tuple(range(2, 2 + 2 * len(space), 2)))
     tiled = [extent for size in space for extent in (size, 2)]
     return jnp.broadcast_to(paired, (batch, *tiled, features)).reshape(
-        batch, *(2 * size for size in space), features)
+        batch, *(2 * size for size in space), features
+    )
 
 
 def downsample(x: Array) -> Array:
@@ -269,10 +294,19 @@ class ResBlock(nnx.Module):
     """
 
     def __init__(
-        self, features_in: int, features_out: int, embedding: int, *, dims: int, groups: int,
-        dropout: float, dtype: Any, rngs: Draws, resample: str | None = None,
+        self,
+        features_in: int,
+        features_out: int,
+        embedding: int,
+        *,
+        dims: int,
+        groups: int,
+        dropout: float,
+        dtype: Any,
+        rngs: Draws,
+        resample: str | None = None,
         on_cpu: bool = False,
-    ):  # fmt: skip
+    ):
         common = dict(dims=dims, dtype=dtype, rngs=rngs, on_cpu=on_cpu)
         self.norm1 = GroupNorm(features_in, groups=groups, dtype=dtype)
         self.conv1 = conv(features_in, features_out, **common)
@@ -280,9 +314,10 @@ class ResBlock(nnx.Module):
         self.norm2 = GroupNorm(features_out, groups=groups, dtype=dtype)
         self.conv2 = conv(features_out, features_out, zero=True, **common)
         self.skip_connection = (
-            None if features_in == features_out
+            None
+            if features_in == features_out
             else conv(features_in, features_out, kernel=1, **common)
-        )  # fmt: skip
+        )
         self.resample = {None: lambda x: x, "up": upsample, "down": downsample}[resample]
         self.dropout = dropout
 

@@ -58,7 +58,8 @@ class ResNetSettings:
             raise ValueError(f"ResNet of {self.num_classes} classes: a classifier needs 2 or more")
         if self.width % self.norm_groups:
             raise ValueError(
-                f"ResNet width {self.width} does not divide into {self.norm_groups} groups")
+                f"ResNet width {self.width} does not divide into {self.norm_groups} groups"
+            )
 
 
 class Classifier(NamedTuple):
@@ -79,21 +80,33 @@ def _conv(
     """A convolution without bias; uniform with He et al.'s variance 2 / (outputs of a pixel)."""
     bound = math.sqrt(6 / (features_out * kernel**2))
     return nnx.Conv(
-        features_in, features_out, (kernel, kernel), stride, padding=kernel // 2, use_bias=False,
-        dtype=dtype, rngs=rngs,
+        features_in,
+        features_out,
+        (kernel, kernel),
+        stride,
+        padding=kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        rngs=rngs,
         kernel_init=lambda take, shape, dtype: (take(shape) * bound).astype(dtype),
-    )  # fmt: skip
+    )
 
 
 class Block(nnx.Module):
     """Convolutions, each normalised, around which the skip connection leads."""
 
     def __init__(
-        self, features_in: int, width: int, stride: int, layout: tuple, settings: ResNetSettings,
+        self,
+        features_in: int,
+        width: int,
+        stride: int,
+        layout: tuple,
+        settings: ResNetSettings,
         rngs: Draws,
-    ):  # fmt: skip
+    ):
         norm = lambda features: GroupNorm(  # noqa: E731
-            features, groups=settings.norm_groups, dtype=settings.dtype)
+            features, groups=settings.norm_groups, dtype=settings.dtype
+        )
         convs, norms, features, remaining = [], [], features_in, stride
         for kernel, widening in layout:
             here, remaining = (remaining, 1) if kernel == 3 else (1, remaining)
@@ -104,7 +117,8 @@ class Block(nnx.Module):
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         changes = stride > 1 or features != features_in
         self.shortcut = (
-            _conv(features_in, features, 1, stride, settings.dtype, rngs) if changes else None)
+            _conv(features_in, features, 1, stride, settings.dtype, rngs) if changes else None
+        )
         self.shortcut_norm = norm(features) if changes else None
 
     def __call__(self, x: Array) -> Array:
@@ -124,9 +138,11 @@ class Trunk(nnx.Module):
         kernel, stride = (3, 1) if settings.small_images else (7, 2)
         self.small_images = settings.small_images
         self.stem = _conv(
-            settings.image_channels, settings.width, kernel, stride, settings.dtype, rngs)
+            settings.image_channels, settings.width, kernel, stride, settings.dtype, rngs
+        )
         self.stem_norm = GroupNorm(
-            settings.width, groups=settings.norm_groups, dtype=settings.dtype)
+            settings.width, groups=settings.norm_groups, dtype=settings.dtype
+        )
         stages, features, self.stage_features = [], settings.width, ()
         for stage, depth in enumerate(depths):
             width, blocks = settings.width * 2**stage, []
@@ -158,7 +174,8 @@ class ResNet(nnx.Module):
     def __init__(self, settings: ResNetSettings, rngs: Draws):
         self.trunk = Trunk(settings, rngs)
         self.head = linear(
-            self.trunk.stage_features[-1], settings.num_classes, dtype=jnp.float32, rngs=rngs)
+            self.trunk.stage_features[-1], settings.num_classes, dtype=jnp.float32, rngs=rngs
+        )
 
     def features(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, F] float32."""

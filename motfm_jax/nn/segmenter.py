@@ -35,14 +35,19 @@ class DecoderStage(nnx.Module):
     """Twice the resolution: [B, H, W, C] and, where there is one, a skip [B, 2H, 2W, C']."""
 
     def __init__(
-        self, features_in: int, features_skip: int, features: int, groups: int, dtype: Any,
+        self,
+        features_in: int,
+        features_skip: int,
+        features: int,
+        groups: int,
+        dtype: Any,
         rngs: Draws,
-    ):  # fmt: skip
+    ):
         widths = (features_in + features_skip, features)
         self.convs = nnx.List(
-            conv(width, features, dims=2, dtype=dtype, rngs=rngs) for width in widths)
-        self.norms = nnx.List(
-            GroupNorm(features, groups=groups, dtype=dtype) for _ in widths)
+            conv(width, features, dims=2, dtype=dtype, rngs=rngs) for width in widths
+        )
+        self.norms = nnx.List(GroupNorm(features, groups=groups, dtype=dtype) for _ in widths)
 
     def __call__(self, x: Array, skip: Array | None) -> Array:
         x = upsample(x)
@@ -63,8 +68,9 @@ class UNetRes(nnx.Module):
         skips = [*reversed(skips), *([] if settings.small_images else [0, 0])]
         width, stages = 4 * settings.width, []
         for skip in skips:
-            stages.append(DecoderStage(
-                features, skip, width, settings.norm_groups, settings.dtype, rngs))
+            stages.append(
+                DecoderStage(features, skip, width, settings.norm_groups, settings.dtype, rngs)
+            )
             features, width = width, max(width // 2, settings.norm_groups)
         self.stages = nnx.List(stages)
         self.head = conv(features, settings.num_classes, dims=2, dtype=jnp.float32, rngs=rngs)

@@ -106,7 +106,9 @@ class SpadeBlock(nnx.Module):
         self.skip_norm = Spade(features_in, settings, rngs) if changes else None
         self.skip_conv = (
             SpectralConv(features_in, features_out, kernel=1, rngs=rngs, **settings.conv)
-            if changes else None)  # fmt: skip
+            if changes
+            else None
+        )
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """x [B, *S, C], mask [B, *S, M] -> [B, *S, C']."""
@@ -122,8 +124,7 @@ class Generator(nnx.Module):
         channels = settings.channels
         self.factor = 2 ** (len(channels) - 1)
         noise = self.factor**settings.dims * settings.image_channels
-        self.conv_in = conv(
-            noise + settings.map_channels, channels[-1], rngs=rngs, **settings.conv)
+        self.conv_in = conv(noise + settings.map_channels, channels[-1], rngs=rngs, **settings.conv)
         levels, features = [], channels[-1]
         for width in reversed(channels):
             blocks = []
@@ -158,8 +159,11 @@ def space_to_depth(x: Array, factor: int) -> Array:
     dims = len(space)
     split = [extent for size in space for extent in (size // factor, factor)]
     places, within = range(1, 2 * dims, 2), range(2, 2 * dims + 1, 2)
-    return x.reshape(batch, *split, features).transpose(0, *places, *within, 2 * dims + 1).reshape(
-        batch, *(size // factor for size in space), -1)
+    return (
+        x.reshape(batch, *split, features)
+        .transpose(0, *places, *within, 2 * dims + 1)
+        .reshape(batch, *(size // factor for size in space), -1)
+    )
 
 
 class Discriminator(nnx.Module):
@@ -169,7 +173,8 @@ class Discriminator(nnx.Module):
         plain = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs, kernel=4, padding=2)
         features = settings.width
         self.conv_in = conv(
-            settings.image_channels + settings.map_channels, features, stride=2, **plain)
+            settings.image_channels + settings.map_channels, features, stride=2, **plain
+        )
         convs = []
         for number in range(1, _LAYERS):
             wider = min(2 * features, _WIDEST * settings.width)
@@ -192,7 +197,8 @@ class _Both(nnx.Module):
     def __init__(self, settings: SpadeSettings, rngs: Draws):
         self.generator = Generator(settings, rngs)
         self.discriminator = nnx.List(
-            Discriminator(settings, rngs) for _ in range(settings.discriminators))
+            Discriminator(settings, rngs) for _ in range(settings.discriminators)
+        )
 
     def discriminate(self, image: Array, mask: Array) -> list[list[Array]]:
         x, results = jnp.concatenate([image, mask], axis=-1), []
@@ -217,10 +223,11 @@ def spade_networks(settings: SpadeSettings) -> tuple[Adversaries, Callable[[Arra
         batch, *space, _ = condition.mask.shape
         label = jnp.expand_dims(condition.label, tuple(range(1, 1 + len(space))))
         return jnp.concatenate(
-            [condition.mask, jnp.broadcast_to(label, (batch, *space, label.shape[-1]))], axis=-1)
+            [condition.mask, jnp.broadcast_to(label, (batch, *space, label.shape[-1]))], axis=-1
+        )
 
     generator = Network(
-        encode=encode,
-        apply=lambda params, x0, t, mask, key: module(params).generator(x0, mask))
+        encode=encode, apply=lambda params, x0, t, mask, key: module(params).generator(x0, mask)
+    )
     discriminate = lambda params, image, mask: module(params).discriminate(image, mask)  # noqa: E731
     return Adversaries(generator, discriminate), jax.jit(lambda key: settle(draw(key)))

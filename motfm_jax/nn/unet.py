@@ -62,37 +62,59 @@ class UNetSettings:
 
 def _res_block(settings: UNetSettings, features_in, features_out, rngs, resample=None) -> ResBlock:
     return ResBlock(
-        features_in, features_out, 4 * settings.channels[0], dims=settings.dims,
-        groups=settings.norm_groups, dropout=settings.dropout, dtype=settings.dtype, rngs=rngs,
-        resample=resample, on_cpu=settings.on_cpu,
-    )  # fmt: skip
+        features_in,
+        features_out,
+        4 * settings.channels[0],
+        dims=settings.dims,
+        groups=settings.norm_groups,
+        dropout=settings.dropout,
+        dtype=settings.dtype,
+        rngs=rngs,
+        resample=resample,
+        on_cpu=settings.on_cpu,
+    )
 
 
 def _attention(settings: UNetSettings, features: int, rngs: Draws):
     heads = settings.heads(features)
     common = dict(
-        heads=heads, implementation=settings.choose_attention(features // heads).implementation,
-        groups=settings.norm_groups, dtype=settings.dtype, rngs=rngs,
-    )  # fmt: skip
+        heads=heads,
+        implementation=settings.choose_attention(features // heads).implementation,
+        groups=settings.norm_groups,
+        dtype=settings.dtype,
+        rngs=rngs,
+    )
     if not settings.num_classes:
         return AttentionBlock(features, **common)
     return SpatialTransformer(
-        features, settings.num_classes, layers=settings.transformer_layers, dims=settings.dims,
-        on_cpu=settings.on_cpu, **common)  # fmt: skip
+        features,
+        settings.num_classes,
+        layers=settings.transformer_layers,
+        dims=settings.dims,
+        on_cpu=settings.on_cpu,
+        **common,
+    )
 
 
 class Level(nnx.Module):
     """The blocks of one resolution, each followed by attention where the level has it."""
 
     def __init__(
-        self, settings: UNetSettings, inputs: list[int], features: int, attends: bool,
-        resample: str | None, rngs: Draws,
-    ):  # fmt: skip
+        self,
+        settings: UNetSettings,
+        inputs: list[int],
+        features: int,
+        attends: bool,
+        resample: str | None,
+        rngs: Draws,
+    ):
         self.resnets = nnx.List(_res_block(settings, width, features, rngs) for width in inputs)
         self.attentions = nnx.List(
-            _attention(settings, features, rngs) for _ in (inputs if attends else ()))
+            _attention(settings, features, rngs) for _ in (inputs if attends else ())
+        )
         self.resampler = (
-            _res_block(settings, features, features, rngs, resample) if resample else None)
+            _res_block(settings, features, features, rngs, resample) if resample else None
+        )
 
 
 class Middle(nnx.Module):
@@ -137,17 +159,24 @@ class Encoder(nnx.Module):
     def __init__(self, settings: UNetSettings, rngs: Draws):
         channels = settings.channels
         self.conv_in = conv(
-            settings.image_channels, channels[0], dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs, on_cpu=settings.on_cpu)  # fmt: skip
+            settings.image_channels,
+            channels[0],
+            dims=settings.dims,
+            dtype=settings.dtype,
+            rngs=rngs,
+            on_cpu=settings.on_cpu,
+        )
         self.time_embed = TimeEmbedding(
-            channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs)
+            channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs
+        )
         self.down_blocks = nnx.List()
         width = channels[0]
         for level, features in enumerate(channels):
             inputs = [width] + [features] * (settings.res_blocks - 1)
             resample = "down" if level < len(channels) - 1 else None
             self.down_blocks.append(
-                Level(settings, inputs, features, settings.attention[level], resample, rngs))
+                Level(settings, inputs, features, settings.attention[level], resample, rngs)
+            )
             width = features
         self.middle_block = Middle(settings, rngs)
         self.remat = settings.remat
@@ -217,11 +246,18 @@ class UNet(nnx.Module):
                 width = features
             resample = "up" if level else None
             self.up_blocks.append(
-                Level(settings, inputs, features, settings.attention[level], resample, rngs))
+                Level(settings, inputs, features, settings.attention[level], resample, rngs)
+            )
         self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
         self.conv_out = conv(
-            channels[0], settings.image_channels, dims=settings.dims, dtype=settings.dtype,
-            rngs=rngs, zero=True, on_cpu=settings.on_cpu)  # fmt: skip
+            channels[0],
+            settings.image_channels,
+            dims=settings.dims,
+            dtype=settings.dtype,
+            rngs=rngs,
+            zero=True,
+            on_cpu=settings.on_cpu,
+        )
         self.remat = settings.remat
 
     def encode(self, label: Array | None) -> tuple[tuple, tuple]:
@@ -230,9 +266,13 @@ class UNet(nnx.Module):
         return self.encoder.encode(label), tuple(site.encode(label) for site in sites)
 
     def __call__(
-        self, x: Array, t: Array, values: tuple[tuple, tuple], key: Array | None,
+        self,
+        x: Array,
+        t: Array,
+        values: tuple[tuple, tuple],
+        key: Array | None,
         residuals: tuple[list[Array], Array] | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """The velocity.
 
         Args:

@@ -46,13 +46,15 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
     trained = loading.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
     train, reference = (
-        datasets.arrays(trained.config, split) for split in ("train", plan.reference))
+        datasets.arrays(trained.config, split) for split in ("train", plan.reference)
+    )
     held_out = reference
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
         held_out = synthetic.join(reference, datasets.arrays(trained.config, other))
     return Real(
-        train, reference, held_out, trained.intensity, in_units(reference, trained.intensity))
+        train, reference, held_out, trained.intensity, in_units(reference, trained.intensity)
+    )
 
 
 def measure(
@@ -76,13 +78,16 @@ def measure(
     network = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0)
     see, name = None, ""
     if anatomy == "echo" and (network / "network.npz").is_file():
-        see, name = downstream.read_features(
-            network / "network.npz", real.reference, intensity)
+        see, name = downstream.read_features(network / "network.npz", real.reference, intensity)
     networks = Networks(datasets.features_dir(), len(real.images.shape) - 2)
     settings = {
         "reference": plan.reference,
         "real": hash_batches("real", real.images.shape, real.images.batches()),
-        "features": name, "networks": networks.hashes, "num": num, "seed": plan.seed}  # fmt: skip
+        "features": name,
+        "networks": networks.hashes,
+        "num": num,
+        "seed": plan.seed,
+    }
     # Of other settings, as when published weights were found since, in a file of their own.
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
     results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)
@@ -91,27 +96,46 @@ def measure(
         return results.rows, name
     progress(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
     score = scorer(
-        real.images, bounds=(intensity.low, intensity.high), seed=plan.seed, features=see,
-        networks=networks)
-    audit = auditor(
-        real.train, real.held_out, intensity, features=see, network=name,
-    ) if len(real.held_out) >= FEWEST else lambda *_: {}  # fmt: skip
+        real.images,
+        bounds=(intensity.low, intensity.high),
+        seed=plan.seed,
+        features=see,
+        networks=networks,
+    )
+    audit = (
+        auditor(
+            real.train,
+            real.held_out,
+            intensity,
+            features=see,
+            network=name,
+        )
+        if len(real.held_out) >= FEWEST
+        else lambda *_: {}
+    )
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
             {"system": FLOOR, "steps": None, "spacing": ""},
-            score(in_units(real.train, intensity, rows=np.sort(chosen))))
+            score(in_units(real.train, intensity, rows=np.sort(chosen))),
+        )
     for cell in sets:
         progress(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
         sidecar = json.loads((folder / "samples.json").read_text())
         images = stored(folder / "samples.npz")
         copies = audit(folder, images)
-        results.add(_key(cell), {
-            **score(images), "seconds_per_image": sidecar["seconds_per_image"],
-            "calls": sidecar["calls"], "share_closer": copies.get("share_closer"),
-            "share_closer_features": copies.get("features", {}).get("share_closer")})  # fmt: skip
+        results.add(
+            _key(cell),
+            {
+                **score(images),
+                "seconds_per_image": sidecar["seconds_per_image"],
+                "calls": sidecar["calls"],
+                "share_closer": copies.get("share_closer"),
+                "share_closer_features": copies.get("features", {}).get("share_closer"),
+            },
+        )
     return results.rows, name
 
 

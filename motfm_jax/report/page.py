@@ -64,11 +64,13 @@ def write_report(
     if plan.denoise is not None and (denoised / "restoration.json").is_file():
         pictures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
-            (denoised / "comparison.png", "Speckled, denoised and clean images.")]
+            (denoised / "comparison.png", "Speckled, denoised and clean images."),
+        ]
         made["denoising"] = Table(
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
-            json.loads((denoised / "restoration.json").read_text())["rows"])
+            json.loads((denoised / "restoration.json").read_text())["rows"],
+        )
     made = dict(sorted(made.items(), key=lambda item: (not item[0].startswith("table"), item[0])))
     for name, table in made.items():
         table.write(folder / name)
@@ -83,7 +85,8 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
     beside = (
         f"{num} images a cell against the real images of {reference}; image i beside real image i "
         "for the similarity (those made from a mask: its own). Columns: steps. Levels of DDIM in "
-        "brackets. Best of each conditioning in bold. ")
+        "brackets. Best of each conditioning in bold. "
+    )
     if name == "echo":
         title, systems, measures = "table1", list(SYSTEMS), tables.TABLE1
         caption = "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; -C, -M, -CM: class, mask, both. "
@@ -99,14 +102,23 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
         title: tables.generation(caption + beside + unknown, plan, rows, systems, measures),
         f"times_{name}": tables.generation(
             f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by "
-            "steps; padding of the last batch counts as images.", plan, rows, own, tables.TIMES),
+            "steps; padding of the last batch counts as images.",
+            plan,
+            rows,
+            own,
+            tables.TIMES,
+        ),
         f"copies_{name}": tables.generation(
             f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
             "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
             f"without copying; {FEWEST} held-out images are needed: of validation and test "
             "together where the reference alone has fewer.",
-            plan, rows, own, tables.COPIES),
-    }  # fmt: skip
+            plan,
+            rows,
+            own,
+            tables.COPIES,
+        ),
+    }
 
 
 def _downstream(plan: Plan, out: Path) -> Table:
@@ -121,16 +133,16 @@ def _downstream(plan: Plan, out: Path) -> Table:
     return tables.downstream_table(plan, results, num_test)
 
 
-def _samples(
-    plan: Plan, out: Path, name: str, real: Real, folder: Path
-) -> list[tuple[Path, str]]:
+def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list[tuple[Path, str]]:
     """Figure 2's rows of an anatomy, and for echo figure 3."""
     wanted, masks = anatomies(plan)[name], real.reference.masks
     num = min(ROWS[name], wanted.num, len(real.images))
     window = (float(real.intensity.low), float(real.intensity.high))
     first = range(num)
-    titles, columns = ["real"], [
-        [images.grey_tile(image, window) for image in real.images.take(first)]]
+    titles, columns = (
+        ["real"],
+        [[images.grey_tile(image, window) for image in real.images.take(first)]],
+    )
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
         columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
@@ -140,7 +152,8 @@ def _samples(
         titles.append(_title(cell))
     path = folder / f"figure2_{name}.png"
     images.write_grid(
-        path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window))
+        path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window)
+    )
     shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
     last_of = {cell.system: cell for cell in sampled(plan, out, name)}
     for last in last_of.values():
@@ -148,8 +161,13 @@ def _samples(
         if pairs.is_file():
             shown.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
     if name == "echo":
-        shown.insert(1, (_densities(plan, out, folder, real),
-                      "Figure 3. Density of intensities, real and generated."))  # fmt: skip
+        shown.insert(
+            1,
+            (
+                _densities(plan, out, folder, real),
+                "Figure 3. Density of intensities, real and generated.",
+            ),
+        )
     return shown
 
 
@@ -175,13 +193,17 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
 
 
 def _page(
-    plan: Plan, out: Path, made: Sequence[Table],
-    pictures: Sequence[tuple[Path, str]], done: Sequence[Stage],
-) -> str:  # fmt: skip
+    plan: Plan,
+    out: Path,
+    made: Sequence[Table],
+    pictures: Sequence[tuple[Path, str]],
+    done: Sequence[Stage],
+) -> str:
     shown = "".join(
         f'<figure><div class="wide"><img src="{os.path.relpath(path, out / "report")}" '
         f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for path, caption in pictures)
+        for path, caption in pictures
+    )
     took = sum(seconds(out, stage) for stage in done)
     commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.said()}" for stage in done)
     settings = json.dumps(dataclasses.asdict(plan), indent=2, default=dict)
@@ -190,7 +212,7 @@ def _page(
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
 <p>The pictures show real images: keep this page where the data may be.</p>
-{''.join(table.html() for table in made)}
+{"".join(table.html() for table in made)}
 {shown}
 <h2>Where and how</h2>
 <pre>{escape(json.dumps(environment(), indent=2))}</pre>

@@ -122,8 +122,7 @@ def check(plan: Plan) -> None:
     for name, anatomy in anatomies(plan).items():
         unknown = [system for system in anatomy.systems if system not in SYSTEMS]
         if unknown:
-            raise ValueError(
-                f"plan: {name}.systems has {unknown[0]!r}; use {', '.join(SYSTEMS)}")
+            raise ValueError(f"plan: {name}.systems has {unknown[0]!r}; use {', '.join(SYSTEMS)}")
         for system in anatomy.systems:
             base = SYSTEMS[system].base
             if base and base not in anatomy.systems:
@@ -133,7 +132,8 @@ def check(plan: Plan) -> None:
         if not Path(anatomy.config).is_file():
             raise ValueError(
                 f"plan: {name}.config={anatomy.config}: there is no such file here; call the "
-                "report from the project's folder")
+                "report from the project's folder"
+            )
     if plan.reference not in SPLITS:
         raise ValueError(f"plan: reference={plan.reference!r}: use {' or '.join(SPLITS)}")
     if not plan.steps or min(plan.steps) < 1:
@@ -165,5 +165,6 @@ def synthetic(plan: Plan, task: str) -> list[Cell]:
     """The generated sets that a task's networks are trained on, of the systems the plan has."""
     return [
         Cell("echo", system, steps, "" if SYSTEMS[system].method == "flow" else plan.spacings[-1])
-        for system, steps in SYNTHETIC[task] if system in plan.echo.systems
+        for system, steps in SYNTHETIC[task]
+        if system in plan.echo.systems
     ]

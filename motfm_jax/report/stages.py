@@ -57,8 +57,11 @@ def sample_folder(out: Path, cell: Cell, split: str) -> Path:
 
 def sampled(plan: Plan, out: Path, anatomy: str) -> list[Cell]:
     """The generated sets of an anatomy's table that are there."""
-    return [cell for cell in cells(plan, anatomy)
-            if (sample_folder(out, cell, plan.reference) / "samples.json").is_file()]  # fmt: skip
+    return [
+        cell
+        for cell in cells(plan, anatomy)
+        if (sample_folder(out, cell, plan.reference) / "samples.json").is_file()
+    ]
 
 
 def downstream_folder(out: Path, task: str, depth: int) -> Path:
@@ -77,8 +80,9 @@ def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
     listed = []
     for name, anatomy in anatomies(plan).items():
         listed += [_training(plan, out, name, anatomy, system) for system in anatomy.systems]
-        listed += [_sampling(plan, out, cell, plan.reference, anatomy.num)
-                   for cell in cells(plan, name)]  # fmt: skip
+        listed += [
+            _sampling(plan, out, cell, plan.reference, anatomy.num) for cell in cells(plan, name)
+        ]
         if name == "echo":
             listed += _downstream(plan, out, num_train)
             listed += _denoising(plan, out) if plan.denoise is not None else []
@@ -99,9 +103,16 @@ def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -
     method, cond, base = SYSTEMS[system]
     kept = (f"--config.train.base={run_folder(out, name, base)}",) if base else ()
     return Stage(
-        f"train {name}/{system}", "train",
-        (*_config(anatomy, f"method={method},cond={cond}"), f"--config.seed={plan.seed}", *kept,
-         f"--workdir={run_folder(out, name, system)}", "--resume"))
+        f"train {name}/{system}",
+        "train",
+        (
+            *_config(anatomy, f"method={method},cond={cond}"),
+            f"--config.seed={plan.seed}",
+            *kept,
+            f"--workdir={run_folder(out, name, system)}",
+            "--resume",
+        ),
+    )
 
 
 def _downstream(plan: Plan, out: Path, num_train: int) -> list[Stage]:
@@ -112,37 +123,65 @@ def _downstream(plan: Plan, out: Path, num_train: int) -> list[Stage]:
             continue
         listed += [_sampling(plan, out, cell, "train", num_train) for cell in sets]
         for depth in plan.depths:
-            listed.append(Stage(
-                f"downstream {task}{depth}", "downstream",
-                (f"--run={run_folder(out, 'echo', sets[-1].system)}",
-                 f"--out={downstream_folder(out, task, depth)}", f"--task={task}",
-                 f"--depth={depth}", f"--width={plan.width}", f"--epochs={plan.epochs}",
-                 f"--seeds={plan.seeds}", "--synthetic",
-                 *(f"{cell.system}({cell.steps})={sample_folder(out, cell, 'train')}"
-                   for cell in sets))))  # fmt: skip
+            listed.append(
+                Stage(
+                    f"downstream {task}{depth}",
+                    "downstream",
+                    (
+                        f"--run={run_folder(out, 'echo', sets[-1].system)}",
+                        f"--out={downstream_folder(out, task, depth)}",
+                        f"--task={task}",
+                        f"--depth={depth}",
+                        f"--width={plan.width}",
+                        f"--epochs={plan.epochs}",
+                        f"--seeds={plan.seeds}",
+                        "--synthetic",
+                        *(
+                            f"{cell.system}({cell.steps})={sample_folder(out, cell, 'train')}"
+                            for cell in sets
+                        ),
+                    ),
+                )
+            )
     return listed
 
 
 def _denoising(plan: Plan, out: Path) -> list[Stage]:
     run = run_folder(out, "echo", "denoise")
     return [
-        Stage("train echo/denoise", "train",
-              (*_config(plan.echo, "method=flow,cond=none"), f"--config.seed={plan.seed}",
-               "--config.flow.source=speckle", *_fields(plan.denoise), f"--workdir={run}",
-               "--resume")),
-        Stage("restore", "evaluate",
-              ("restore", f"--run={run}", f"--out={out / 'denoised'}")),
-    ]  # fmt: skip
+        Stage(
+            "train echo/denoise",
+            "train",
+            (
+                *_config(plan.echo, "method=flow,cond=none"),
+                f"--config.seed={plan.seed}",
+                "--config.flow.source=speckle",
+                *_fields(plan.denoise),
+                f"--workdir={run}",
+                "--resume",
+            ),
+        ),
+        Stage("restore", "evaluate", ("restore", f"--run={run}", f"--out={out / 'denoised'}")),
+    ]
 
 
 def _sampling(plan: Plan, out: Path, cell: Cell, split: str, num: int) -> Stage:
     steps = () if SYSTEMS[cell.system].method == "spade" else (f"--steps={cell.steps}",)
     spacing = (f"--spacing={cell.spacing}",) if cell.spacing else ()
     return Stage(
-        f"sample {cell.anatomy}_{split}/{cell.name}", "sample",
-        (f"--run={run_folder(out, cell.anatomy, cell.system)}", f"--num={num}", *steps, *spacing,
-         f"--split={split}", f"--seed={plan.seed}", "--no-nifti",
-         f"--out={sample_folder(out, cell, split)}"))
+        f"sample {cell.anatomy}_{split}/{cell.name}",
+        "sample",
+        (
+            f"--run={run_folder(out, cell.anatomy, cell.system)}",
+            f"--num={num}",
+            *steps,
+            *spacing,
+            f"--split={split}",
+            f"--seed={plan.seed}",
+            "--no-nifti",
+            f"--out={sample_folder(out, cell, split)}",
+        ),
+    )
 
 
 def marker(out: Path, stage: Stage) -> Path:
@@ -163,7 +202,8 @@ def is_done(out: Path, stage: Stage) -> bool:
     if before != stage.said():
         raise ValueError(
             f"{path}: this stage is done, by another call:\n  {before}\nnow it would be\n  "
-            f"{stage.said()}\ngive another --out, or delete that file to do it again")
+            f"{stage.said()}\ngive another --out, or delete that file to do it again"
+        )
     return True
 
 
@@ -189,10 +229,14 @@ def carry_out(out: Path, scripts: Path, todo: Sequence[Stage]) -> None:
         if code:
             raise ValueError(
                 f"stage {stage.name!r} ended with exit code {code}; the same call of the report "
-                "goes on with it")
+                "goes on with it"
+            )
         with whole_file(marker(out, stage)) as draft:
-            draft.write_text(json.dumps(
-                {"command": stage.said(), "seconds": time.perf_counter() - begin}, indent=2))
+            draft.write_text(
+                json.dumps(
+                    {"command": stage.said(), "seconds": time.perf_counter() - begin}, indent=2
+                )
+            )
 
 
 def _call(command: Sequence[str]) -> int:

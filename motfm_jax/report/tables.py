@@ -11,8 +11,7 @@ NOT_RUN = "not run"
 
 
 class Measure(NamedTuple):
-    """A group of columns: its title, its key in the rows, whether less is better (None: neither).
-    """
+    """A group of columns: its title, its key in the rows, whether less is better (None: neither)."""
 
     title: str
     key: str
@@ -65,34 +64,48 @@ def generation(
       systems: all rows of the paper's table; those without numbers are marked so.
       measures: those that some row holds are shown; where there are none, the first.
     """
-    shown = [measure for measure in measures if any(row.get(measure.key) is not None
-                                                    for row in rows)] or measures[:1]  # fmt: skip
+    shown = [
+        measure for measure in measures if any(row.get(measure.key) is not None for row in rows)
+    ] or measures[:1]
     body, group = [], []  # a group: rows of one condition, in which the best is stressed
     for system in systems:
         own = [row for row in rows if row["system"] == system]
         unknown = "" if own and SYSTEMS[system].method == "spade" else NOT_RUN
         for spacing in dict.fromkeys(row["spacing"] for row in own) or [None]:
             found = {row["steps"]: row for row in own if row["spacing"] == spacing}
-            body.append({"": f"{system} ({spacing})" if spacing else system} | {
-                f"{each.title} {steps}":
-                    found[steps].get(each.key) if steps in found else unknown
-                for each in shown for steps in plan.steps})  # fmt: skip
+            body.append(
+                {"": f"{system} ({spacing})" if spacing else system}
+                | {
+                    f"{each.title} {steps}": found[steps].get(each.key)
+                    if steps in found
+                    else unknown
+                    for each in shown
+                    for steps in plan.steps
+                }
+            )
             group.append(SYSTEMS[system].cond)
     best = set()
     for each in shown:
         for condition in dict.fromkeys(group) if each.less is not None else ():
             known = {
-                (number, title): row[title] for number, row in enumerate(body)
+                (number, title): row[title]
+                for number, row in enumerate(body)
                 if group[number] == condition
                 for title in (f"{each.title} {steps}" for steps in plan.steps)
-                if isinstance(row[title], float)}  # fmt: skip
+                if isinstance(row[title], float)
+            }
             if known:
                 best.add((min if each.less else max)(known, key=known.get))
     floor = next((row for row in rows if row["system"] == FLOOR), {})
     if any(floor.get(each.key) is not None for each in shown):
-        body.append({"": "real against real"} | {
-            f"{each.title} {steps}": "" if number else floor.get(each.key)
-            for each in shown for number, steps in enumerate(plan.steps)})  # fmt: skip
+        body.append(
+            {"": "real against real"}
+            | {
+                f"{each.title} {steps}": "" if number else floor.get(each.key)
+                for each in shown
+                for number, steps in enumerate(plan.steps)
+            }
+        )
     return Table(caption, body, best)
 
 
@@ -108,8 +121,12 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
     for task, model in (("classify", "ResNet{}"), ("segment", "UNet-Res{}")):
         names = [f"{system}({steps})" for system, steps in SYNTHETIC[task]]
         for depth in (18, 50):
-            means = {row["trained_on"]: row for row in mean_and_spread(
-                results.get((task, depth), ()), "trained_on", list(TABLE3[task].values()))}
+            means = {
+                row["trained_on"]: row
+                for row in mean_and_spread(
+                    results.get((task, depth), ()), "trained_on", list(TABLE3[task].values())
+                )
+            }
             for trained_on in ("real", *names, *(f"real + {name}" for name in names)):
                 entry = {"model": model.format(depth), "trained on": trained_on}
                 for other, columns in TABLE3.items():
@@ -127,4 +144,6 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
         f"best of {plan.epochs} epochs on validation, tested on {num_test} real images; "
         f"{plan.seeds} seed{'s, mean ± standard deviation' * several}. D: DDPM of "
         f"{plan.spacings[-1]} levels. HD and ASD in mm where the data has a spacing, else in "
-        "pixels.", body)
+        "pixels.",
+        body,
+    )

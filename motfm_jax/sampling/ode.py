@@ -50,7 +50,8 @@ class CountingController(diffrax.AbstractStepSizeController):
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, state):
         inner, accepted, rejections = state
         keep, next_t0, next_t1, made_jump, inner, result = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, inner)
+            t0, t1, y0, y1_candidate, args, y_error, error_order, inner
+        )
         accepted = accepted | keep
         rejections = rejections + (~accepted).astype(jnp.int32)
         return keep, next_t0, next_t1, made_jump, (inner, accepted, rejections), result
@@ -158,14 +159,21 @@ def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
     batch = x0.shape[0]
     term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
     solution = diffrax.diffeqsolve(
-        term, METHODS[solver.name].make(), t0=0.0, t1=1.0, dt0=1.0 / solver.steps, y0=x0, args=args,
+        term,
+        METHODS[solver.name].make(),
+        t0=0.0,
+        t1=1.0,
+        dt0=1.0 / solver.steps,
+        y0=x0,
+        args=args,
         stepsize_controller=diffrax.ConstantStepSize(),
         saveat=diffrax.SaveAt(t0=True, steps=True) if trajectory else diffrax.SaveAt(t1=True),
         # ConstantStepSize, no throw and no bound keep host callbacks and checkpointing out of the
         # compiled program, which jax.export could not carry.
-        adjoint=diffrax.ForwardMode(), throw=False,
+        adjoint=diffrax.ForwardMode(),
+        throw=False,
         max_steps=solver.steps if trajectory else None,
-    )  # fmt: skip
+    )
     steps = jnp.broadcast_to(solution.stats["num_steps"], (batch,)).astype(jnp.int32)
     calls = num_calls(solver, steps)
     return Solution(solution.ys[-1], steps, calls, solution.ys if trajectory else None)
@@ -175,16 +183,24 @@ def _integrate_adaptive(field, x0, args, solver) -> Solution:
     def one(x0, args):
         add_axis = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
         term = diffrax.ODETerm(
-            lambda t, x, args: field(jnp.full((1,), t), x[None], add_axis(args))[0])
+            lambda t, x, args: field(jnp.full((1,), t), x[None], add_axis(args))[0]
+        )
         solution = diffrax.diffeqsolve(
-            term, METHODS["adaptive"].make(), t0=0.0, t1=1.0, dt0=FIRST_ADAPTIVE_STEP, y0=x0,
+            term,
+            METHODS["adaptive"].make(),
+            t0=0.0,
+            t1=1.0,
+            dt0=FIRST_ADAPTIVE_STEP,
+            y0=x0,
             args=args,
             stepsize_controller=CountingController(
-                diffrax.PIDController(rtol=solver.rtol, atol=solver.atol)),
+                diffrax.PIDController(rtol=solver.rtol, atol=solver.atol)
+            ),
             saveat=diffrax.SaveAt(t1=True, controller_state=True),
-            adjoint=diffrax.ForwardMode(), throw=False,
+            adjoint=diffrax.ForwardMode(),
+            throw=False,
             max_steps=MAX_ADAPTIVE_STEPS,
-        )  # fmt: skip
+        )
         # A solve that ran out of steps must not pass for an image.
         failed = solution.result != diffrax.RESULTS.successful
         x1 = jnp.where(failed, jnp.nan, solution.ys[-1])

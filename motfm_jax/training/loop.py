@@ -258,7 +258,8 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
         f"last good state is saved as step {bad.step - 1} (losses before: {recent}). Likely "
         f"causes: the learning rate is too high (train.lr, now {learning_rate:.3g}; try a third "
         "or train.warmup), gradients are not clipped (train.clip), bfloat16 rounds too much (try "
-        "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)")
+        "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)"
+    )
 
 
 def _stop_now(signals: Sequence[signal.Signals], step: int) -> bool:

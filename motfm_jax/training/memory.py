@@ -34,8 +34,12 @@ class Memory(NamedTuple):
 def needed(compiled: Any) -> int:
     """Bytes a device that a compiled program needs: arguments, results and what is between."""
     plan = compiled.memory_analysis()
-    return (plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-            - plan.alias_size_in_bytes)  # fmt: skip
+    return (
+        plan.temp_size_in_bytes
+        + plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
 
 
 def of_training(compiled: Any, params: Any) -> Memory:
@@ -67,15 +71,20 @@ def describe(memory: Memory, batch_size: int, accumulation: int, devices: int) -
     fitting = memory.images(now)
     largest = f"train.batch_size={fitting * devices * accumulation}"
     images = f"{now} image{'s' * (now > 1)}"
-    says = (f"an update of {images} a device needs {memory.needed / 1e9:.2g} GB "
-            f"of {memory.limit / 1e9:.2g} GB")
+    says = (
+        f"an update of {images} a device needs {memory.needed / 1e9:.2g} GB "
+        f"of {memory.limit / 1e9:.2g} GB"
+    )
     if memory.fits:
         return f"memory: {says}; about {fitting} would fit ({largest})"
     ways = ["model.remat=True, if it is not yet (slower)", "smaller data.size or model.channels"]
     if fitting:
-        parts = next(parts for parts in range(accumulation, batch_size + 1)
-                     if batch_size % (devices * parts) == 0
-                     and batch_size // devices // parts <= fitting)  # fmt: skip
+        parts = next(
+            parts
+            for parts in range(accumulation, batch_size + 1)
+            if batch_size % (devices * parts) == 0 and batch_size // devices // parts <= fitting
+        )
         ways.insert(
-            0, f"{largest} fits, and so does train.accumulation={parts} with the batch as it is")
+            0, f"{largest} fits, and so does train.accumulation={parts} with the batch as it is"
+        )
     raise ValueError(f"{says}: too much; {'; '.join(ways)}")

@@ -27,7 +27,8 @@ def make_schedule(
     if schedule == "cosine" and total_steps <= warmup:
         raise ValueError(
             f"cosine schedule over {total_steps} updates, {warmup} of them warm-up: "
-            "needs more updates than warm-up")
+            "needs more updates than warm-up"
+        )
 
     def learning_rate(step: Array | int) -> Array:
         step = jnp.asarray(step, jnp.float32)
@@ -62,7 +63,8 @@ def make_optimizer(
         "adamw": lambda: optax.adamw(
             learning_rate,
             weight_decay=weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)),
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        ),
         "sgd": lambda: optax.sgd(learning_rate),
     }
     if name not in rules:
@@ -76,7 +78,9 @@ def make_optimizer(
     return optax.partition(
         {"trained": optimizer, "frozen": optax.set_to_zero()},
         lambda params: {
-            name: "frozen" if name.startswith(frozen) else "trained" for name in params})
+            name: "frozen" if name.startswith(frozen) else "trained" for name in params
+        },
+    )
 
 
 def make_adversarial_optimizer(
@@ -97,7 +101,11 @@ def make_adversarial_optimizer(
         return optax.chain(*clipping, optax.adam(rate, b1=0.0, b2=0.9))
 
     return optax.partition(
-        {"generator": side(learning_rate),
-         "other": side(lambda step: discriminator_rate * learning_rate(step))},
+        {
+            "generator": side(learning_rate),
+            "other": side(lambda step: discriminator_rate * learning_rate(step)),
+        },
         lambda params: {
-            name: "generator" if name.startswith("generator/") else "other" for name in params})
+            name: "generator" if name.startswith("generator/") else "other" for name in params
+        },
+    )

@@ -36,8 +36,10 @@ class Packing:
 
     def pack(self, params: Params) -> Params:
         """By name -> long arrays."""
-        return {group: self._join(group, [params[name] for name in names])
-                for group, names in self._members.items()}  # fmt: skip
+        return {
+            group: self._join(group, [params[name] for name in names])
+            for group, names in self._members.items()
+        }
 
     def unpack(self, packed: Params) -> Params:
         """Long arrays -> by name; of numpy arrays views."""

@@ -41,7 +41,8 @@ def connect(
         if (num_processes or 1) > 1 or process_id:
             raise ValueError(
                 f"num_processes={num_processes}, process_id={process_id} without a coordinator: "
-                "give --coordinator=HOST:PORT of process 0 too, or neither")
+                "give --coordinator=HOST:PORT of process 0 too, or neither"
+            )
         return
     # JAX's own service for SIGTERM keeps it from ending a process that does not train yet.
     jax.config.update("jax_enable_preemption_service", False)
@@ -50,7 +51,8 @@ def connect(
     elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise ValueError(
             f"coordinator {coordinator!r} with num_processes={num_processes}, "
-            f"process_id={process_id}: give the number of processes and this one's, from 0")
+            f"process_id={process_id}: give the number of processes and this one's, from 0"
+        )
     else:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     if jax.process_count() > 1:
@@ -97,7 +99,8 @@ def check_batch_size(batch_size: int, accumulation: int = 1) -> None:
         nearest = max(below, devices * accumulation)
         raise ValueError(
             f"train.batch_size={batch_size} does not divide over {parts}; nearest that does: "
-            f"{nearest}")
+            f"{nearest}"
+        )
 
 
 def replicate(tree: Any) -> Any:
@@ -113,7 +116,8 @@ def shard(batch: Any) -> Any:
     def split(leaf):
         if leaf.shape[0] % devices:
             raise ValueError(
-                f"{leaf.shape[0]} rows do not divide over the {devices} devices of this process")
+                f"{leaf.shape[0]} rows do not divide over the {devices} devices of this process"
+            )
         return leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:])
 
     return jax.tree.map(split, batch)
@@ -131,7 +135,8 @@ def train_step(step: Callable, examine: Callable[[Any, Any], None] | None = None
       given is donated: use the one returned.
     """
     compiled = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
+        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
+    )
     unseen = [] if examine is None else [examine]
 
     def update(state, batch, key):
@@ -157,8 +162,7 @@ def evaluator(
       replicated params -> loss.
     """
     # This process's devices alone: the processes may have different numbers of batches.
-    compiled = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0, None), devices=jax.local_devices())
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), devices=jax.local_devices())
 
     def evaluate(params: Params) -> float:
         parts = []
@@ -183,8 +187,7 @@ def map_batches(function: Callable[[Params, Any], Any]) -> Callable[[Params, Any
     Returns:
       (replicated params, tree of [B, ...]) -> tree of numpy [B, ...], B a multiple of the devices.
     """
-    compiled = jax.pmap(
-        function, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices())
+    compiled = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices())
 
     def mapped(params: Params, rows: Any) -> Any:
         results = jax.device_get(compiled(params, shard(rows)))

@@ -54,8 +54,11 @@ class Peers:
         if number == 0:
             both = socket.has_dualstack_ipv6()
             listener = socket.create_server(
-                ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, backlog=count,
-                dualstack_ipv6=both)
+                ("", 0),
+                family=socket.AF_INET6 if both else socket.AF_INET,
+                backlog=count,
+                dualstack_ipv6=both,
+            )
         port = listener.getsockname()[1] if listener else 0
         host = host or socket.gethostname()
         said = struct.pack("!16sH200s", os.urandom(16), port, host.encode())
@@ -71,7 +74,9 @@ class Peers:
         except OSError as error:
             print(
                 f"WARNING: process {number} has no connection to the others ({error}): the death "
-                "of a process will be noticed after a minute or two only", file=sys.stderr)
+                "of a process will be noticed after a minute or two only",
+                file=sys.stderr,
+            )
         for peer, connection in self._connections.items():
             thread = threading.Thread(target=self._watch, args=(peer, connection), daemon=True)
             thread.start()
@@ -96,7 +101,8 @@ class Peers:
         if hasattr(socket, "TCP_KEEPIDLE"):  # a machine that is gone: noticed after 40 s
             for option, value in (("IDLE", 20), ("INTVL", 5), ("CNT", 4)):
                 connection.setsockopt(
-                    socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{option}"), value)
+                    socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{option}"), value
+                )
         self._connections[peer] = connection
 
     def _watch(self, peer: int, connection: socket.socket) -> None:
@@ -121,7 +127,8 @@ class Peers:
             return
         line = (
             f"error: process {ended} of this run ended before its time (its own output says why), "
-            f"so process {self._number} stops; start all of them again with --resume\n")
+            f"so process {self._number} stops; start all of them again with --resume\n"
+        )
         # Past Python's streams: the main thread may hold them for ever.
         os.write(2, line.encode())
         exit_now(os.EX_TEMPFAIL)

@@ -29,7 +29,8 @@ class Progress:
         self._bar = None
         if not silent and self._stream.isatty():
             self._bar = tqdm(
-                total=total, initial=start, file=self._stream, unit="step", dynamic_ncols=True)
+                total=total, initial=start, file=self._stream, unit="step", dynamic_ncols=True
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -55,7 +56,8 @@ class Progress:
             return
         if loss is not None:
             self._bar.set_postfix_str(
-                f"loss {loss:.4f}, {images_per_second:.1f} images/s", refresh=False)
+                f"loss {loss:.4f}, {images_per_second:.1f} images/s", refresh=False
+            )
         with self._showing():
             self._bar.update()
 
@@ -65,7 +67,8 @@ class Progress:
             left = tqdm.format_interval(images_left / row["images_per_second"])
             self.say(
                 f"step {step}/{self._total}  loss {row['loss']:.4f}  "
-                f"{row['images_per_second']:.1f} images/s  {left} left")
+                f"{row['images_per_second']:.1f} images/s  {left} left"
+            )
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""

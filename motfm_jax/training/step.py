@@ -54,7 +54,8 @@ def _gradients(
     if rows % parts:
         raise ValueError(f"{rows} images a device do not divide into {parts} micro-batches")
     split = jax.tree.map(
-        lambda leaf: leaf.reshape(parts, rows // parts, *leaf.shape[1:]), (batch, keys))
+        lambda leaf: leaf.reshape(parts, rows // parts, *leaf.shape[1:]), (batch, keys)
+    )
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     sums, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), *split))
     return sums
@@ -100,8 +101,13 @@ def make_train_step(
         example_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
         sums = _gradients(
-            loss_fn, state.params, batch, fold_keys(example_key, batch.index),
-            jax.random.fold_in(dropout_key, device), accumulation)
+            loss_fn,
+            state.params,
+            batch,
+            fold_keys(example_key, batch.index),
+            jax.random.fold_in(dropout_key, device),
+            accumulation,
+        )
         (loss, grads), count = _sum_over_devices((sums, jnp.sum(batch.valid)), axis_name)
         loss, grads = jax.tree.map(lambda leaf: leaf / count, (loss, grads))
         grad_norm = optax.tree.norm(grads)
@@ -130,8 +136,8 @@ def _update_if(keep: Array, update: Callable[[], TrainState], state: TrainState)
     arrays in place instead of copies; a GPU would have to ask the host which branch to take."""
     return jax.lax.platform_dependent(
         cpu=lambda: jax.lax.cond(keep, update, lambda: state),
-        default=lambda: jax.tree.map(
-            lambda new, old: jnp.where(keep, new, old), update(), state))
+        default=lambda: jax.tree.map(lambda new, old: jnp.where(keep, new, old), update(), state),
+    )
 
 
 def make_eval_step(loss_fn: LossFn) -> Callable[[Params, Batch, Array], tuple[Array, Array]]:

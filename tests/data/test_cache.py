@@ -56,10 +56,16 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-@pytest.mark.parametrize("dtype, stored", [
-    (np.uint8, np.uint8), (np.int16, np.int16), (np.float32, np.float32), (np.float64, np.float32),
-    (bool, np.uint8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype, stored",
+    [
+        (np.uint8, np.uint8),
+        (np.int16, np.int16),
+        (np.float32, np.float32),
+        (np.float64, np.float32),
+        (bool, np.uint8),
+    ],
+)
 def test_what_is_read_is_what_the_source_gave(tmp_path, dtype, stored):
     source = Listed([record(index, dtype) for index in range(3)])
     arrays = open_cached(source, tmp_path)
@@ -117,15 +123,18 @@ def test_progress_counts_up(tmp_path):
     assert calls == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("bad, message", [
-    (record(1, image=np.full((4, 6, 1), np.nan, np.float32)), "24 of 24 values are NaN"),
-    (record(1, image=np.full((4, 6, 1), 1e300)), "record1: values beyond the range of float32"),
-    (record(1, mask=np.zeros((6, 4), np.uint8)), r"mask \(6, 4\) and image \(4, 6\)"),
-    (record(1, mask=np.full((4, 6), 2, np.uint8)), r"mask values \[2\].*background, cavity"),
-    (record(1, shape=(4, 8)), r"record1: image \(4, 8, 1\), but record0"),
-    (record(1, mask=None), "for all examples of a split or for none"),
-    (record(1, label=2), "record1: class 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (record(1, image=np.full((4, 6, 1), np.nan, np.float32)), "24 of 24 values are NaN"),
+        (record(1, image=np.full((4, 6, 1), 1e300)), "record1: values beyond the range of float32"),
+        (record(1, mask=np.zeros((6, 4), np.uint8)), r"mask \(6, 4\) and image \(4, 6\)"),
+        (record(1, mask=np.full((4, 6), 2, np.uint8)), r"mask values \[2\].*background, cavity"),
+        (record(1, shape=(4, 8)), r"record1: image \(4, 8, 1\), but record0"),
+        (record(1, mask=None), "for all examples of a split or for none"),
+        (record(1, label=2), "record1: class 2"),
+    ],
+)
 def test_a_bad_record_is_named_and_leaves_nothing_behind(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message) as caught:
         open_cached(Listed([record(0, bad.image.dtype), bad]), tmp_path)
@@ -188,6 +197,7 @@ def build_slowly(folder, locks):
     while len(list(Path(folder).parent.glob("ready*"))) < 4:
         time.sleep(0.01)
     if locks == "False":
+
         def unsupported(*_):
             raise OSError("no locks on this file system")
 
@@ -262,9 +272,16 @@ def test_concurrent_builders_agree(tmp_path, locks):
     assert len(list(folder.iterdir())) == 1  # no lock files either
 
 
-@pytest.mark.parametrize("indices, mapped", [
-    ([0, 1, 2], True), ([2, 3], True), (slice(1, 3), True), ([3, 0], False), ([], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "indices, mapped",
+    [
+        ([0, 1, 2], True),
+        ([2, 3], True),
+        (slice(1, 3), True),
+        ([3, 0], False),
+        ([], False),
+    ],
+)
 def test_take_and_what_a_worker_process_receives(tmp_path, indices, mapped):
     whole = open_cached(Listed([record(index, shape=(32, 32)) for index in range(5)]), tmp_path)
     part = whole.take(indices)
@@ -283,5 +300,9 @@ def test_take_and_what_a_worker_process_receives(tmp_path, indices, mapped):
 def test_the_entry_is_plain_files(tmp_path):
     folder = open_cached(Listed([record(0)]), tmp_path).folder
     assert sorted(path.name for path in folder.iterdir()) == [
-        "entry.json", "images.npy", "labels.npy", "masks.npy"]  # fmt: skip
+        "entry.json",
+        "images.npy",
+        "labels.npy",
+        "masks.npy",
+    ]
     assert json.loads((folder / "entry.json").read_text())["meta"][0]["name"] == "record0"

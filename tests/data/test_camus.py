@@ -87,7 +87,8 @@ def test_spacing_after_resizing(tree, fit, spacing):
 
 @pytest.mark.parametrize(
     "classes, labels",
-    [("view_phase", [0, 1, 2, 3]), ("view", [0, 0, 1, 1]), ("phase", [0, 1, 0, 1])])
+    [("view_phase", [0, 1, 2, 3]), ("view", [0, 0, 1, 1]), ("phase", [0, 1, 0, 1])],
+)
 def test_classes(tree, classes, labels):
     source = Camus(tree, "valid", (8, 8), classes=classes)
     assert [source[index].label for index in range(4)] == labels
@@ -280,8 +281,8 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"split": "dev"}, {"classes": "quality"}, {"split_rule": "mine"}, {"size": (8, 8, 8)}])
+    "wrong", [{"split": "dev"}, {"classes": "quality"}, {"split_rule": "mine"}, {"size": (8, 8, 8)}]
+)
 def test_wrong_settings_are_refused(tree, wrong):
     with pytest.raises(ValueError, match=r"dev|quality|mine|\(8, 8, 8\)"):
         Camus(**({"root": tree, "split": "train", "size": (8, 8)} | wrong))

@@ -34,8 +34,10 @@ def test_a_pickle_without_test_entries_gives_an_empty_test_split(tmp_path):
     write_pickle(tmp_path / "in.pkl", {"train": [entry], "valid": [entry]})
     said = []
     counts = to_pickle(
-        lambda split: PickleSet(tmp_path / "in.pkl", split, (1, 1)), tmp_path / "out.pkl",
-        said.append)  # fmt: skip
+        lambda split: PickleSet(tmp_path / "in.pkl", split, (1, 1)),
+        tmp_path / "out.pkl",
+        said.append,
+    )
     assert counts == {"train": 1, "valid": 1, "test": 0} and len(said) == 1
 
 
@@ -43,11 +45,13 @@ def test_the_originals_pickle_comes_back_equal(tmp_path):
     mask = np.resize(np.int32([0, 85, 170, 255]), (1, 4, 6))
     entries = [
         {
-            "image": np.random.default_rng(seed).random((1, 4, 6), np.float32), "mask": mask,
-            "class": f"0{seed}", "metadata": {"site": ["a", seed], "patient": f"p{seed}"},
+            "image": np.random.default_rng(seed).random((1, 4, 6), np.float32),
+            "mask": mask,
+            "class": f"0{seed}",
+            "metadata": {"site": ["a", seed], "patient": f"p{seed}"},
         }
         for seed in range(3)
-    ]  # fmt: skip
+    ]
     splits = {"train": entries[:1], "valid": entries[1:2], "test": entries[2:]}
     path, out = tmp_path / "in.pkl", tmp_path / "out.pkl"
     path.write_bytes(pickle.dumps(splits))
@@ -59,14 +63,26 @@ def test_the_originals_pickle_comes_back_equal(tmp_path):
         assert list(entry) == list(splits[split][0])
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda root: (root / "database_nifti/patient0003/patient0003_2CH_ED_gt.nii.gz").unlink(),
-     "2CH_ED_gt.nii.gz: missing"),
-    (lambda root: (root / "database_nifti/patient0003").rename(root / "elsewhere"),
-     "names patient0003"),
-    (lambda root: (root / "database_split/subgroup_testing.txt").write_text(""), "is empty"),
-    (lambda root: (root / "database_split/subgroup_validation.txt").unlink(), "no official valid"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lambda root: (
+                root / "database_nifti/patient0003/patient0003_2CH_ED_gt.nii.gz"
+            ).unlink(),
+            "2CH_ED_gt.nii.gz: missing",
+        ),
+        (
+            lambda root: (root / "database_nifti/patient0003").rename(root / "elsewhere"),
+            "names patient0003",
+        ),
+        (lambda root: (root / "database_split/subgroup_testing.txt").write_text(""), "is empty"),
+        (
+            lambda root: (root / "database_split/subgroup_validation.txt").unlink(),
+            "no official valid",
+        ),
+    ],
+)
 def test_a_broken_split_is_refused_and_nothing_written(tree, tmp_path, spoil, message):
     spoil(tree)
     with pytest.raises(ValueError, match=message):

@@ -65,7 +65,8 @@ def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
 
 
 @pytest.mark.parametrize(
-    "name, came", [("t1", "no channels are called 't1'"), ("", "no channel chosen")])
+    "name, came", [("t1", "no channels are called 't1'"), ("", "no channel chosen")]
+)
 def test_a_channel_that_is_not_one_is_refused_with_the_list(tree, name, came):
     ways = r"config\.data\.channel, in prepare_data\.py --channel$"
     with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w; .*{ways}"):
@@ -159,7 +160,8 @@ def test_test_entries_are_bare_paths_without_masks(tree):
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside.nii.gz", "/etc/x.nii.gz", "imagesTr/../../x.nii.gz", "", 3])
+    "path", ["../outside.nii.gz", "/etc/x.nii.gz", "imagesTr/../../x.nii.gz", "", 3]
+)
 def test_paths_that_leave_the_folder_are_refused(tree, path):
     edit(tree, training=[{"image": path}])
     with pytest.raises(ValueError, match=r"dataset.json: path .*, a file below"):

@@ -12,7 +12,8 @@ def ramp(shape, axis):
 
 
 @pytest.mark.parametrize(
-    "shape, size", [((12, 20), (6, 5)), ((5, 7), (10, 14)), ((8, 6, 10), (4, 6, 5))])
+    "shape, size", [((12, 20), (6, 5)), ((5, 7), (10, 14)), ((8, 6, 10), (4, 6, 5))]
+)
 def test_stretch_samples_voxel_j_at_the_stated_coordinate(shape, size):
     for axis in range(len(shape)):
         resized = geometry.fit(ramp(shape, axis), None, None, None, size, "stretch")
@@ -20,7 +21,8 @@ def test_stretch_samples_voxel_j_at_the_stated_coordinate(shape, size):
         got = np.moveaxis(resized.image[..., 0], axis, -1)
         inner = slice(1, -1)  # the outermost voxels see the edge
         np.testing.assert_allclose(
-            got[..., inner], np.broadcast_to(expected, got.shape)[..., inner], atol=1e-4)
+            got[..., inner], np.broadcast_to(expected, got.shape)[..., inner], atol=1e-4
+        )
 
 
 def test_stretch_changes_the_spacing_of_each_axis_and_keeps_the_field_of_view():
@@ -63,7 +65,8 @@ def test_the_affine_maps_a_landmark_to_the_same_millimetres(mode):
     weights = resized.image[..., 0] / resized.image.sum()
     centre = [(weights * index).sum() for index in np.indices(weights.shape)]
     np.testing.assert_allclose(
-        (resized.affine @ [*centre, 1])[:3], (affine @ [13, 11, 7, 1])[:3], atol=0.1)
+        (resized.affine @ [*centre, 1])[:3], (affine @ [13, 11, 7, 1])[:3], atol=0.1
+    )
     np.testing.assert_allclose(np.linalg.norm(resized.affine[:3, :3], axis=0), resized.spacing_mm)
 
 
@@ -146,8 +149,10 @@ def test_what_cannot_be_resized_is_refused(call, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("old, new, step", [
-    (70, 20, 3.5), (20, 70, 2 / 7), (33, 33, 1.0), (5, 40, 1.7), (40, 5, 1.7), (1, 3, 1 / 3)])
+@pytest.mark.parametrize(
+    "old, new, step",
+    [(70, 20, 3.5), (20, 70, 2 / 7), (33, 33, 1.0), (5, 40, 1.7), (40, 5, 1.7), (1, 3, 1 / 3)],
+)
 def test_weights_are_those_of_the_formula(old, new, step):
     centres = (old - 1) / 2 - (new - 1) / 2 * step + step * np.arange(new)
     width = max(step, 1.0)

@@ -37,8 +37,16 @@ def test_a_good_tree_is_counted_and_has_no_errors(tree):
     table = {row[0]: dict(zip(heading, row)) for row in rows}
     assert [table[name]["patients"] for name in ("train", "valid", "test", "all")] == list("2114")
     assert table["train"] == {
-        "split": "train", "patients": "2", "images": "8", "images a patient": "4", "masks": "8",
-        "2CH_ED": "2", "2CH_ES": "2", "4CH_ED": "2", "4CH_ES": "2"}  # fmt: skip
+        "split": "train",
+        "patients": "2",
+        "images": "8",
+        "images a patient": "4",
+        "masks": "8",
+        "2CH_ED": "2",
+        "2CH_ES": "2",
+        "4CH_ED": "2",
+        "4CH_ES": "2",
+    }
     assert {"shape", "spacing_mm", "intensity", "labels"} <= set(report.facts)
     assert all(f" {name} " in report.facts["labels"] for name in ("cavity", "atrium"))
 
@@ -151,7 +159,12 @@ def test_a_decathlon_folder_is_counted_by_the_loaders_split(volumes):
     report = integrity.check_decathlon(volumes)
     assert report.errors == [] and report.warnings == []
     assert {row[0]: row[1] for row in report.counts[1:]} == {
-        "train": "5", "valid": "1", "test": "1", "unlabelled": "1", "all": "8"}
+        "train": "5",
+        "valid": "1",
+        "test": "1",
+        "unlabelled": "1",
+        "all": "8",
+    }
     assert report.facts["shape"] == "8 x 8 x 8"
     assert {"intensity FLAIR", "intensity T1w"} <= set(report.facts)
 

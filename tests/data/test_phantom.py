@@ -231,8 +231,15 @@ def test_camus_info_files_hold_the_release_s_facts(tmp_path):
     for path in root.glob("database_nifti/*/Info_?CH.cfg"):
         facts = dict(line.split(": ") for line in path.read_text().splitlines())
         assert set(facts) == {
-            "ED", "ES", "NbFrame", "Sex", "Age", "ImageQuality", "EF", "FrameRate"
-        }  # fmt: skip
+            "ED",
+            "ES",
+            "NbFrame",
+            "Sex",
+            "Age",
+            "ImageQuality",
+            "EF",
+            "FrameRate",
+        }
         assert facts["ImageQuality"] in ("Good", "Medium", "Poor") and facts["Sex"] in "FM"
         assert 20 < int(facts["EF"]) < 90
         assert min(int(facts["ED"]), int(facts["ES"])) == 1

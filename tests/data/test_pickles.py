@@ -15,9 +15,11 @@ def entry(index=0, **changes):
     """As the original writes: image (1, H, W) float32, mask (1, H, W) int32."""
     image = np.random.default_rng(index).random((1, 3, 4), np.float32)
     values = {
-        "image": image, "mask": MASK[None], "class": index % 3,
+        "image": image,
+        "mask": MASK[None],
+        "class": index % 3,
         "metadata": {"name": f"scan{index}", "patient": f"p{index}", "age": np.int64(50 + index)},
-    }  # fmt: skip
+    }
     return {**values, **changes}
 
 
@@ -47,12 +49,15 @@ def test_records_of_the_original(tmp_path):
     np.testing.assert_array_equal(arrays.images[1], record.image)
 
 
-@pytest.mark.parametrize("shape, size, expected", [
-    ((3, 4), (3, 4), (3, 4, 1)),
-    ((2, 3, 4), (3, 4), (3, 4, 2)),
-    ((5, 3, 4), (5, 3, 4), (5, 3, 4, 1)),
-    ((2, 5, 3, 4), (5, 3, 4), (5, 3, 4, 2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, size, expected",
+    [
+        ((3, 4), (3, 4), (3, 4, 1)),
+        ((2, 3, 4), (3, 4), (3, 4, 2)),
+        ((5, 3, 4), (5, 3, 4), (5, 3, 4, 1)),
+        ((2, 5, 3, 4), (5, 3, 4), (5, 3, 4, 2)),
+    ],
+)
 def test_layouts(tmp_path, shape, size, expected):
     image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     mask = np.zeros(size, np.uint8)
@@ -65,13 +70,16 @@ def test_layouts(tmp_path, shape, size, expected):
         np.testing.assert_array_equal(record.mask, mask)
 
 
-@pytest.mark.parametrize("given, names, label", [
-    ([3, 7, 3], ("3", "7"), 0),
-    (["ED", "ES", "ED"], ("ED", "ES"), 0),
-    ([np.int32(1), np.array(0), np.array([1.0])], ("0", "1"), 1),
-    ([np.array([0, 1.0]), np.array([[1, 0]]), np.array([0, 1])], ("0", "1"), 1),
-    ([10, 9, 10], ("9", "10"), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, names, label",
+    [
+        ([3, 7, 3], ("3", "7"), 0),
+        (["ED", "ES", "ED"], ("ED", "ES"), 0),
+        ([np.int32(1), np.array(0), np.array([1.0])], ("0", "1"), 1),
+        ([np.array([0, 1.0]), np.array([[1, 0]]), np.array([0, 1])], ("0", "1"), 1),
+        ([10, 9, 10], ("9", "10"), 1),
+    ],
+)
 def test_classes(tmp_path, given, names, label):
     path = save(tmp_path, [entry(**{"class": value}) for value in given])
     source = PickleSet(path, "train", (3, 4))
@@ -89,16 +97,19 @@ def test_mask_labels_are_those_of_the_whole_file(tmp_path):
     assert (valid[0].mask == 3).all()
 
 
-@pytest.mark.parametrize("values, labels, num_labels", [
-    ((0, 1, 2), (0, 1, 2), 3),
-    ((0, 255), (0, 1), 2),
-    ((255, 85, 170), (3, 1, 2), 4),
-    ((0, 1, 4), (0, 1, 4), 5),
-    ((0, 20, 30), (0, 2, 3), 4),
-    ((7, 63), (1, 9), 10),
-    ((0,), (0,), 1),
-    ((1, 63), (1, 63), 64),
-])
+@pytest.mark.parametrize(
+    "values, labels, num_labels",
+    [
+        ((0, 1, 2), (0, 1, 2), 3),
+        ((0, 255), (0, 1), 2),
+        ((255, 85, 170), (3, 1, 2), 4),
+        ((0, 1, 4), (0, 1, 4), 5),
+        ((0, 20, 30), (0, 2, 3), 4),
+        ((7, 63), (1, 9), 10),
+        ((0,), (0,), 1),
+        ((1, 63), (1, 63), 64),
+    ],
+)
 def test_scaled_labels_are_the_scaled_values_of_the_original(tmp_path, values, labels, num_labels):
     mask = np.resize(values, (3, 4))
     source = PickleSet(save(tmp_path, [entry(mask=mask[None])]), "train", (3, 4))
@@ -135,8 +146,15 @@ def test_only_the_image_is_needed(tmp_path):
 
 @pytest.mark.parametrize("fit, content", [("pad", (slice(2, 8), slice(1, 9))), ("stretch", (...,))])
 def test_another_size_is_fitted(tmp_path, fit, content):
-    path = save(tmp_path, [entry(
-        image=np.full((1, 3, 4), 5.0, np.float32) * MASK, metadata={"spacing_mm": (2.0, 2.0)})])
+    path = save(
+        tmp_path,
+        [
+            entry(
+                image=np.full((1, 3, 4), 5.0, np.float32) * MASK,
+                metadata={"spacing_mm": (2.0, 2.0)},
+            )
+        ],
+    )
     record = PickleSet(path, "train", (10, 8), fit)[0]
     assert record.image.shape == (10, 8, 1) and record.mask.shape == (10, 8)
     assert set(np.unique(record.mask)) == {0, 1, 2}
@@ -145,21 +163,34 @@ def test_another_size_is_fitted(tmp_path, fit, content):
 
 
 METADATA = {
-    "name": "scan", "age": np.int64(50), "spacing_mm": (2.0, 1.0), "nested": {"list": [1, None]},
-    "protocol": np.arange(6.0).reshape(2, 3), 7: "seven",
-}  # fmt: skip
+    "name": "scan",
+    "age": np.int64(50),
+    "spacing_mm": (2.0, 1.0),
+    "nested": {"list": [1, None]},
+    "protocol": np.arange(6.0).reshape(2, 3),
+    7: "seven",
+}
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("changes", [
-    {},
-    {"mask": MASK[None] * 85},
-    {"mask": np.resize(np.int32([0, 1, 1000]), (1, 3, 4))},
-    {"mask": MASK, "image": np.ones((3, 4), np.float32)},
-    {"image": np.random.default_rng(5).random((3, 3, 4), np.float32)},
-    {"class": "007"}, {"class": "1"}, {"class": np.int32(4)}, {"class": "ED"},
-    {"metadata": METADATA}, {"metadata": "a line"}, {"name": "beside the others"},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mask": MASK[None] * 85},
+        {"mask": np.resize(np.int32([0, 1, 1000]), (1, 3, 4))},
+        {"mask": MASK, "image": np.ones((3, 4), np.float32)},
+        {"image": np.random.default_rng(5).random((3, 3, 4), np.float32)},
+        {"class": "007"},
+        {"class": "1"},
+        {"class": np.int32(4)},
+        {"class": "ED"},
+        {"metadata": METADATA},
+        {"metadata": "a line"},
+        {"name": "beside the others"},
+    ],
+    ids=str,
+)
 def test_the_originals_file_comes_back_as_it_was(tmp_path, changes, protocol):
     """By reading and writing, and example by example, as `prepare_data.py convert` does it."""
     path, out = tmp_path / "in.pkl", tmp_path / "out.pkl"
@@ -186,9 +217,17 @@ def test_the_originals_file_comes_back_as_it_was(tmp_path, changes, protocol):
 def test_a_fitted_example_keeps_the_files_values(tmp_path):
     metadata = {**METADATA, "affine": np.diag([2.0, 1, 1, 1])}
     mask = np.repeat(MASK, 2, axis=1) * 85
-    path = save(tmp_path, [entry(
-        image=np.ones((1, 3, 8), np.float32), mask=mask[None], metadata=metadata,
-        **{"class": "007"})])  # fmt: skip
+    path = save(
+        tmp_path,
+        [
+            entry(
+                image=np.ones((1, 3, 8), np.float32),
+                mask=mask[None],
+                metadata=metadata,
+                **{"class": "007"},
+            )
+        ],
+    )
     out, source = tmp_path / "out.pkl", PickleSet(path, "train", (6, 8), "stretch")
     write_pickle(out, {"train": [source.entry(0)]})
     (written,) = pickle.loads(out.read_bytes())["train"]
@@ -226,24 +265,33 @@ def test_writing_is_atomic(tmp_path):
         write_pickle(path, {"dev": []})
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"mask": MASK[None] / 2}, "mask has values such as 0.5, whole numbers"),
-    ({"mask": MASK[None] * np.nan}, "mask has values such as nan"),
-    ({"mask": MASK[None] - 1}, "mask has the value -1"),
-    ({"mask": MASK[None].astype(int) * 2**31}, "mask has the value 4294967296, labels 0 to 2147"),
-    ({"mask": MASK[None] * 1e30}, "mask has the value 2e"),
-    ({"mask": MASK[None, :2]}, r"mask \(2, 4\) and image \(3, 4\)"),
-    ({"mask": np.zeros((3, 3, 4), int)}, r"mask \(3, 3, 4\), one channel"),
-    ({"mask": "none"}, "mask is a str"),
-    ({"image": None}, "keys .*a dict with an .image. needed"),
-    ({"image": [[1, 2]]}, "image is a list"),
-    ({"image": np.array(["a"])}, "image is <U1"),
-    ({"image": np.zeros((0, 4))}, "image is float64"),
-    ({"image": np.zeros((1, 1, 3, 4)), "mask": None}, r"\(1, 1, 3, 4\).*\(H, W\) or \(C, H, W\)"),
-    ({"class": 0.5}, "class 0.5"),
-    ({"class": np.array([1, 1, 0])}, "one-hot"),
-    ({"class": {"a": 1}}, "one-hot"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mask": MASK[None] / 2}, "mask has values such as 0.5, whole numbers"),
+        ({"mask": MASK[None] * np.nan}, "mask has values such as nan"),
+        ({"mask": MASK[None] - 1}, "mask has the value -1"),
+        (
+            {"mask": MASK[None].astype(int) * 2**31},
+            "mask has the value 4294967296, labels 0 to 2147",
+        ),
+        ({"mask": MASK[None] * 1e30}, "mask has the value 2e"),
+        ({"mask": MASK[None, :2]}, r"mask \(2, 4\) and image \(3, 4\)"),
+        ({"mask": np.zeros((3, 3, 4), int)}, r"mask \(3, 3, 4\), one channel"),
+        ({"mask": "none"}, "mask is a str"),
+        ({"image": None}, "keys .*a dict with an .image. needed"),
+        ({"image": [[1, 2]]}, "image is a list"),
+        ({"image": np.array(["a"])}, "image is <U1"),
+        ({"image": np.zeros((0, 4))}, "image is float64"),
+        (
+            {"image": np.zeros((1, 1, 3, 4)), "mask": None},
+            r"\(1, 1, 3, 4\).*\(H, W\) or \(C, H, W\)",
+        ),
+        ({"class": 0.5}, "class 0.5"),
+        ({"class": np.array([1, 1, 0])}, "one-hot"),
+        ({"class": {"a": 1}}, "one-hot"),
+    ],
+)
 def test_bad_entries_are_named(tmp_path, changes, message):
     path = save(tmp_path, [entry(), entry(**changes)])
     with pytest.raises(ValueError, match=message) as caught:
@@ -259,8 +307,9 @@ def doubled(levels):
     return value
 
 
-@pytest.mark.parametrize("spacing", [
-    [1.0, [2.0]], ["wide", 2.0], [1.0, 10**400], doubled(60), np.array(["a", "b"])])
+@pytest.mark.parametrize(
+    "spacing", [[1.0, [2.0]], ["wide", 2.0], [1.0, 10**400], doubled(60), np.array(["a", "b"])]
+)
 def test_metadata_that_are_no_numbers_are_left_out(tmp_path, spacing):
     grid = {"spacing_mm": spacing, "affine": [[1.0, 0, 0, 0]] * 3 + [doubled(60)]}
     meta = record_of(tmp_path, metadata=grid).meta
@@ -281,16 +330,19 @@ def test_a_record_with_nan_is_told_with_file_and_position(tmp_path):
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("contents, message", [
-    ([1, 2], "holds a list"),
-    ({"a": 1}, "a dict with the keys 'a'"),
-    ({"train": {"image": 1}}, "train is a dict, a list of dicts"),
-    ({"train": [1]}, r"train\[0\]: int"),
-    ({"train": [{"mask": 1}]}, r"train\[0\]: keys \['mask'\]"),
-    ({"valid": [entry()]}, "split 'train' has no entries; the file has: valid 1"),
-    ({"train": [entry(**{"class": 1}), entry(**{"class": "a"})]}, "partly numbers"),
-    ({"train": [entry(mask=np.arange(100).reshape(1, 10, 10))]}, "more than 64 distinct"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "contents, message",
+    [
+        ([1, 2], "holds a list"),
+        ({"a": 1}, "a dict with the keys 'a'"),
+        ({"train": {"image": 1}}, "train is a dict, a list of dicts"),
+        ({"train": [1]}, r"train\[0\]: int"),
+        ({"train": [{"mask": 1}]}, r"train\[0\]: keys \['mask'\]"),
+        ({"valid": [entry()]}, "split 'train' has no entries; the file has: valid 1"),
+        ({"train": [entry(**{"class": 1}), entry(**{"class": "a"})]}, "partly numbers"),
+        ({"train": [entry(mask=np.arange(100).reshape(1, 10, 10))]}, "more than 64 distinct"),
+    ],
+)
 def test_bad_files_are_named(tmp_path, contents, message):
     path = tmp_path / "data.pkl"
     path.write_bytes(pickle.dumps(contents))

@@ -80,7 +80,7 @@ def test_a_data_set_smaller_than_the_batch_is_repeated_within_it():
     rows = [number for batch in batches for number in numbers(batch)]
     assert len(rows) == 24
     for start in range(0, 24, 3):
-        assert sorted(rows[start:start + 3]) == [0, 1, 2]
+        assert sorted(rows[start : start + 3]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("augment", [None, AUGMENT], ids=["plain", "augmented"])
@@ -88,11 +88,20 @@ def test_two_processes_see_the_global_batch_of_one(augment):
     arrays = arrays_of(10)
     whole = first(train_batches(arrays, IDENTITY, batch_size=6, seed=5, augment=augment), 5)
     parts = [
-        first(train_batches(
-            arrays, IDENTITY, batch_size=6, seed=5, augment=augment,
-            process_index=process, process_count=2), 5)
+        first(
+            train_batches(
+                arrays,
+                IDENTITY,
+                batch_size=6,
+                seed=5,
+                augment=augment,
+                process_index=process,
+                process_count=2,
+            ),
+            5,
+        )
         for process in range(2)
-    ]  # fmt: skip
+    ]
     for step, batch in enumerate(whole):
         for process in range(2):
             part = parts[process][step]
@@ -132,11 +141,17 @@ def test_worker_processes_give_the_same_batches_and_resume():
 def test_evaluation_visits_each_example_once_in_order(count, batch_size, process_count):
     arrays = arrays_of(count)
     processes = [
-        list(eval_batches(
-            arrays, IDENTITY, batch_size=batch_size,
-            process_index=process, process_count=process_count))
+        list(
+            eval_batches(
+                arrays,
+                IDENTITY,
+                batch_size=batch_size,
+                process_index=process,
+                process_count=process_count,
+            )
+        )
         for process in range(process_count)
-    ]  # fmt: skip
+    ]
     assert {len(batches) for batches in processes} == {-(-count // batch_size)}
     seen = []
     for batches in processes:
@@ -173,8 +188,10 @@ def test_workers_need_parsed_flags(monkeypatch):
 
 
 def test_batches_of_one_resume_anywhere():
-    rows = [numbers(batch)[0] for batch in first(
-        train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0), 6)]
+    rows = [
+        numbers(batch)[0]
+        for batch in first(train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0), 6)
+    ]
     assert sorted(rows[:3]) == sorted(rows[3:]) == [0, 1, 2]
     later = first(train_batches(arrays_of(3), IDENTITY, batch_size=1, seed=0, start_step=4), 2)
     assert [numbers(batch)[0] for batch in later] == rows[4:]
@@ -191,8 +208,10 @@ def test_sources_of_another_channel_are_scaled_on_their_own_and_move_with_the_im
     moving = Augment(flip_axis=1, affine=0.2)
     for batches in (
         train_batches(
-            paired(6), IDENTITY, batch_size=6, seed=0, augment=moving, source_intensity=twice),
-        eval_batches(paired(6), IDENTITY, batch_size=6, source_intensity=twice)):  # fmt: skip
+            paired(6), IDENTITY, batch_size=6, seed=0, augment=moving, source_intensity=twice
+        ),
+        eval_batches(paired(6), IDENTITY, batch_size=6, source_intensity=twice),
+    ):
         batch = next(batches)
         assert batch.source.dtype == np.float32
         inside = batch.image[:, 3:5, 3:5]  # beyond the edge each fills with its own smallest value
@@ -205,7 +224,8 @@ def test_speckle_of_an_example_depends_on_the_seed_and_its_position_alone():
 
     def sources(batch_size, seed):
         batches = eval_batches(
-            arrays_of(6), scale, batch_size=batch_size, speckle=speckle, seed=seed)
+            arrays_of(6), scale, batch_size=batch_size, speckle=speckle, seed=seed
+        )
         return np.concatenate([batch.source[batch.valid] for batch in batches])
 
     whole = sources(6, 0)
@@ -225,9 +245,11 @@ def test_training_draws_new_speckle_at_every_pass_and_the_same_after_resuming():
     resumed = first(train_batches(arrays_of(4), scale, start_step=2, **options), 1)
     np.testing.assert_array_equal(resumed[0].source, batches[2].source)
     shared = [
-        first(train_batches(
-            arrays_of(4), scale, process_index=index, process_count=2, **options), 1)[0].source
+        first(
+            train_batches(arrays_of(4), scale, process_index=index, process_count=2, **options), 1
+        )[0].source
         for index in (0, 1)
     ]
-    np.testing.assert_array_equal(np.stack(shared, 1).reshape(batches[0].source.shape),
-                                  batches[0].source)
+    np.testing.assert_array_equal(
+        np.stack(shared, 1).reshape(batches[0].source.shape), batches[0].source
+    )

@@ -24,7 +24,8 @@ def test_the_generator_decides_everything(shape):
 
 
 @pytest.mark.parametrize(
-    "bounds, value", [((-1.0, 1.0), -0.4), ((0.0, 1.0), 0.3), ((0.0, 255.0), 70.0)])
+    "bounds, value", [((-1.0, 1.0), -0.4), ((0.0, 1.0), 0.3), ((0.0, 255.0), 70.0)]
+)
 @pytest.mark.parametrize("power", [0.01, 0.04])
 def test_mean_stays_and_deviation_follows_the_grey_value(bounds, value, power):
     speckled = degrade(grey(value), power, rng(0), bounds).astype(np.float64)

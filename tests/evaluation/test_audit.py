@@ -37,8 +37,7 @@ def unseen(num):
 
 def test_moved_copies_are_all_found_and_named(tmp_path):
     copies = np.roll(TRAIN.images[[7, 3]].astype(np.float32), (1, -2), (1, 2))
-    report = auditor(TRAIN, HELD_OUT, INTENSITY)(
-        tmp_path, np.concatenate([copies, unseen(6)]))
+    report = auditor(TRAIN, HELD_OUT, INTENSITY)(tmp_path, np.concatenate([copies, unseen(6)]))
     assert report["share_closer"] >= 2 / 8
     for entry, name in zip(report["nearest"], ("train7", "train3")):
         assert entry["train"] == name and entry["shift"] == [1, -2]
@@ -62,11 +61,14 @@ def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
     assert report["held_out"]["median"] < 2
 
 
-@pytest.mark.parametrize("generated, held_out, message", [
-    (unseen(2), HELD_OUT.take(slice(0, 19)), "19 held-out images: .*needs 20 or more"),
-    (unseen(2)[:, :8], HELD_OUT, r"images \(8, 16, 1\) and training images \(16, 16, 1\)"),
-    (unseen(2) * np.nan, HELD_OUT, "not finite|NaN"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "generated, held_out, message",
+    [
+        (unseen(2), HELD_OUT.take(slice(0, 19)), "19 held-out images: .*needs 20 or more"),
+        (unseen(2)[:, :8], HELD_OUT, r"images \(8, 16, 1\) and training images \(16, 16, 1\)"),
+        (unseen(2) * np.nan, HELD_OUT, "not finite|NaN"),
+    ],
+)
 def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, message):
     with pytest.raises(ValueError, match=message):
         auditor(TRAIN, held_out, INTENSITY)(tmp_path, generated)
@@ -76,9 +78,12 @@ def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, me
 def test_copies_are_found_by_features_too(tmp_path):
     copies = TRAIN.images[[9, 2]].astype(np.float32)
     report = auditor(
-        TRAIN, HELD_OUT, INTENSITY, network="a net",
+        TRAIN,
+        HELD_OUT,
+        INTENSITY,
+        network="a net",
         features=lambda images: images.reshape(len(images), -1)[:, ::7],
-    )(tmp_path, np.concatenate([copies, unseen(6)]))  # fmt: skip
+    )(tmp_path, np.concatenate([copies, unseen(6)]))
     found = report["features"]
     assert "a net" in found["measure"] and found["share_closer"] >= 2 / 8
     assert [entry["train"] for entry in found["nearest"][:2]] == ["train9", "train2"]
@@ -102,7 +107,8 @@ def test_more_images_take_no_more_memory_and_find_the_same(tmp_path, monkeypatch
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert [entry["train"] for entry in report["nearest"]] == [
-            f"train{index % 20}" for index in range(num)]
+            f"train{index % 20}" for index in range(num)
+        ]
         return highest
 
     monkeypatch.setattr(audit.pictures, "write_samples", lambda *_, **__: None)

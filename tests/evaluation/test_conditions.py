@@ -17,15 +17,26 @@ def arrays(count=6, masks=True, labels=True):
     return Arrays(
         np.zeros((count, 4, 6, 1), np.float32),
         np.arange(count, dtype=np.uint8)[:, None, None] % 3 + np.zeros((count, 4, 6), np.uint8)
-        if masks else None,
+        if masks
+        else None,
         np.arange(count, dtype=np.int32) % 2 if labels else None,
-        names, CLASSES, LABELS)  # fmt: skip
+        names,
+        CLASSES,
+        LABELS,
+    )
 
 
 def chosen(kind, num=None, split=arrays, **rest):
     return choose(
-        kind, num=num, classes=CLASSES, mask_labels=LABELS, size=(4, 6), split=split,
-        split_name="valid", **rest)  # fmt: skip
+        kind,
+        num=num,
+        classes=CLASSES,
+        mask_labels=LABELS,
+        size=(4, 6),
+        split=split,
+        split_name="valid",
+        **rest,
+    )
 
 
 def not_opened():
@@ -57,25 +68,31 @@ def test_each_asked_class_gets_masks_of_its_own_records():
         chosen("mask+class", class_text="4CH_ES=1")
 
 
-@pytest.mark.parametrize("text, num, labels", [
-    ("2CH_ED=2,4CH_ES=1", None, [0, 0, 3]),
-    ("2CH_ED=2,4CH_ES=1", 3, [0, 0, 3]),
-    ("4CH_ES,2CH_ED", 5, [3, 0, 3, 0, 3]),
-    ("3, 1", 3, [3, 1, 3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, num, labels",
+    [
+        ("2CH_ED=2,4CH_ES=1", None, [0, 0, 3]),
+        ("2CH_ED=2,4CH_ES=1", 3, [0, 0, 3]),
+        ("4CH_ES,2CH_ED", 5, [3, 0, 3, 0, 3]),
+        ("3, 1", 3, [3, 1, 3]),
+    ],
+)
 def test_classes_are_read_from_text(text, num, labels):
     assert parse_classes(text, CLASSES, num).tolist() == labels
 
 
-@pytest.mark.parametrize("text, num, message", [
-    ("2CH", None, "'2CH' is no class of this run; use 2CH_ED, 2CH_ES"),
-    ("4", None, "'4' is no class"),
-    ("2CH_ED=0", None, "whole number above 0"),
-    ("2CH_ED=x", None, "whole number above 0"),
-    ("2CH_ED=2", 3, "2 images, but --num=3"),
-    ("2CH_ED=2,2CH_ES", None, "for all of the classes or for none"),
-    (f"2CH_ED={10**30},2CH_ES=1", None, "at most 10000000 images a call"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, num, message",
+    [
+        ("2CH", None, "'2CH' is no class of this run; use 2CH_ED, 2CH_ES"),
+        ("4", None, "'4' is no class"),
+        ("2CH_ED=0", None, "whole number above 0"),
+        ("2CH_ED=x", None, "whole number above 0"),
+        ("2CH_ED=2", 3, "2 images, but --num=3"),
+        ("2CH_ED=2,2CH_ES", None, "for all of the classes or for none"),
+        (f"2CH_ED={10**30},2CH_ES=1", None, "at most 10000000 images a call"),
+    ],
+)
 def test_classes_that_cannot_be_are_refused(text, num, message):
     with pytest.raises(ValueError, match=message):
         parse_classes(text, CLASSES, num)
@@ -85,7 +102,8 @@ def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
     for value in (1, 2):
         np.save(tmp_path / f"{value}.npy", np.full((4, 6), value, np.uint8))
     conditions = chosen(
-        "mask+class", num=3, mask_paths=[tmp_path], class_text="2CH_ES,4CH_ED", split=not_opened)
+        "mask+class", num=3, mask_paths=[tmp_path], class_text="2CH_ES,4CH_ED", split=not_opened
+    )
     assert conditions.masks[:, 0, 0].tolist() == [1, 2, 1]
     assert conditions.labels.tolist() == [1, 2, 1]
     assert len(chosen("mask", mask_paths=[tmp_path], split=not_opened)) == 2, "each once by default"
@@ -93,14 +111,17 @@ def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
         chosen("mask+class", mask_paths=[tmp_path])
 
 
-@pytest.mark.parametrize("kind, rest, message", [
-    ("none", {"class_text": "2CH_ED"}, "trained with cond=none; leave --classes out"),
-    ("class", {"mask_paths": ["x.png"]}, "trained with cond=class; leave --masks out"),
-    ("none", {"num": 0}, "--num=0"),
-    ("class", {"num": 10**30}, "at most 10000000 images a call"),
-    ("mask", {"split": lambda: arrays(masks=False)}, "--split=valid: 6 records without masks"),
-    ("class", {"split": lambda: arrays(labels=False)}, "without classes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, rest, message",
+    [
+        ("none", {"class_text": "2CH_ED"}, "trained with cond=none; leave --classes out"),
+        ("class", {"mask_paths": ["x.png"]}, "trained with cond=class; leave --masks out"),
+        ("none", {"num": 0}, "--num=0"),
+        ("class", {"num": 10**30}, "at most 10000000 images a call"),
+        ("mask", {"split": lambda: arrays(masks=False)}, "--split=valid: 6 records without masks"),
+        ("class", {"split": lambda: arrays(labels=False)}, "without classes"),
+    ],
+)
 def test_requests_that_the_run_cannot_serve_are_refused(kind, rest, message):
     with pytest.raises(ValueError, match=message):
         chosen(kind, **rest)
@@ -147,13 +168,22 @@ def files(tmp_path):
 
 def test_rows_of_given_arrays_belong_to_the_images_one_by_one(files):
     whole = chosen(
-        "mask+class", mask_paths=[files["masks"]], class_text=files["classes"], split=not_opened,
-        noise=np.zeros((4, 4, 6, 1)))  # fmt: skip
+        "mask+class",
+        mask_paths=[files["masks"]],
+        class_text=files["classes"],
+        split=not_opened,
+        noise=np.zeros((4, 4, 6, 1)),
+    )
     assert whole.masks[:, 0, 0].tolist() == [0, 1, 2, 0] and whole.labels.tolist() == [3, 2, 1, 0]
     assert whole.origins[3] == f"{files['masks']}, row 3" and not whole.raw_masks
     first = chosen(
-        "mask+class", num=3, mask_paths=[files["raw"]], class_text=files["classes"],
-        split=not_opened, mask_channels=1)  # fmt: skip
+        "mask+class",
+        num=3,
+        mask_paths=[files["raw"]],
+        class_text=files["classes"],
+        split=not_opened,
+        mask_channels=1,
+    )
     assert len(first) == 3 and first.labels.tolist() == [3, 2, 1] and first.raw_masks
     np.testing.assert_array_equal(first.masks[:, 0, 0, 0], np.float32([0, 1 / 7, 2 / 7]))
     assert first.masks.dtype == np.float32 and first.digest() != whole.digest()
@@ -167,7 +197,8 @@ def test_the_noise_says_how_many_where_conditions_repeat(files, tmp_path):
     assert chosen("class", class_text="2CH_ES,3", noise=noise).labels.tolist() == [1, 3, 1, 3, 1]
     save(tmp_path / "one.npy", np.ones((4, 6), int))
     repeated = chosen(
-        "mask+class", mask_paths=[tmp_path / "one.npy"], class_text="2CH_ES", noise=noise)
+        "mask+class", mask_paths=[tmp_path / "one.npy"], class_text="2CH_ES", noise=noise
+    )
     assert repeated.masks.shape == (5, 4, 6) and repeated.labels.tolist() == [1] * 5
 
 
@@ -177,17 +208,27 @@ def test_given_classes_get_masks_of_their_own_records(tmp_path):
     assert conditions.origins == [f"valid: record{row}" for row in (1, 0, 3)]
 
 
-@pytest.mark.parametrize("kind, rest, message", [
-    ("mask", {"mask_paths": ["masks"], "noise": 5}, "--noise holds 5, --masks holds 4: as many"),
-    ("class", {"class_text": "three", "noise": 5}, "--noise holds 5, --classes holds 3"),
-    ("mask+class", {"class_text": "three", "mask_paths": ["masks"]},
-     "--masks holds 4, --classes holds 3"),
-    ("class", {"class_text": "2CH_ED=2", "noise": 5}, "--noise holds 5, --classes holds 2"),
-    ("none", {"num": 6, "noise": 5}, "--num=6: --noise holds 5; leave --num out"),
-    ("mask", {"num": 6, "mask_paths": ["masks"]}, "--num=6: --masks holds 4"),
-    ("class", {"num": 6, "class_text": "three"}, "--num=6: --classes holds 3"),
-    ("mask", {"class_text": "three"}, "trained with cond=mask; leave --classes out"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, rest, message",
+    [
+        (
+            "mask",
+            {"mask_paths": ["masks"], "noise": 5},
+            "--noise holds 5, --masks holds 4: as many",
+        ),
+        ("class", {"class_text": "three", "noise": 5}, "--noise holds 5, --classes holds 3"),
+        (
+            "mask+class",
+            {"class_text": "three", "mask_paths": ["masks"]},
+            "--masks holds 4, --classes holds 3",
+        ),
+        ("class", {"class_text": "2CH_ED=2", "noise": 5}, "--noise holds 5, --classes holds 2"),
+        ("none", {"num": 6, "noise": 5}, "--num=6: --noise holds 5; leave --num out"),
+        ("mask", {"num": 6, "mask_paths": ["masks"]}, "--num=6: --masks holds 4"),
+        ("class", {"num": 6, "class_text": "three"}, "--num=6: --classes holds 3"),
+        ("mask", {"class_text": "three"}, "trained with cond=mask; leave --classes out"),
+    ],
+)
 def test_arrays_of_different_numbers_are_refused_with_the_numbers(files, kind, rest, message):
     rest = {
         "mask_paths": [files[name] for name in rest.get("mask_paths", [])],
@@ -199,10 +240,15 @@ def test_arrays_of_different_numbers_are_refused_with_the_numbers(files, kind, r
         chosen(kind, split=not_opened, **rest)
 
 
-@pytest.mark.parametrize("kind, class_text, flags", [
-    ("mask", "", "--masks"), ("class", "", "--classes"),
-    ("mask+class", "", "--masks and --classes"), ("mask+class", "2CH_ED", "--masks"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, class_text, flags",
+    [
+        ("mask", "", "--masks"),
+        ("class", "", "--classes"),
+        ("mask+class", "", "--masks and --classes"),
+        ("mask+class", "2CH_ED", "--masks"),
+    ],
+)
 def test_a_run_without_data_needs_its_conditions_said(kind, class_text, flags):
     with pytest.raises(ValueError, match=f"converted without its data.*give {flags}, or convert"):
         chosen(kind, class_text=class_text, split=None)

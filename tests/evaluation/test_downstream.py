@@ -27,8 +27,13 @@ def make_arrays(num, seed, swapped=False):
     images = (masks * 150 + rng.integers(0, 60, masks.shape))[..., None].astype(np.uint8)
     meta = [{"name": f"{seed}_{index}", "spacing_mm": [2.0, 2.0]} for index in range(num)]
     return Arrays(
-        images, masks, 1 - labels if swapped else labels, meta, ("small", "large"),
-        ("background", "square"))
+        images,
+        masks,
+        1 - labels if swapped else labels,
+        meta,
+        ("small", "large"),
+        ("background", "square"),
+    )
 
 
 TRAIN, VALID, TEST = make_arrays(64, 0), make_arrays(32, 1), make_arrays(32, 2)
@@ -45,7 +50,8 @@ def classifier():
     task = make_task("classify")
     seen = []
     fitted = downstream.fit(
-        task, TRAIN, VALID, INTENSITY, **FAST, progress=lambda *said: seen.append(said))
+        task, TRAIN, VALID, INTENSITY, **FAST, progress=lambda *said: seen.append(said)
+    )
     return task, fitted, seen
 
 
@@ -84,7 +90,8 @@ def test_the_same_seed_gives_the_same_network():
     short = FAST | {"epochs": 1}
     one, same, other = (
         downstream.fit(task, TRAIN, VALID, INTENSITY, **short, seed=seed).params
-        for seed in (0, 0, 1))
+        for seed in (0, 0, 1)
+    )
     name = "head/kernel"
     np.testing.assert_array_equal(one[name], same[name])
     assert np.abs(one[name] - other[name]).max() > 1e-4
@@ -98,7 +105,8 @@ def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
     assert name == "resnet18 classify"
     np.testing.assert_array_equal(
         downstream.predictor(task)(params, TEST, INTENSITY),
-        downstream.predictor(classifier[0])(fitted.params, TEST, INTENSITY))
+        downstream.predictor(classifier[0])(fitted.params, TEST, INTENSITY),
+    )
     other = dataclasses.replace(TEST, classes=("a", "b", "c"))
     with pytest.raises(ValueError, match="a network for other images, classes or labels"):
         downstream.read_network(path, other)
@@ -121,14 +129,21 @@ def test_generated_and_real_images_are_learned_from_together():
     np.testing.assert_array_equal(both.labels[-5:], TRAIN.labels[:5])
 
 
-@pytest.mark.parametrize("name, arrays, message", [
-    ("sort", TRAIN, "use classify or segment"),
-    ("classify", dataclasses.replace(TRAIN, labels=None), "the data has no classes"),
-    ("segment", dataclasses.replace(TRAIN, masks=None), "the data has no masks"),
-    ("classify", dataclasses.replace(TRAIN, images=np.zeros((2, 8, 8, 8, 1))), "take 2-D images"),
-    ("segment", dataclasses.replace(TRAIN, images=np.zeros((2, 20, 16, 1))), "divisible by 8"),
-    ("segment", dataclasses.replace(TRAIN, images=np.zeros((2, 80, 80, 1))), "divisible by 32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, arrays, message",
+    [
+        ("sort", TRAIN, "use classify or segment"),
+        ("classify", dataclasses.replace(TRAIN, labels=None), "the data has no classes"),
+        ("segment", dataclasses.replace(TRAIN, masks=None), "the data has no masks"),
+        (
+            "classify",
+            dataclasses.replace(TRAIN, images=np.zeros((2, 8, 8, 8, 1))),
+            "take 2-D images",
+        ),
+        ("segment", dataclasses.replace(TRAIN, images=np.zeros((2, 20, 16, 1))), "divisible by 8"),
+        ("segment", dataclasses.replace(TRAIN, images=np.zeros((2, 80, 80, 1))), "divisible by 32"),
+    ],
+)
 def test_data_that_cannot_be_learned(name, arrays, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, arrays)
@@ -144,14 +159,18 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
 
     features = downstream.featurizer(task, fitted.params)
     see = lambda images: features(  # noqa: E731
-        synthetic.generated_arrays(images, TEST), INTENSITY)
+        synthetic.generated_arrays(images, TEST), INTENSITY
+    )
     reference = in_memory(TEST.images.astype(np.float32))
     sets = {
-        "floor": TRAIN.images, "darker": TRAIN.images - 0.25 * TRAIN.images,
-        "noise": np.random.default_rng(0).uniform(0, 255, TRAIN.images.shape)}  # fmt: skip
+        "floor": TRAIN.images,
+        "darker": TRAIN.images - 0.25 * TRAIN.images,
+        "noise": np.random.default_rng(0).uniform(0, 255, TRAIN.images.shape),
+    }
     scored = {
         name: scorer(reference, bounds=(0.0, 210.0), features=see)(in_memory(images))
-        for name, images in sets.items()}
+        for name, images in sets.items()
+    }
     for measure in ("density_w1", "frechet", "kernel"):
         values = [scored[name][measure] for name in sets]
         assert values[0] < values[1] < values[2], measure

@@ -24,6 +24,7 @@ PARAMS = {"scale": np.float32(0.7)}
 
 def toy_network():
     """A velocity that mixes the image's pixels, the mask, the class and the time."""
+
     def encode(params, condition):
         total = 0.0
         if condition.mask is not None:
@@ -42,12 +43,14 @@ def toy_network():
 def to_condition(mask, label):
     return Condition(
         None if mask is None else mask[..., None].astype(jnp.float32),
-        None if label is None else jax.nn.one_hot(label, 3))
+        None if label is None else jax.nn.one_hot(label, 3),
+    )
 
 
 def make_sampler(solver=EULER, **rest):
     return generate.make_sampler(
-        toy_network(), to_condition, lambda image: 10 * image + 100, solver, **rest)
+        toy_network(), to_condition, lambda image: 10 * image + 100, solver, **rest
+    )
 
 
 def make_conditions(num):
@@ -58,8 +61,14 @@ def make_conditions(num):
 
 def make_images(num, batch, solver=EULER, sampler=None, **rest):
     return generate.generate(
-        sampler or make_sampler(solver), PARAMS, make_conditions(num), shape=SHAPE, solver=solver,
-        batch=batch, **rest)  # fmt: skip
+        sampler or make_sampler(solver),
+        PARAMS,
+        make_conditions(num),
+        shape=SHAPE,
+        solver=solver,
+        batch=batch,
+        **rest,
+    )
 
 
 def test_start_noise_depends_on_seed_and_index_alone_bit_for_bit():
@@ -104,8 +113,10 @@ np.savez(sys.argv[1], noise=t.generate.start_noise(3, np.arange(6), t.SHAPE),
          images=t.make_images(6, 4, seed=3).images)
 """
     flags = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     subprocess.run([sys.executable, "-c", script, tmp_path / "four.npz"], env=flags, check=True)
     with np.load(tmp_path / "four.npz") as four:
         assert four["noise"].tobytes() == generate.start_noise(3, np.arange(6), SHAPE).tobytes()
@@ -122,8 +133,8 @@ def test_given_noise_is_what_the_images_start_from_row_by_row(batch):
     assert (turned.images != given.images).any(axis=(1, 2, 3))[[0, 1, 2, 4, 5, 6]].all()
     sampler = make_sampler(trajectory=True)
     way = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(7), shape=SHAPE, solver=EULER, seed=3, noise=noise,
-        num=3)
+        sampler, PARAMS, make_conditions(7), shape=SHAPE, solver=EULER, seed=3, noise=noise, num=3
+    )
     np.testing.assert_allclose(way[0], 10 * noise[:3] + 100, rtol=1e-6)
 
 
@@ -206,7 +217,8 @@ def test_seconds_leave_out_the_first_solve_and_a_single_batch_is_timed_again(mon
 def test_the_trajectory_runs_from_the_noise_to_the_image():
     sampler = make_sampler(trajectory=True)
     states = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(5), shape=SHAPE, solver=EULER, seed=2, num=3)
+        sampler, PARAMS, make_conditions(5), shape=SHAPE, solver=EULER, seed=2, num=3
+    )
     assert states.shape == (5, 3, *SHAPE)
     noise = generate.start_noise(2, np.arange(3), SHAPE)
     np.testing.assert_allclose(states[0], 10 * noise + 100, rtol=1e-6)
@@ -232,13 +244,16 @@ def test_images_that_are_not_finite_are_no_result():
         make_images(4, 4, sampler=sampler)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("adaptive", 10), "--steps=10 with --solver=adaptive"),
-    (("euler", 10, 1e-3), "only adaptive takes tolerances"),
-    (("eular", None), "use one of euler"),
-    (("euler", 0), "at least 1 step"),
-    (("adaptive", None, -1.0), "must be above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("adaptive", 10), "--steps=10 with --solver=adaptive"),
+        (("euler", 10, 1e-3), "only adaptive takes tolerances"),
+        (("eular", None), "use one of euler"),
+        (("euler", 0), "at least 1 step"),
+        (("adaptive", None, -1.0), "must be above 0"),
+    ],
+)
 def test_solvers_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate.make_solver(*arguments)
@@ -269,7 +284,8 @@ def test_a_diffusion_is_sampled_by_ddim_with_the_condition_of_each_image():
     ddim = DDIM(3, spacing="trailing", schedule="cosine")
     conditions, noise = make_conditions(4), generate.start_noise(5, np.arange(4), SHAPE)
     expected = diffusion.sample(
-        toy_network(), PARAMS, noise, to_condition(conditions.masks, conditions.labels), ddim).x
+        toy_network(), PARAMS, noise, to_condition(conditions.masks, conditions.labels), ddim
+    ).x
     made = make_images(4, 2, ddim, seed=5)
     np.testing.assert_allclose(made.images, 10 * expected + 100, atol=10 * 1e-5)
 

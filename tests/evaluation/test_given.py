@@ -68,17 +68,23 @@ def write(path, values):
     return path
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda folder: folder / "none.npy", "no such mask file"),
-    (lambda folder: folder, "no mask in it"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 3)), "label 3 found"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 0.5)), "whole numbers needed"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), np.nan)), "24 NaN or infinite mask"),
-    (lambda folder: write(folder / "a.npy", np.full((4, 6), 1e20)), "label 1" + "0" * 20),
-    (lambda folder: write(folder / "a.npy", np.array([{}])), "cannot be read"),
-    (lambda folder: write(folder / "a.npy", np.zeros((4, 6, 2), int)), r"row 0: mask \(6, 2\)"),
-    (lambda folder: write(folder / "a.npy", np.zeros(6, int)), r"mask \(6,\), but"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda folder: folder / "none.npy", "no such mask file"),
+        (lambda folder: folder, "no mask in it"),
+        (lambda folder: write(folder / "a.npy", np.full((4, 6), 3)), "label 3 found"),
+        (lambda folder: write(folder / "a.npy", np.full((4, 6), 0.5)), "whole numbers needed"),
+        (
+            lambda folder: write(folder / "a.npy", np.full((4, 6), np.nan)),
+            "24 NaN or infinite mask",
+        ),
+        (lambda folder: write(folder / "a.npy", np.full((4, 6), 1e20)), "label 1" + "0" * 20),
+        (lambda folder: write(folder / "a.npy", np.array([{}])), "cannot be read"),
+        (lambda folder: write(folder / "a.npy", np.zeros((4, 6, 2), int)), r"row 0: mask \(6, 2\)"),
+        (lambda folder: write(folder / "a.npy", np.zeros(6, int)), r"mask \(6,\), but"),
+    ],
+)
 @pytest.mark.filterwarnings("error")
 def test_masks_that_cannot_be_are_refused_by_name(tmp_path, make, message):
     path = make(tmp_path)
@@ -96,10 +102,14 @@ def test_a_colour_picture_or_a_damaged_one_is_refused(tmp_path):
         read_masks([tmp_path / "b.png"], LABELS, (4, 6))
 
 
-@pytest.mark.parametrize("width, height, message", [
-    (60_000, 60_000, "cannot be read"), (0, 4, "cannot be read"),
-    (9_000, 9_000, ".*9000 x 9000 pix"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "width, height, message",
+    [
+        (60_000, 60_000, "cannot be read"),
+        (0, 4, "cannot be read"),
+        (9_000, 9_000, ".*9000 x 9000 pix"),
+    ],
+)
 def test_a_picture_of_a_size_that_cannot_be_is_refused(tmp_path, width, height, message):
     """Pillow has errors of its own for the first two."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
@@ -118,8 +128,9 @@ def test_one_npy_holds_the_labels_of_many_images(tmp_path):
         np.testing.assert_array_equal(read.values, masks)
         assert read.values.dtype == np.uint8 and read.are_rows and read.affines == [None] * 5
         assert read.origins[4] == f"{path}, row 4"
-    twice = read_masks([write(tmp_path / "n.npy", masks.repeat(2, 1).repeat(2, 2))], LABELS, (4, 6),
-                       fit="stretch")  # fmt: skip
+    twice = read_masks(
+        [write(tmp_path / "n.npy", masks.repeat(2, 1).repeat(2, 2))], LABELS, (4, 6), fit="stretch"
+    )
     np.testing.assert_array_equal(twice.values, masks)
 
 
@@ -133,20 +144,27 @@ def test_floats_with_a_channel_axis_reach_the_network_untouched(tmp_path, dtype)
         np.testing.assert_array_equal(read.values, values.astype(np.float32))
 
 
-@pytest.mark.parametrize("values, labels, message", [
-    (np.full((2, 4, 6), 0.5), LABELS, r"row 0: mask values such as 0\.5.*one npy \[N, 4, 6, 3\]"),
-    (np.full((4, 6), 0.5), LABELS, r"mask values such as 0\.5.*one npy \[N, 4, 6, 3\]"),
-    (np.zeros((2, 4, 6, 1)), LABELS, r"\(2, 4, 6, 1\), but the network takes floats \[N, 4, 6"),
-    (np.zeros((2, 4, 5, 3)), LABELS, r"\(2, 4, 5, 3\), but the network takes floats \[N, 4, 6"),
-    (np.zeros((2, 4, 6, 3), int), LABELS, "int64 .*but the network takes floats"),
-    (np.full((2, 4, 6, 3), np.inf), LABELS, "144 values are NaN, infinite"),
-    (np.full((2, 4, 6, 3), 1e300), LABELS, "144 values are .*beyond float32"),
-    (np.full((2, 4, 6), 3), LABELS, "row 0: label 3 found"),
-    (np.zeros((0, 4, 6), int), LABELS, "an empty array"),
-    (np.zeros((2, 4, 6), int), (), r"row 0: labels cannot.*floats \[N, 4, 6, 3\].*with --data"),
-    (np.zeros((4, 6), int), (), r"m\.npy: labels cannot be encoded"),
-    (np.zeros((4, 6), complex), LABELS, "complex128, real numbers needed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, labels, message",
+    [
+        (
+            np.full((2, 4, 6), 0.5),
+            LABELS,
+            r"row 0: mask values such as 0\.5.*one npy \[N, 4, 6, 3\]",
+        ),
+        (np.full((4, 6), 0.5), LABELS, r"mask values such as 0\.5.*one npy \[N, 4, 6, 3\]"),
+        (np.zeros((2, 4, 6, 1)), LABELS, r"\(2, 4, 6, 1\), but the network takes floats \[N, 4, 6"),
+        (np.zeros((2, 4, 5, 3)), LABELS, r"\(2, 4, 5, 3\), but the network takes floats \[N, 4, 6"),
+        (np.zeros((2, 4, 6, 3), int), LABELS, "int64 .*but the network takes floats"),
+        (np.full((2, 4, 6, 3), np.inf), LABELS, "144 values are NaN, infinite"),
+        (np.full((2, 4, 6, 3), 1e300), LABELS, "144 values are .*beyond float32"),
+        (np.full((2, 4, 6), 3), LABELS, "row 0: label 3 found"),
+        (np.zeros((0, 4, 6), int), LABELS, "an empty array"),
+        (np.zeros((2, 4, 6), int), (), r"row 0: labels cannot.*floats \[N, 4, 6, 3\].*with --data"),
+        (np.zeros((4, 6), int), (), r"m\.npy: labels cannot be encoded"),
+        (np.zeros((4, 6), complex), LABELS, "complex128, real numbers needed"),
+    ],
+)
 @pytest.mark.filterwarnings("error")
 def test_arrays_that_are_no_masks_of_the_run_are_refused(tmp_path, values, labels, message):
     path = write(tmp_path / "m.npy", values)
@@ -164,19 +182,26 @@ def test_noise_is_read_as_float32_whatever_its_float_type(tmp_path, size):
         np.testing.assert_array_equal(noise, values.astype(dtype).astype(np.float32))
 
 
-@pytest.mark.parametrize("values, size, message", [
-    (np.zeros((3, 4, 8, 2), int), (4, 8), r"type int64, floats \[N, 4, 8, 2\] needed"),
-    (np.zeros((3, 4, 8, 1)), (4, 8), r"\(3, 4, 8, 1\), but this run starts from \[N, 4, 8, 2\]"),
-    (np.zeros((3, 4, 4, 2)), (4, 8), r"this run starts from \[N, 4, 8, 2\]"),
-    (np.zeros((4, 8, 2)), (4, 8), r"this run starts from \[N, 4, 8, 2\]"),
-    (np.zeros((3, 4, 8, 1)), (0, 0), r"this run starts from \[N, any, any, 2\]"),
-    (np.zeros((3, 4, 4, 8, 2)), (0, 0), r"this run starts from \[N, any, any, 2\]"),
-    (np.zeros((3, 4, 6, 2)), (0, 0), r"images \(4, 6\), .*extents divisible by 4"),
-    (np.zeros((0, 4, 8, 2)), (4, 8), "an empty array"),
-    (np.full((3, 4, 8, 2), np.nan), (4, 8), "192 values are NaN"),
-    (np.full((3, 4, 8, 2), -1e39), (4, 8), "192 values are .*beyond float32"),
-    (np.array([{}]), (4, 8), "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, size, message",
+    [
+        (np.zeros((3, 4, 8, 2), int), (4, 8), r"type int64, floats \[N, 4, 8, 2\] needed"),
+        (
+            np.zeros((3, 4, 8, 1)),
+            (4, 8),
+            r"\(3, 4, 8, 1\), but this run starts from \[N, 4, 8, 2\]",
+        ),
+        (np.zeros((3, 4, 4, 2)), (4, 8), r"this run starts from \[N, 4, 8, 2\]"),
+        (np.zeros((4, 8, 2)), (4, 8), r"this run starts from \[N, 4, 8, 2\]"),
+        (np.zeros((3, 4, 8, 1)), (0, 0), r"this run starts from \[N, any, any, 2\]"),
+        (np.zeros((3, 4, 4, 8, 2)), (0, 0), r"this run starts from \[N, any, any, 2\]"),
+        (np.zeros((3, 4, 6, 2)), (0, 0), r"images \(4, 6\), .*extents divisible by 4"),
+        (np.zeros((0, 4, 8, 2)), (4, 8), "an empty array"),
+        (np.full((3, 4, 8, 2), np.nan), (4, 8), "192 values are NaN"),
+        (np.full((3, 4, 8, 2), -1e39), (4, 8), "192 values are .*beyond float32"),
+        (np.array([{}]), (4, 8), "cannot be read"),
+    ],
+)
 @pytest.mark.filterwarnings("error")
 def test_noise_that_cannot_be_started_from_is_refused(tmp_path, values, size, message):
     path = write(tmp_path / "x.npy", values)
@@ -230,13 +255,16 @@ def test_classes_are_read_from_integers(tmp_path):
         assert labels.tolist() == [3, 0, 1] and labels.dtype == np.int32
 
 
-@pytest.mark.parametrize("values, message", [
-    (np.array([0, 4]), "row 1 is 4, but the classes are 0 to 3: 2CH_ED"),
-    (np.array([-1]), "row 0 is -1"),
-    (np.array([0.0]), r"float64 \(1,\), but one whole number an image"),
-    (np.array([[0]]), r"int64 \(1, 1\), but one whole number"),
-    (np.array(["2CH_ED"]), "real numbers needed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (np.array([0, 4]), "row 1 is 4, but the classes are 0 to 3: 2CH_ED"),
+        (np.array([-1]), "row 0 is -1"),
+        (np.array([0.0]), r"float64 \(1,\), but one whole number an image"),
+        (np.array([[0]]), r"int64 \(1, 1\), but one whole number"),
+        (np.array(["2CH_ED"]), "real numbers needed"),
+    ],
+)
 def test_arrays_that_are_no_classes_are_refused(tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
         read_classes(write(tmp_path / "c.npy", values), CLASSES)
@@ -253,11 +281,19 @@ def test_a_run_that_knows_everything_needs_nothing_and_one_that_does_not_takes_t
     assert known("run", facts((0, 0), False), noise, raw=True) == facts((16, 32), False)
 
 
-@pytest.mark.parametrize("size, intensity, raw, message", [
-    ((0, 0), False, False, r"the extents and intensities .*give --noise and --raw, or .* --data$"),
-    ((0, 0), False, True, r"the extents of .*give --noise, or .* --data or --size$"),
-    ((4, 8), False, False, r"the intensities of .*give --raw, or .* --data$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size, intensity, raw, message",
+    [
+        (
+            (0, 0),
+            False,
+            False,
+            r"the extents and intensities .*give --noise and --raw, or .* --data$",
+        ),
+        ((0, 0), False, True, r"the extents of .*give --noise, or .* --data or --size$"),
+        ((4, 8), False, False, r"the intensities of .*give --raw, or .* --data$"),
+    ],
+)
 def test_what_a_converted_run_lacks_is_said_in_one_line(size, intensity, raw, message):
     with pytest.raises(ValueError, match=f"^runs/x: was converted without its data.*{message}"):
         known("runs/x", facts(size, intensity), None, raw)

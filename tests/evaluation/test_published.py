@@ -17,10 +17,14 @@ def seen(seed, shift=0.0, rows=40):
     draw = np.random.default_rng(seed).standard_normal
     rows_of = {layer: draw((rows, 4)) + shift for layer in published.FRECHET}
     kernel = {
-        "inception/2048": rows_of["inception/2048"], "clip/clip": _unit(draw((rows, 6)) + shift)}
+        "inception/2048": rows_of["inception/2048"],
+        "clip/clip": _unit(draw((rows, 6)) + shift),
+    }
     return published.Seen(
-        {layer: moments(made) for layer, made in rows_of.items()}, kernel,
-        answers(draw((rows, 5)), split_of_each(rows, 0), 10))
+        {layer: moments(made) for layer, made in rows_of.items()},
+        kernel,
+        answers(draw((rows, 5)), split_of_each(rows, 0), 10),
+    )
 
 
 def _unit(rows):
@@ -31,10 +35,21 @@ def test_scores_carry_the_names_they_are_published_by():
     one, other = seen(0), seen(1, shift=3.0)
     scores = published.compare(one, other, 0)
     assert set(scores) == {
-        "fid_64", "fid_192", "fid_768", "fid_2048", "fid_3d", "kid", "kid_std", "is", "is_std",
-        "cmmd"}
-    assert scores["fid_192"] == frechet_distance(
-        one.moments["inception/192"], other.moments["inception/192"]).distance
+        "fid_64",
+        "fid_192",
+        "fid_768",
+        "fid_2048",
+        "fid_3d",
+        "kid",
+        "kid_std",
+        "is",
+        "is_std",
+        "cmmd",
+    }
+    assert (
+        scores["fid_192"]
+        == frechet_distance(one.moments["inception/192"], other.moments["inception/192"]).distance
+    )
     assert min(scores[name] for name in ("fid_64", "kid", "cmmd")) > 0.1
 
 
@@ -54,13 +69,16 @@ def test_without_weights_nothing_is_scored_and_it_is_said(tmp_path):
 @pytest.fixture
 def networks(tmp_path, monkeypatch):
     """Inception and CLIP that see a few weighted means of an image."""
+
     def layers(name):
         names = {"inception": (*published.FID_LAYERS, "logits"), "clip": ("clip",)}[name]
 
         def apply(params, images):
             means = jnp.concatenate([images.mean(axis=(1, 2)), images.mean(axis=(1, 3))], axis=1)
-            rows = {layer: means @ params["fc/kernel"] ** (number + 1)
-                    for number, layer in enumerate(names)}  # fmt: skip
+            rows = {
+                layer: means @ params["fc/kernel"] ** (number + 1)
+                for number, layer in enumerate(names)
+            }
             length = jnp.linalg.norm(rows[names[0]], axis=1, keepdims=True)
             return rows if name == "inception" else {"clip": rows["clip"] / length}
 
@@ -80,21 +98,28 @@ def test_batches_of_any_size_leave_behind_what_the_whole_does(networks, monkeypa
     monkeypatch.setattr(sets, "BATCH", batch)
     images = np.random.default_rng(0).uniform(size=(37, 5, 6, 1)).astype(np.float32)
     images[:, :, 0] += 10  # a common offset
-    whole = {f"{name}/{layer}": rows for name, look in networks._look.items()
-             for layer, rows in look(images).items()}  # fmt: skip
+    whole = {
+        f"{name}/{layer}": rows
+        for name, look in networks._look.items()
+        for layer, rows in look(images).items()
+    }
     made = networks.look(in_memory(images), seed=5)
     for layer in published.FRECHET.keys() & whole:
         wanted = moments(whole[layer])
         assert made.moments[layer].count == 37
         np.testing.assert_allclose(made.moments[layer].mean, wanted.mean, rtol=1e-12)
         np.testing.assert_allclose(
-            covariance(made.moments[layer]), covariance(wanted), rtol=1e-9, atol=1e-14)
+            covariance(made.moments[layer]), covariance(wanted), rtol=1e-9, atol=1e-14
+        )
     scores = published.compare(made, made, 0)
     variety = inception_score(whole["inception/logits"], 5)
     distance = kid(*[whole["inception/2048"]] * 2, 0)
     for name, value in {
-            "is": variety.mean, "is_std": variety.std, "kid": distance.mean,
-            "cmmd": cmmd(*[whole["clip/clip"]] * 2)}.items():  # fmt: skip
+        "is": variety.mean,
+        "is_std": variety.std,
+        "kid": distance.mean,
+        "cmmd": cmmd(*[whole["clip/clip"]] * 2),
+    }.items():
         assert scores[name] == pytest.approx(value, rel=1e-12), name
 
 

@@ -18,31 +18,38 @@ SOURCES = {"power 0.1": REAL - 0.125, "power 0.4": REAL - 0.25}
 def constant(value):
     """Moves every image by `value`, whatever the steps."""
     return Network(
-        lambda params, condition: None,
-        lambda params, x, t, context, key: jnp.full_like(x, value))
+        lambda params, condition: None, lambda params, x, t, context, key: jnp.full_like(x, value)
+    )
 
 
 def measure(out, network, **changes):
     options = dict(
-        network=network, params={"w": np.zeros(1, np.float32)},
-        condition=lambda mask, label: Condition(), sources=SOURCES, real=REAL,
-        conditions=Conditions(len(REAL)), steps=[1, 4], bounds=(-1.0, 1.0), settings={"run": "a"},
-        batch=2)  # fmt: skip
+        network=network,
+        params={"w": np.zeros(1, np.float32)},
+        condition=lambda mask, label: Condition(),
+        sources=SOURCES,
+        real=REAL,
+        conditions=Conditions(len(REAL)),
+        steps=[1, 4],
+        bounds=(-1.0, 1.0),
+        settings={"run": "a"},
+        batch=2,
+    )
     return restore(out, **options | changes)
 
 
 def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
     rows = measure(tmp_path / "still", constant(0.0))
     assert [(row["source"], row["steps"]) for row in rows] == [
-        (name, steps) for name in SOURCES for steps in (0, 1, 4)]
+        (name, steps) for name in SOURCES for steps in (0, 1, 4)
+    ]
     for first in (0, 3):
         for row in rows[first + 1 : first + 3]:
             for name in ("psnr", "snr", "ssim"):
                 assert row[name] == pytest.approx(rows[first][name], rel=1e-6)
     assert rows[0]["psnr"] == pytest.approx(10 * np.log10(4 / 0.125**2), rel=1e-5)
     power = np.mean((REAL + 1.0) ** 2, axis=(1, 2, 3))
-    assert rows[0]["snr"] == pytest.approx(
-        np.mean(10 * np.log10(power / 0.125**2)), rel=1e-4)
+    assert rows[0]["snr"] == pytest.approx(np.mean(10 * np.log10(power / 0.125**2)), rel=1e-4)
     rows = measure(tmp_path / "moved", constant(0.125))
     assert min(rows[1]["psnr"], rows[2]["psnr"]) > 100
     assert rows[1]["ssim"] == pytest.approx(1)
@@ -50,8 +57,7 @@ def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
 
 
 def test_images_are_clipped_as_a_display_does(tmp_path):
-    rows = measure(
-        tmp_path, constant(3.0), real=np.ones_like(REAL), sources={"far": REAL})
+    rows = measure(tmp_path, constant(3.0), real=np.ones_like(REAL), sources={"far": REAL})
     assert rows[1]["psnr"] is None
 
 
@@ -83,8 +89,13 @@ def test_the_picture_is_solved_by_the_programs_that_were_measured(tmp_path):
 
     real = np.tile(REAL, (4, 1, 1, 1))  # measured in batches of 10
     measure(
-        tmp_path, Network(lambda params, condition: None, velocity), real=real,
-        sources={"power 0.1": real}, conditions=Conditions(len(real)), batch=0)
+        tmp_path,
+        Network(lambda params, condition: None, velocity),
+        real=real,
+        sources={"power 0.1": real},
+        conditions=Conditions(len(real)),
+        batch=0,
+    )
     assert batches == {10, STRIPS}
 
 

@@ -18,7 +18,8 @@ from motfm_jax.sampling.ode import Solver
 CLASSES = ("2CH_ED", "2CH_ES")
 INTENSITY = Intensity("percentile", "dataset", (-1.0, 1.0), (0.5, 99.5), 10.0, 50.0)
 NETWORK = Network(
-    lambda params, condition: None, lambda params, x, t, context, key: -x * params["rate"])
+    lambda params, condition: None, lambda params, x, t, context, key: -x * params["rate"]
+)
 CHECKPOINT = Checkpoint("runs/x", "abc", 7)
 
 
@@ -26,19 +27,31 @@ def request(**changes):
     return Request(Solver("midpoint", 3))._replace(**changes)
 
 
-def sample(
-    out, num=5, size=(8, 8), asked=None, conditions=None, intensity=INTENSITY, **rest
-):  # fmt: skip
+def sample(out, num=5, size=(8, 8), asked=None, conditions=None, intensity=INTENSITY, **rest):
     masks = np.random.default_rng(0).integers(0, 3, (num, *size)).astype(np.uint8)
     labels = (np.arange(num) % 2).astype(np.int32)
     facts = Facts(
-        size, 1, CLASSES, ("background", "a", "b"), intensity and intensity.to_json(), None,
-        np.diag([2.0, 2, 3, 1]).tolist())  # fmt: skip
+        size,
+        1,
+        CLASSES,
+        ("background", "a", "b"),
+        intensity and intensity.to_json(),
+        None,
+        np.diag([2.0, 2, 3, 1]).tolist(),
+    )
     return sample_to_folder(
-        out, asked or request(), conditions or Conditions(num, masks, labels, ["here"] * num),
-        network=NETWORK, params={"rate": np.float32(1.0)},
-        condition=lambda mask, label: Condition(), kind="mask+class", facts=facts,
-        intensity=intensity, checkpoint=CHECKPOINT, **rest)  # fmt: skip
+        out,
+        asked or request(),
+        conditions or Conditions(num, masks, labels, ["here"] * num),
+        network=NETWORK,
+        params={"rate": np.float32(1.0)},
+        condition=lambda mask, label: Condition(),
+        kind="mask+class",
+        facts=facts,
+        intensity=intensity,
+        checkpoint=CHECKPOINT,
+        **rest,
+    )
 
 
 def names(folder):
@@ -68,9 +81,16 @@ def test_the_folder_holds_images_masks_classes_a_picture_and_a_sidecar(tmp_path)
 def test_trajectory_pickle_and_nifti_are_written_when_asked(tmp_path):
     sample(tmp_path, num=3, asked=request(trajectory=True, pickle=True, nifti=True))
     assert names(tmp_path) == [
-        "grid.png", "sample_0000.nii.gz", "sample_0001.nii.gz", "sample_0002.nii.gz",
-        "samples.json", "samples.npz", "samples.pkl", "trajectory.npz", "trajectory.png",
-    ]  # fmt: skip
+        "grid.png",
+        "sample_0000.nii.gz",
+        "sample_0001.nii.gz",
+        "sample_0002.nii.gz",
+        "samples.json",
+        "samples.npz",
+        "samples.pkl",
+        "trajectory.npz",
+        "trajectory.png",
+    ]
     images = np.load(tmp_path / "samples.npz")["images"]
     with np.load(tmp_path / "trajectory.npz") as way:
         np.testing.assert_allclose(way["times"], [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
@@ -136,8 +156,10 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", [
-    "samples.npz", "grid.png", "trajectory.npz", "sample_0001.nii.gz", "samples.pkl", "cut"])
+@pytest.mark.parametrize(
+    "file",
+    ["samples.npz", "grid.png", "trajectory.npz", "sample_0001.nii.gz", "samples.pkl", "cut"],
+)
 def test_a_finished_folder_that_lost_a_file_is_made_again(tmp_path, file):
     asked = request(trajectory=True, nifti=True, pickle=True)
     sample(tmp_path, asked=asked)
@@ -171,7 +193,8 @@ def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finishe
     sample(tmp_path.parent / "fresh", asked=other)
     np.testing.assert_array_equal(
         np.load(tmp_path / "samples.npz")["images"],
-        np.load(tmp_path.parent / "fresh" / "samples.npz")["images"])
+        np.load(tmp_path.parent / "fresh" / "samples.npz")["images"],
+    )
 
 
 def test_files_that_are_not_ours_are_never_touched(tmp_path):
@@ -224,7 +247,8 @@ def test_raw_images_are_the_others_before_the_scaling_is_undone(tmp_path):
     np.testing.assert_allclose(INTENSITY.invert(images), undone, rtol=1e-5)
     assert abs(images.mean()) < 1 and undone.mean() > 20
     way, way_undone = (
-        arrays(tmp_path / name, "trajectory.npz")["states"] for name in ("raw", "plain"))
+        arrays(tmp_path / name, "trajectory.npz")["states"] for name in ("raw", "plain")
+    )
     np.testing.assert_allclose(INTENSITY.invert(way), way_undone, rtol=1e-5)
     volume = nibabel.load(tmp_path / "raw" / "sample_0002.nii.gz").get_fdata(dtype=np.float32)
     np.testing.assert_array_equal(volume[..., 0].T, images[2, ..., 0])
@@ -248,7 +272,8 @@ def test_given_noise_takes_the_place_of_the_seed(tmp_path):
     sidecar = sample(tmp_path / "out", asked=request(raw=True), noise=noise)
     factor = (1 - 1 / 3 + 1 / 18) ** 3
     np.testing.assert_allclose(
-        arrays(tmp_path / "out")["images"], factor * noise[:5], rtol=1e-5, atol=1e-6)
+        arrays(tmp_path / "out")["images"], factor * noise[:5], rtol=1e-5, atol=1e-6
+    )
     digest = sidecar["settings"]["noise"]
     assert sidecar["seed"] is None and len(digest) == 32 and digest in sidecar["start_noise"]
     assert sample(tmp_path / "out", asked=request(raw=True), noise=noise[:5]) == sidecar

@@ -83,12 +83,14 @@ def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch)
     scores = scorer(real, bounds=BOUNDS, features=see)(images)
     units, real_units = images / np.float32(200), real / np.float32(200)
     wanted = {
-        "density_w1": wasserstein(*(
-            intensity_density(each * 255, 0) for each in (units, real_units))),
+        "density_w1": wasserstein(
+            *(intensity_density(each * 255, 0) for each in (units, real_units))
+        ),
         "ssim": ssim(units, real_units[np.arange(21) % 16], 1.0).mean(),
         "ssim_between": ssim(units, np.roll(units, -1, axis=0), 1.0).mean(),
         "linear_mmd": linear_mmd(units, real_units),
-        "frechet": frechet_distance(moments(see(images)), moments(see(real))).distance}
+        "frechet": frechet_distance(moments(see(images)), moments(see(real))).distance,
+    }
     for name, value in wanted.items():
         assert scores[name] == pytest.approx(value, rel=1e-12), name
 
@@ -97,9 +99,16 @@ def test_a_larger_set_takes_no_more_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "BATCH", 8)
     # The values that a density is estimated from are as many for every set; here few.
     monkeypatch.setattr(score, "density_of_batches", partial(density_of_batches, num_values=500))
-    monkeypatch.setattr(weights, "network", lambda name: lambda params, images: {
-        layer: images.mean(axis=1)[:, :8, 0] * params["fc/kernel"][0, 0]
-        for layer in ("64", "192", "logits")})  # fmt: skip
+    monkeypatch.setattr(
+        weights,
+        "network",
+        lambda name: (
+            lambda params, images: {
+                layer: images.mean(axis=1)[:, :8, 0] * params["fc/kernel"][0, 0]
+                for layer in ("64", "192", "logits")
+            }
+        ),
+    )
     weights.write(tmp_path, "inception", {"fc/kernel": np.ones((1, 1), np.float32)}, "abc")
     networks = Networks(tmp_path, 2)
 

@@ -72,14 +72,17 @@ def write_other(path, kind):
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("kind, message", [
-    ("none", "No such file"),
-    ("other array", "holds no images; sample again"),
-    ("objects", "object .* numbers .* needed"),
-    ("columns", "in Fortran order"),
-    ("cut", "cannot be read"),
-    ("changed", "Bad CRC-32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("none", "No such file"),
+        ("other array", "holds no images; sample again"),
+        ("objects", "object .* numbers .* needed"),
+        ("columns", "in Fortran order"),
+        ("cut", "cannot be read"),
+        ("changed", "Bad CRC-32"),
+    ],
+)
 def test_a_file_without_readable_images_is_named(tmp_path, kind, message):
     write_other(tmp_path / "samples.npz", kind)
     with pytest.raises(ValueError, match=rf"samples\.npz: .*{message}"):

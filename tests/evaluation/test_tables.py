@@ -27,8 +27,10 @@ def test_results_are_kept_one_by_one(tmp_path):
 
 
 def test_mean_and_spread_over_seeds():
-    rows = [{"system": name, "dice": dice, "asd": asd} for name, dice, asd in (
-        ("real", 0.5, 1.0), ("ours", 0.2, None), ("real", 0.7, 3.0))]
+    rows = [
+        {"system": name, "dice": dice, "asd": asd}
+        for name, dice, asd in (("real", 0.5, 1.0), ("ours", 0.2, None), ("real", 0.7, 3.0))
+    ]
     real, ours = tables.mean_and_spread(rows, "system", ("dice", "asd"))
     assert real["system"] == "real" and real["dice"] == pytest.approx(0.6)
     assert real["dice_std"] == pytest.approx(0.02**0.5) and real["asd"] == pytest.approx(2)
@@ -36,12 +38,15 @@ def test_mean_and_spread_over_seeds():
 
 
 def test_tables_in_markdown_and_csv(tmp_path):
-    table = [{"system": "a, b", "dice": 0.61234, "dice_std": 0.0123, "n": 3},
-             {"system": "c", "dice": None, "dice_std": None, "n": 4}]  # fmt: skip
+    table = [
+        {"system": "a, b", "dice": 0.61234, "dice_std": 0.0123, "n": 3},
+        {"system": "c", "dice": None, "dice_std": None, "n": 4},
+    ]
     tables.Table("Some numbers.", table).write(tmp_path / "table")
     assert (tmp_path / "table.md").read_text() == (
         "Some numbers.\n\n| system | dice | n |\n|---|---|---|\n"
-        "| a, b | 0.6123 ± 0.012 | 3 |\n| c | n/a | 4 |\n")
+        "| a, b | 0.6123 ± 0.012 | 3 |\n| c | n/a | 4 |\n"
+    )
     with open(tmp_path / "table.csv") as file:
         first, second = csv.DictReader(file)
     assert first["system"] == "a, b" and float(first["dice"]) == 0.61234 and second["dice"] == ""

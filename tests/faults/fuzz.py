@@ -47,12 +47,50 @@ SIZE, LABELS = (4, 4), ("background", "one", "two")
 GZIP_MAGIC, PNG_MAGIC = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"
 # Fragments that random bytes do not hit upon.
 WORDS = (
-    b"NaN", b"1e400", b"-1", b"[", b"{", b"}", b'":', b"null", b"true", b"&a", b"*a", b"<<: ",
-    b"!!bool ", b"!!int ", b"!!float ", b"!!timestamp ", b"!!binary ", b"!!set ", b"!!omap ", b"- ",
-    b"? ", b"\n  ", b"2001-99-99", b"model_args:", b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND",
-    b"zTXt", b"iTXt", b"eXIf", b"acTL", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"R.", b"\x85R",
-    b"\x93", b"\x94", b"\x00" * 8, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f",
-)  # fmt: skip
+    b"NaN",
+    b"1e400",
+    b"-1",
+    b"[",
+    b"{",
+    b"}",
+    b'":',
+    b"null",
+    b"true",
+    b"&a",
+    b"*a",
+    b"<<: ",
+    b"!!bool ",
+    b"!!int ",
+    b"!!float ",
+    b"!!timestamp ",
+    b"!!binary ",
+    b"!!set ",
+    b"!!omap ",
+    b"- ",
+    b"? ",
+    b"\n  ",
+    b"2001-99-99",
+    b"model_args:",
+    b"IHDR",
+    b"IDAT",
+    b"PLTE",
+    b"tRNS",
+    b"IEND",
+    b"zTXt",
+    b"iTXt",
+    b"eXIf",
+    b"acTL",
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"R.",
+    b"\x85R",
+    b"\x93",
+    b"\x94",
+    b"\x00" * 8,
+    b"\xff" * 8,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+)
 
 
 class TooSlow(BaseException):
@@ -94,9 +132,11 @@ def read_nifti(path: Path) -> None:
 
     files.read(path)
     for read in (
-        camus.read_frame, lambda path: decathlon.read_image(path, ("T1w",)),
+        camus.read_frame,
+        lambda path: decathlon.read_image(path, ("T1w",)),
         lambda path: read_masks([path], LABELS, SIZE, "pad"),
-        lambda path: read_masks([path], LABELS, (4, 4, 4), "stretch")):  # fmt: skip
+        lambda path: read_masks([path], LABELS, (4, 4, 4), "stretch"),
+    ):
         with refusals_pass(path):
             read(path)
 
@@ -180,8 +220,13 @@ def png_seeds() -> list[bytes]:
 
     values = np.eye(4, dtype=np.uint8)
     palette = Image.fromarray(values).convert("P")
-    pictures = [Image.fromarray(values), palette, Image.fromarray(values > 0),
-                Image.fromarray(values.astype(np.uint16)), palette.convert("RGBA")]  # fmt: skip
+    pictures = [
+        Image.fromarray(values),
+        palette,
+        Image.fromarray(values > 0),
+        Image.fromarray(values.astype(np.uint16)),
+        palette.convert("RGBA"),
+    ]
     seeds = []
     for picture in pictures:
         stream = io.BytesIO()
@@ -192,7 +237,8 @@ def png_seeds() -> list[bytes]:
 
 ENTRIES = {
     "nifti": Entry(
-        lambda data: ".nii.gz" if data[:2] == GZIP_MAGIC else ".nii", read_nifti, nifti_seeds),
+        lambda data: ".nii.gz" if data[:2] == GZIP_MAGIC else ".nii", read_nifti, nifti_seeds
+    ),
     "pickle": Entry(lambda _: ".pkl", read_pickle, pickle_seeds),
     "yaml": Entry(lambda _: ".yaml", read_yaml, yaml_seeds),
     "json": Entry(lambda _: ".json", read_json, json_seeds),
@@ -236,7 +282,8 @@ def judge(read: Callable[[Path], object], path: Path) -> tuple[str, str] | None:
         frames = traceback.extract_tb(cause.__traceback__)
         ours = [frame for frame in frames if "motfm_jax" in frame.filename]
         places = {
-            f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], frames[-1])}
+            f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], frames[-1])
+        }
         return f"{type(error).__name__} {' '.join(sorted(places))}", traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -352,10 +399,18 @@ def guided(name: str, work: Path, out: Path, seconds: float, seed: int) -> None:
             session.report()
             os._exit(0)
 
-    options = {"dict": work / "words", "max_len": MOST_BYTES, "seed": seed + 1, "timeout": 3600,
-               "rss_limit_mb": 0, "len_control": 0, "artifact_prefix": f"{work}/"}  # fmt: skip
+    options = {
+        "dict": work / "words",
+        "max_len": MOST_BYTES,
+        "seed": seed + 1,
+        "timeout": 3600,
+        "rss_limit_mb": 0,
+        "len_control": 0,
+        "artifact_prefix": f"{work}/",
+    }
     atheris.Setup(
-        ["fuzz", *(f"-{key}={value}" for key, value in options.items()), str(corpus)], execute)
+        ["fuzz", *(f"-{key}={value}" for key, value in options.items()), str(corpus)], execute
+    )
     atheris.Fuzz()
 
 
@@ -366,12 +421,21 @@ def run(name: str, out: Path, seconds: float, engine: str, seed: int) -> tuple[i
     while time.perf_counter() < end:
         with tempfile.TemporaryDirectory() as folder:
             work, left = Path(folder), end - time.perf_counter()
-            call = [sys.executable, __file__, f"--inside={work}", f"--entry={name}", f"--out={out}",
-                    f"--minutes={left / 60}", f"--engine={engine}", f"--seed={seed}"]  # fmt: skip
+            call = [
+                sys.executable,
+                __file__,
+                f"--inside={work}",
+                f"--entry={name}",
+                f"--out={out}",
+                f"--minutes={left / 60}",
+                f"--engine={engine}",
+                f"--seed={seed}",
+            ]
             try:
                 with open(work / "log", "wb") as log:
                     code = subprocess.run(
-                        call, stdout=log, stderr=log, timeout=left + GRACE).returncode
+                        call, stdout=log, stderr=log, timeout=left + GRACE
+                    ).returncode
             except subprocess.TimeoutExpired:
                 code = "no end"
             if (work / "executions").exists():
@@ -388,7 +452,8 @@ def run(name: str, out: Path, seconds: float, engine: str, seed: int) -> tuple[i
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=3, help="of each entry")
     parser.add_argument("--entry", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument("--engine", choices=("auto", "atheris", "mutation"), default="auto")
@@ -409,8 +474,11 @@ def main(arguments: Sequence[str]) -> int:
     for name in asked.entry:
         executions, took = run(name, out, seconds, engine, asked.seed)
         findings = sorted(out.glob(f"{name}-*.txt"))
-        print(f"{name}: {executions} executions in {took:.0f} s by {engine}, "
-              f"{len(findings)} findings", flush=True)  # fmt: skip
+        print(
+            f"{name}: {executions} executions in {took:.0f} s by {engine}, "
+            f"{len(findings)} findings",
+            flush=True,
+        )
         for path in findings:
             print(f"  {path.with_suffix('.bin')}: {path.read_text().splitlines()[0]}", flush=True)
     return any(out.glob("*.txt"))

@@ -38,12 +38,19 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 TRAIN = (
-    "--config=configs/phantom.py:cond=mask+class,size=debug", "--config.data.phantom_patients=20",
-    "--config.data.size=(16,16)", "--config.model.channels=(8,8)", "--config.model.head_dim=8",
-    "--config.model.norm_groups=4", "--config.train.batch_size=8", "--config.train.steps=200",
-    "--config.train.save_every=10", "--config.train.eval_every=20", "--config.train.log_every=5",
+    "--config=configs/phantom.py:cond=mask+class,size=debug",
+    "--config.data.phantom_patients=20",
+    "--config.data.size=(16,16)",
+    "--config.model.channels=(8,8)",
+    "--config.model.head_dim=8",
+    "--config.model.norm_groups=4",
+    "--config.train.batch_size=8",
+    "--config.train.steps=200",
+    "--config.train.save_every=10",
+    "--config.train.eval_every=20",
+    "--config.train.log_every=5",
     "--config.train.sample_every=50",
-)  # fmt: skip
+)
 TIMES = ("images_per_second",)  # of a logged row, not compared
 GRACE_S = 60  # on a busy machine
 
@@ -64,13 +71,25 @@ class Job(NamedTuple):
     def call(self, out: Path, caches: Path) -> subprocess.Popen:
         """Starts the script in a process group of its own."""
         environment = os.environ | {
-            "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MOTFM_CACHE": str(caches / "decoded"),
-            "JAX_COMPILATION_CACHE_DIR": str(caches / "compiled")}  # fmt: skip
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "MOTFM_CACHE": str(caches / "decoded"),
+            "JAX_COMPILATION_CACHE_DIR": str(caches / "compiled"),
+        }
         with open(out.parent / f"{out.name}.log", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, f"scripts/{self.script}.py", *self.arguments,
-                 f"{self.target}={out}"], cwd=ROOT, env=environment, stdout=log, stderr=log,
-                start_new_session=True)  # fmt: skip
+                [
+                    sys.executable,
+                    f"scripts/{self.script}.py",
+                    *self.arguments,
+                    f"{self.target}={out}",
+                ],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def finish(self, out: Path, caches: Path) -> float:
         """An uninterrupted call: seconds it took."""
@@ -82,9 +101,14 @@ class Job(NamedTuple):
 
 
 def kill_until_done(
-    job: Job, out: Path, caches: Path, rng: random.Random, span: float, most: int,
+    job: Job,
+    out: Path,
+    caches: Path,
+    rng: random.Random,
+    span: float,
+    most: int,
     kinds: Iterator[signal.Signals],
-):  # fmt: skip
+):
     """Calls and kills until a call finishes, or finishes after `most` kills; yields after each
     kill how many seconds it took the process to end."""
     for _ in range(most):
@@ -97,7 +121,8 @@ def kill_until_done(
             code = process.wait(GRACE_S)
             if code not in (0, -kind, 128 + kind):  # 0: it had just finished
                 raise RuntimeError(
-                    f"{out}: exit code {code} after {kind.name}, see {out}.log") from None
+                    f"{out}: exit code {code} after {kind.name}, see {out}.log"
+                ) from None
             yield time.perf_counter() - sent
             continue
         if code:
@@ -127,8 +152,10 @@ def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
     from motfm_jax.io.runs import read_metrics
 
     path = restore_weights(run, "last").path
-    rows = [{name: value for name, value in row.items() if name not in TIMES}
-            for row in read_metrics(run)]  # fmt: skip
+    rows = [
+        {name: value for name, value in row.items() if name not in TIMES}
+        for row in read_metrics(run)
+    ]
     return json.loads((path / "sums" / "metadata").read_text())["arrays"], rows
 
 
@@ -161,7 +188,8 @@ def reported(out: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--what", choices=("train", "sample", "report"), default="train")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--signals", nargs="+", choices=("KILL", "TERM", "INT"), default=["KILL"])
@@ -212,10 +240,15 @@ def main(arguments: Sequence[str]) -> int:
             spans[(trials - 1) % 2] = time.perf_counter() - begin
         if result(target) != wanted:
             failures.append(f"trial {trials}: another result than the uninterrupted run's")
-        print(f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures",
-              flush=True)  # fmt: skip
-    print(f"{asked.what}: {kills} kills in {trials} trials, the slowest end after "
-          f"{slowest_s:.1f} s, {len(failures)} failures", *failures, sep="\n")  # fmt: skip
+        print(
+            f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures", flush=True
+        )
+    print(
+        f"{asked.what}: {kills} kills in {trials} trials, the slowest end after "
+        f"{slowest_s:.1f} s, {len(failures)} failures",
+        *failures,
+        sep="\n",
+    )
     return bool(failures)
 
 

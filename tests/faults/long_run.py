@@ -24,12 +24,16 @@ from motfm_jax.io.runs import read_metrics
 
 EVERY = 500
 SMALLEST = (
-    "--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:], "--config.train.batch_size=2",
-)  # fmt: skip
+    "--config=configs/phantom.py:cond=none,size=debug",
+    *TRAIN[1:],
+    "--config.train.batch_size=2",
+)
 # What is compared of a quarter, and the most that the last may be over the second.
 LIMITS = {
-    "memory": (np.mean, 1.05), "open files": (np.min, 1.0), "time per step": (np.mean, 1.2),
-}  # fmt: skip
+    "memory": (np.mean, 1.05),
+    "open files": (np.min, 1.0),
+    "time per step": (np.mean, 1.2),
+}
 
 
 class Row(NamedTuple):
@@ -64,8 +68,11 @@ def watch(process: subprocess.Popen, run: Path) -> Iterator[Row]:
             return
         if step:  # the first row has the compilation in it
             yield Row(
-                done, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, files,
-                1000 * (now - began) / (done - step))
+                done,
+                pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+                files,
+                1000 * (now - began) / (done - step),
+            )
         step, began = done, now
 
 
@@ -80,7 +87,8 @@ def verdicts(rows: Sequence[Row]) -> Iterator[tuple[str, float, bool]]:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=10_000, help=f"at least {8 * EVERY}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the run, new")
     asked = parser.parse_args(arguments)
@@ -90,18 +98,30 @@ def main(arguments: Sequence[str]) -> int:
     run = asked.out.absolute() / "run"
     with open(asked.out / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "scripts/train.py", *SMALLEST, f"--workdir={run}",
-             f"--config.train.steps={asked.steps}", f"--config.train.log_every={EVERY}",
-             "--config.train.eval_every=250", "--config.train.save_every=250",
-             "--config.train.sample_every=1000"], cwd=ROOT, stdout=log, stderr=log,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})  # fmt: skip
+            [
+                sys.executable,
+                "scripts/train.py",
+                *SMALLEST,
+                f"--workdir={run}",
+                f"--config.train.steps={asked.steps}",
+                f"--config.train.log_every={EVERY}",
+                "--config.train.eval_every=250",
+                "--config.train.save_every=250",
+                "--config.train.sample_every=1000",
+            ],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        )
     print("| step | resident memory [MiB] | open files | time per step [ms] |\n|---|---|---|---|")
     rows = []
     try:
         for row in watch(process, run):
             rows.append(row)
-            print(f"| {row.step} | {row.rss_mib:.1f} | {row.files} | {row.step_ms:.1f} |",
-                  flush=True)  # fmt: skip
+            print(
+                f"| {row.step} | {row.rss_mib:.1f} | {row.files} | {row.step_ms:.1f} |", flush=True
+            )
     finally:
         process.kill()
     if process.wait():
@@ -111,8 +131,10 @@ def main(arguments: Sequence[str]) -> int:
     print()
     for name, ratio, within in verdicts(rows):
         good &= within
-        print(f"{name}: {ratio:.3f} of the second quarter's in the last: "
-              f"{'does not grow' if within else 'GROWS'}")  # fmt: skip
+        print(
+            f"{name}: {ratio:.3f} of the second quarter's in the last: "
+            f"{'does not grow' if within else 'GROWS'}"
+        )
     return not good
 
 

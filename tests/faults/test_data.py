@@ -95,8 +95,10 @@ def decathlon(root, part="imagesTr"):
         for number in range(5)
     ]
     description = {
-        "modality": {"0": "T1w"}, "training": training,
-        "labels": {str(value): name for value, name in enumerate(LABELS)}}  # fmt: skip
+        "modality": {"0": "T1w"},
+        "training": training,
+        "labels": {str(value): name for value, name in enumerate(LABELS)},
+    }
     (root / "dataset.json").write_text(json.dumps(description))
     first = Decathlon(root, "train", SOLID).entries[0].image_path.name
 
@@ -238,12 +240,11 @@ REFUSED = {
     "NaN spacing": (header(pixdim_2=np.nan), "mm, positive numbers needed"),
     "another spacing than the affine": (header(pixdim_1=3), "they must agree"),
     "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),
-    "affine in one plane": (
-        again(affine=AFFINE[:, [0, 0, 2, 3]]), "point to different directions"),
+    "affine in one plane": (again(affine=AFFINE[:, [0, 0, 2, 3]]), "point to different directions"),
     "an axis more": (again(make=lambda values: np.stack([values] * 3, -1)), ""),
     "an axis less": (again(make=lambda values: values[..., 0]), ""),
     "another size": (again(make=lambda values: values[:-1]), ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", REFUSED)
@@ -269,17 +270,24 @@ def rotated(degrees):
 SHEARED = np.array([[0.5, 0.05, 0, 7], [0, 0.25, 0.3, -3], [0, 0, 2, 5], [0, 0, 0, 1.0]])
 PERMUTED = AFFINE[:, [2, 0, 1, 3]]
 AFFINES = {
-    "straight": AFFINE, "rotated": rotated(30), "upside down": rotated(180), "sheared": SHEARED,
-    "permuted": PERMUTED, "mirrored": AFFINE @ np.diag([-1.0, 1, 1, 1]),
-}  # fmt: skip
+    "straight": AFFINE,
+    "rotated": rotated(30),
+    "upside down": rotated(180),
+    "sheared": SHEARED,
+    "permuted": PERMUTED,
+    "mirrored": AFFINE @ np.diag([-1.0, 1, 1, 1]),
+}
 
 
 @pytest.mark.parametrize("affine", AFFINES)
 @pytest.mark.parametrize("loader", NIFTI)
 def test_any_affine_belongs_to_the_same_voxels(tmp_path, loader, affine):
     victim = NIFTI[loader](tmp_path)
-    for path in (victim.path, victim.path.with_name(victim.path.name.replace("_gt", "")),
-                 Path(str(victim.path).replace("labelsTr", "imagesTr"))):  # fmt: skip
+    for path in (
+        victim.path,
+        victim.path.with_name(victim.path.name.replace("_gt", "")),
+        Path(str(victim.path).replace("labelsTr", "imagesTr")),
+    ):
         save(path, content(victim.shape, 5), AFFINES[affine])
     seen = victim.read()
     np.testing.assert_array_equal(seen.values, content(victim.shape, 5))
@@ -310,10 +318,14 @@ def typed(dtype):
 
 
 FORMS = {
-    **{np.dtype(dtype).name: typed(dtype)
-       for dtype in ("u1", "i1", "u2", "i2", "i4", "u4", "i8", "f4", "f8")},
-    "big-endian": big_endian, "NIfTI-2": as_nifti2, "scaled": scaled,
-}  # fmt: skip
+    **{
+        np.dtype(dtype).name: typed(dtype)
+        for dtype in ("u1", "i1", "u2", "i2", "i4", "u4", "i8", "f4", "f8")
+    },
+    "big-endian": big_endian,
+    "NIfTI-2": as_nifti2,
+    "scaled": scaled,
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -413,9 +425,8 @@ METAIMAGE = {
     "NaN spacing": (fields(ElementSpacing="nan 0.25 1"), ""),
     "text": (lambda path: path.write_text("not found"), "cannot be read"),
     "no byte": (lambda path: path.write_text(""), "cannot be read"),
-    "a picture": (
-        lambda path: Image.new("RGB", (8, 8)).save(path, "PNG"), "cannot be read"),
-}  # fmt: skip
+    "a picture": (lambda path: Image.new("RGB", (8, 8)).save(path, "PNG"), "cannot be read"),
+}
 
 
 @pytest.mark.parametrize("fault", METAIMAGE)
@@ -456,7 +467,7 @@ PICKLED = {
     "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "numbers from 1e-06 to 1e+06"),
     "spacing beyond reason": (dict(metadata={"spacing_mm": [1, 1e-300]}), "numbers from 1e-06"),
     "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "numbers from -1e+06 to"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", PICKLED)
@@ -466,7 +477,10 @@ def test_a_faulty_entry_is_one_line_that_names_it(tmp_path, fault):
     write_entries(path, [entry(), entry(**changes)])
     refused(
         lambda: open_cached(PickleSet(path, "train", FLAT), tmp_path / "cache"),
-        path, "" if fault == "complex numbers" else "train[1]", said)  # fmt: skip
+        path,
+        "" if fault == "complex numbers" else "train[1]",
+        said,
+    )
 
 
 @pytest.mark.parametrize("fault", ["cut", "no byte", "text", "packed", "a folder"])
@@ -474,10 +488,12 @@ def test_what_is_no_pickle_is_one_line_that_names_it(tmp_path, fault):
     path = tmp_path / "data.pkl"
     write_entries(path, [entry()])
     spoils = {
-        "cut": packed(lambda data: data[:-9]), "no byte": packed(lambda data: b""),
-        "text": packed(lambda data: b"not found"), "packed": packed(gzip.compress),
+        "cut": packed(lambda data: data[:-9]),
+        "no byte": packed(lambda data: b""),
+        "text": packed(lambda data: b"not found"),
+        "packed": packed(gzip.compress),
         "a folder": to_folder,
-    }  # fmt: skip
+    }
     spoils[fault](path)
     refused(lambda: PickleSet(path, "train", FLAT), path)
 
@@ -518,9 +534,11 @@ def picture(mode, kind="PNG", **settings):
 
 
 PICTURES = {
-    "grey": picture("L"), "palette": picture("P"), "16 bits": picture("I;16"),
+    "grey": picture("L"),
+    "palette": picture("P"),
+    "16 bits": picture("I;16"),
     "32 bits": picture("I", "TIFF"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", PICTURES)
@@ -539,15 +557,19 @@ NO_PICTURES = {
     "several in one": (picture("L", "TIFF", **two), "2 pictures in one file"),
     "animated": (picture("L", **two), "2 pictures in one file"),
     "another format": (picture("L", "GIF"), "cannot be read"),
-    "cut": (lambda path: [picture("L")(path), packed(lambda data: data[:60])(path)],
-            "cannot be read"),
-    "header alone": (lambda path: [picture("L")(path), packed(lambda data: data[:33])(path)],
-                     "cannot be read"),
+    "cut": (
+        lambda path: [picture("L")(path), packed(lambda data: data[:60])(path)],
+        "cannot be read",
+    ),
+    "header alone": (
+        lambda path: [picture("L")(path), packed(lambda data: data[:33])(path)],
+        "cannot be read",
+    ),
     "text": (lambda path: path.write_text("not found"), "cannot be read"),
     "no byte": (lambda path: path.write_text(""), "cannot be read"),
     "a folder": (Path.mkdir, "no such mask file"),
     "a link to itself": (lambda path: path.symlink_to(path), "no such mask file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", NO_PICTURES)
@@ -581,8 +603,9 @@ def many_camus(root):
     for name in names:
         for frame in CLASSES["view_phase"]:
             for end in ("", "_gt"):
-                link(root / f"database_nifti/{name}/{name}_{frame}{end}.nii.gz",
-                     root / "one.nii.gz")  # fmt: skip
+                link(
+                    root / f"database_nifti/{name}/{name}_{frame}{end}.nii.gz", root / "one.nii.gz"
+                )
     (root / "database_split").mkdir()
     (root / "database_split/subgroup_training.txt").write_text(" ".join(names))
     return Camus(root, "train", (4, 4))
@@ -593,14 +616,16 @@ def many_decathlon(root):
     names = [f"images/{number:05d}.nii.gz" for number in range(NUM_FILES)]
     for name in names:
         link(root / name, root / "one.nii.gz")
-    (root / "dataset.json").write_text(json.dumps(
-        {"modality": {"0": "T1w"}, "training": [names[0]], "test": names}))
+    (root / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "T1w"}, "training": [names[0]], "test": names})
+    )
     return Decathlon(root, "unlabelled", (4, 4, 4))
 
 
 def many_entries(root):
-    write_entries(root / "data.pkl", [{"image": content((4, 4), seed) + 0.5}
-                                      for seed in range(NUM_FILES)])  # fmt: skip
+    write_entries(
+        root / "data.pkl", [{"image": content((4, 4), seed) + 0.5} for seed in range(NUM_FILES)]
+    )
     return PickleSet(root / "data.pkl", "train", (4, 4))
 
 

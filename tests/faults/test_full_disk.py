@@ -14,8 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 def call(script, *arguments):
     return subprocess.run(
-        [sys.executable, f"scripts/{script}.py", *arguments], cwd=ROOT, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
+        [sys.executable, f"scripts/{script}.py", *arguments],
+        cwd=ROOT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
 
 
 def fill(disk, leave):
@@ -37,8 +41,13 @@ def assert_said(done):
 @pytest.mark.slow
 def test_a_training_and_a_sampling_go_on_once_there_is_room(small_disk):
     run, out = small_disk / "run", small_disk / "samples"
-    train = [*TRAIN, "--config.train.save_every=2", "--config.train.eval_every=100",
-             f"--workdir={run}", "--resume"]  # fmt: skip
+    train = [
+        *TRAIN,
+        "--config.train.save_every=2",
+        "--config.train.eval_every=100",
+        f"--workdir={run}",
+        "--resume",
+    ]
     assert call("train", *train, "--config.train.steps=4").returncode == 0
     assert readable(run) == [2, 4]
     filler = fill(small_disk, leave=150_000)

@@ -11,8 +11,17 @@ import pytest
 @pytest.mark.parametrize("name", fuzz.ENTRIES)
 def test_a_second_of_damaged_files_is_read_or_refused(tmp_path, name):
     done = subprocess.run(
-        [sys.executable, fuzz.__file__, f"--entry={name}", "--minutes=0.02", "--engine=mutation",
-         f"--out={tmp_path}"], capture_output=True, text=True)  # fmt: skip
+        [
+            sys.executable,
+            fuzz.__file__,
+            f"--entry={name}",
+            "--minutes=0.02",
+            "--engine=mutation",
+            f"--out={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     executions = int(done.stdout.split()[1])
     assert executions > 0 and "0 findings" in done.stdout
@@ -62,6 +71,9 @@ def test_other_exceptions_and_slowness_are_told_and_errors_of_the_user_are_not(
 def test_too_much_memory_is_told():
     taken = "import fuzz; fuzz.MOST_MEGABYTES = 64; print(fuzz.judge(lambda _: b'x' * 2**28, None))"
     done = subprocess.run(  # the peak of this process may lie above it
-        [sys.executable, "-c", taken], cwd=Path(fuzz.__file__).parent, capture_output=True,
-        text=True)  # fmt: skip
+        [sys.executable, "-c", taken],
+        cwd=Path(fuzz.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.startswith("('memory'"), done.stderr

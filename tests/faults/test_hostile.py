@@ -65,10 +65,9 @@ BOMBS = {
     "more behind the voxels": (lambda: nifti_start() + zeros(4), "holds more than the"),
     "as many voxels": (lambda: nifti_start(dim=HUGE) + zeros(8), "at most 4294967296 are read"),
     "voxels that are not there": (lambda: nifti_start(dim=HUGE), "more than the file can hold"),
-    "an endless extension": (
-        lambda: nifti_start(vox_offset=2e9)[:-8] + zeros(4), "cannot be read"),
+    "an endless extension": (lambda: nifti_start(vox_offset=2e9)[:-8] + zeros(4), "cannot be read"),
     "voxels far behind": (lambda: nifti_start(vox_offset=2e9) + zeros(4), "behind 2000000000"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -90,8 +89,10 @@ def test_a_plain_nifti_that_claims_too_much_takes_no_memory(tmp_path):
 def npz_bomb(path, mebibytes=256):
     """Zeros: a thousandth of their size."""
     shape = {"descr": "|u1", "fortran_order": False, "shape": (mebibytes * MIB,)}
-    with (zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-          archive.open("images.npy", "w") as member):  # fmt: skip
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("images.npy", "w") as member,
+    ):
         np.lib.format.write_array_header_1_0(member, shape)
         for _ in range(mebibytes):
             member.write(bytes(MIB))
@@ -109,8 +110,10 @@ def npz(path):
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize("read", [
-    npz, feature_weights, torch_files.load, lambda path: downstream.read_network(path, None)])
+@pytest.mark.parametrize(
+    "read",
+    [npz, feature_weights, torch_files.load, lambda path: downstream.read_network(path, None)],
+)
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
     path = tmp_path / "bomb.npz"
     npz_bomb(path)
@@ -131,7 +134,8 @@ def test_an_array_in_an_archive_that_claims_too_much_takes_no_memory(tmp_path):
     for count in (2**33, 2**60):
         with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as member:
             np.lib.format.write_array_header_1_0(
-                member, {"descr": "<f8", "fortran_order": False, "shape": (count,)})
+                member, {"descr": "<f8", "fortran_order": False, "shape": (count,)}
+            )
         refused(lambda: npz(path), path, "claims")
 
 
@@ -214,13 +218,19 @@ def test_a_pickle_that_claims_too_much_takes_no_memory(tmp_path, kind):
     refused(lambda: PickleSet(path, "train", (4, 4)), path, "cannot be read")
 
 
-@pytest.mark.parametrize("changes, said", [
-    (dict(image=nested()), "is a list"), (dict(mask=nested()), "is a list"),
-    ({"class": nested()}, "a one-hot vector needed"), ({"class": [nested()] * 9}, "one-hot"),
-    (dict(metadata={"spacing_mm": nested(), "affine": [nested()] * 4}), None),
-    (dict(metadata={"name": nested(), "patient": nested()}), None),
-    (dict(metadata=nested()), None), (dict(name=nested()), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (dict(image=nested()), "is a list"),
+        (dict(mask=nested()), "is a list"),
+        ({"class": nested()}, "a one-hot vector needed"),
+        ({"class": [nested()] * 9}, "one-hot"),
+        (dict(metadata={"spacing_mm": nested(), "affine": [nested()] * 4}), None),
+        (dict(metadata={"name": nested(), "patient": nested()}), None),
+        (dict(metadata=nested()), None),
+        (dict(name=nested()), None),
+    ],
+)
 def test_lists_that_hold_one_another_are_not_written_out(tmp_path, changes, said):
     path = tmp_path / "data.pkl"
     entry = {"image": np.ones((4, 4), np.float32), **changes}
@@ -229,23 +239,41 @@ def test_lists_that_hold_one_another_are_not_written_out(tmp_path, changes, said
         refused(lambda: PickleSet(path, "train", (4, 4)), f"{path}: train[0]", said)
         refused(lambda: integrity.check_pickle(path), f"{path}: train[0]", said)
     else:
-        assert PickleSet(path, "train", (4, 4))[0].meta == {"name": "train[0]",
-                                                            "patient": "train[0]"}  # fmt: skip
+        assert PickleSet(path, "train", (4, 4))[0].meta == {
+            "name": "train[0]",
+            "patient": "train[0]",
+        }
         integrity.check_pickle(path)
 
 
-@pytest.mark.parametrize("contents", [nested(), {"a": nested()}, {"train": [nested()]},
-                                      {"train": {"a": nested()}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "contents", [nested(), {"a": nested()}, {"train": [nested()]}, {"train": {"a": nested()}}]
+)
 def test_no_message_writes_out_what_a_pickle_holds(tmp_path, contents):
     path = tmp_path / "data.pkl"
     path.write_bytes(pickle.dumps(contents))
     refused(lambda: PickleSet(path, "train", (4, 4)), path)
 
 
-@pytest.mark.parametrize("path", [
-    "../outside.nii.gz", "/etc/passwd", "imagesTr/../../x.nii.gz", "a\0.nii.gz", "a" * 5000,
-    {"a": 1}, [], None, 7, "http://localhost/x.nii.gz", "~/x.nii.gz", "$HOME/x.nii.gz",
-    "imagesTr/*.nii.gz", "dataset.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.nii.gz",
+        "/etc/passwd",
+        "imagesTr/../../x.nii.gz",
+        "a\0.nii.gz",
+        "a" * 5000,
+        {"a": 1},
+        [],
+        None,
+        7,
+        "http://localhost/x.nii.gz",
+        "~/x.nii.gz",
+        "$HOME/x.nii.gz",
+        "imagesTr/*.nii.gz",
+        "dataset.json",
+    ],
+)
 @pytest.mark.parametrize("key", ["image", "label"])
 def test_entries_are_files_below_the_folder(tmp_path, path, key):
     decathlon(tmp_path)
@@ -284,14 +312,26 @@ def test_a_yaml_of_aliases_is_refused(tmp_path, kind):
 CODE = "__import__('os').system('touch ran')"
 
 
-@pytest.mark.parametrize("edit", [
-    f"--config.data.size={CODE}", f"--config.data.size=({CODE},)", f"--config.train.lr={CODE}",
-    f"--config.seed={CODE}", f"--config.model.remat={CODE}", f"--config.{CODE}=1",
-    f"--config.data[{CODE}]=1", "--config.data.__class__=1", "--config.data.size=9**9**9",
-    "--config.data.size=" + "(" * 5000, "--config.train.steps=" + "9" * 5000,
-    f"--config.cond={CODE}", f"--config.data.source={CODE}", f"--config.data.label_map=({CODE},)",
-    "--config.data.size=!!python/object/apply:os.system ['touch ran']",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit",
+    [
+        f"--config.data.size={CODE}",
+        f"--config.data.size=({CODE},)",
+        f"--config.train.lr={CODE}",
+        f"--config.seed={CODE}",
+        f"--config.model.remat={CODE}",
+        f"--config.{CODE}=1",
+        f"--config.data[{CODE}]=1",
+        "--config.data.__class__=1",
+        "--config.data.size=9**9**9",
+        "--config.data.size=" + "(" * 5000,
+        "--config.train.steps=" + "9" * 5000,
+        f"--config.cond={CODE}",
+        f"--config.data.source={CODE}",
+        f"--config.data.label_map=({CODE},)",
+        "--config.data.size=!!python/object/apply:os.system ['touch ran']",
+    ],
+)
 def test_text_for_a_config_field_is_never_run(parse, edit):
     with pytest.raises(ValueError) as error:
         parse("--config=configs/phantom.py:size=debug", edit)
@@ -303,10 +343,17 @@ def test_text_behind_a_config_file_is_never_run(parse, text):
     refused(lambda: parse(f"--config=configs/phantom.py:{text}"))
 
 
-@pytest.mark.parametrize("values", [
-    {"data": {"size": CODE}}, {"cond": {"a": CODE}}, {"__class__": 1}, {"data": {"__init__": 1}},
-    {"lock": True}, {"train": {"lr": [1]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"size": CODE}},
+        {"cond": {"a": CODE}},
+        {"__class__": 1},
+        {"data": {"__init__": 1}},
+        {"lock": True},
+        {"train": {"lr": [1]}},
+    ],
+)
 def test_a_saved_config_is_values_of_known_fields(values):
     refused(lambda: config.from_json(values))
 
@@ -315,8 +362,13 @@ def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
     class Read:
         config, params, step, path = config.default().to_dict(), {}, 1, tmp_path / "5"
 
-    for facts in ({}, {"a": 1}, [], {"size": 3}, {"size": [8, 8], "channels": 1, "classes": [],
-                  "mask_labels": [], "intensity": {"mode": 1}}):  # fmt: skip
+    for facts in (
+        {},
+        {"a": 1},
+        [],
+        {"size": 3},
+        {"size": [8, 8], "channels": 1, "classes": [], "mask_labels": [], "intensity": {"mode": 1}},
+    ):
         Read.facts = facts
         monkeypatch.setattr(loading, "restore_weights", lambda run, which: Read)
         refused(lambda: loading.load_run(tmp_path), tmp_path / "5", "another program's")
@@ -346,4 +398,5 @@ def test_no_archive_of_files_is_ever_unpacked_and_no_text_is_run():
                 assert not (isinstance(node.func, ast.Name) and called in ("eval", "exec")), path
                 assert not any(
                     word.arg == "allow_pickle" and getattr(word.value, "value", True)
-                    for word in node.keywords), path  # fmt: skip
+                    for word in node.keywords
+                ), path

@@ -33,11 +33,26 @@ def start(run, *arguments):
     processes = []
     for number in range(2):
         with open(f"{run}{number}.log", "w") as log:
-            processes.append(subprocess.Popen(
-                [sys.executable, "scripts/train.py", *SIMPLE, f"--workdir={run}", "--resume",
-                 "--config.train.log_every=1", *arguments, f"--coordinator=localhost:{port}",
-                 "--num_processes=2", f"--process_id={number}"], cwd=ROOT, env=environment,
-                stdout=log, stderr=log))  # fmt: skip
+            processes.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "scripts/train.py",
+                        *SIMPLE,
+                        f"--workdir={run}",
+                        "--resume",
+                        "--config.train.log_every=1",
+                        *arguments,
+                        f"--coordinator=localhost:{port}",
+                        "--num_processes=2",
+                        f"--process_id={number}",
+                    ],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
     return processes
 
 
@@ -73,9 +88,20 @@ def test_one_process_dies_and_the_run_goes_on(tmp_path):
 
     out = tmp_path / "samples"
     sampled = subprocess.run(
-        [sys.executable, "scripts/sample.py", f"--run={run}", f"--out={out}", "--num=3",
-         "--steps=1", "--checkpoint=last"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True)  # fmt: skip
+        [
+            sys.executable,
+            "scripts/sample.py",
+            f"--run={run}",
+            f"--out={out}",
+            "--num=3",
+            "--steps=1",
+            "--checkpoint=last",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert sampled.returncode == 0, sampled.stderr
     assert json.loads((out / "samples.json").read_text())["training_step"] == last
     with np.load(out / "samples.npz") as made:

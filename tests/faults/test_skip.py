@@ -32,13 +32,19 @@ def write_pickle(root):
 
 
 SOURCES = {
-    "camus": (camus, lambda root, **on_fault: Camus(
-        root, "train", FLAT[::-1], "stretch", **on_fault)),
-    "decathlon": (decathlon, lambda root, **on_fault: Decathlon(
-        root, "train", SOLID, fit="stretch", **on_fault)),
-    "pickle": (write_pickle, lambda root, **on_fault: PickleSet(
-        root / "data.pkl", "train", FLAT, **on_fault)),
-}  # fmt: skip
+    "camus": (
+        camus,
+        lambda root, **on_fault: Camus(root, "train", FLAT[::-1], "stretch", **on_fault),
+    ),
+    "decathlon": (
+        decathlon,
+        lambda root, **on_fault: Decathlon(root, "train", SOLID, fit="stretch", **on_fault),
+    ),
+    "pickle": (
+        write_pickle,
+        lambda root, **on_fault: PickleSet(root / "data.pkl", "train", FLAT, **on_fault),
+    ),
+}
 
 
 def edit_pickle(change):
@@ -54,8 +60,11 @@ def first_file(change):
     """A fault of the file of the first record."""
 
     def spoil(root):
-        source = Camus(root, "train", FLAT) if (root / "database_nifti").exists() else (
-            Decathlon(root, "train", SOLID))
+        source = (
+            Camus(root, "train", FLAT)
+            if (root / "database_nifti").exists()
+            else (Decathlon(root, "train", SOLID))
+        )
         change(Path(source.where(0)))
 
     return spoil
@@ -95,14 +104,22 @@ FAULTS = {
     ("decathlon", "no label"): (without_label, "has no label", 1),
     ("decathlon", "path outside"): (climbing, "../secret.nii.gz", 0),
     ("decathlon", "NaN"): (first_file(again(make=with_value(np.nan))), "4 NaN", 1),
-    ("pickle", "no image"): (edit_pickle(lambda entries: entries[0].pop("image")),
-                             "train[0]: keys", 1),
-    ("pickle", "NaN"): (edit_pickle(lambda entries: entries[0]["image"].fill(np.nan)),
-                        "train[0] (e0): 96 of 96 values are NaN", 1),
+    ("pickle", "no image"): (
+        edit_pickle(lambda entries: entries[0].pop("image")),
+        "train[0]: keys",
+        1,
+    ),
+    ("pickle", "NaN"): (
+        edit_pickle(lambda entries: entries[0]["image"].fill(np.nan)),
+        "train[0] (e0): 96 of 96 values are NaN",
+        1,
+    ),
     ("pickle", "another number of axes"): (
         edit_pickle(lambda entries: entries[0].update(image=np.zeros((2, 3, 4, 5)))),
-        "train[0]: image (2, 3, 4, 5)", 1),
-}  # fmt: skip
+        "train[0]: image (2, 3, 4, 5)",
+        1,
+    ),
+}
 
 
 @pytest.mark.parametrize("loader, fault", FAULTS)
@@ -115,8 +132,7 @@ def test_a_fault_stops_unless_it_shall_be_skipped(tmp_path, loader, fault):
     with pytest.raises(ValueError):
         open_cached(opened(tmp_path), tmp_path / "cache")
     for _ in range(2):  # decoded, and from the cache
-        left = open_cached(
-            opened(tmp_path, on_fault="skip"), tmp_path / "cache", on_fault="skip")
+        left = open_cached(opened(tmp_path, on_fault="skip"), tmp_path / "cache", on_fault="skip")
         assert len(left.skipped) == 1 and said in left.skipped[0], left.skipped
         assert "\n" not in left.skipped[0]
         assert left.meta == whole.meta[lost:]
@@ -130,16 +146,22 @@ def test_without_a_fault_skipping_changes_nothing_but_the_name_of_the_entry(tmp_
     write, opened = SOURCES[loader]
     write(tmp_path)
     sources = opened(tmp_path), opened(tmp_path, on_fault="skip")
-    stop, skip = (open_cached(source, tmp_path / "cache", on_fault=on_fault)
-                  for source, on_fault in zip(sources, ("stop", "skip")))  # fmt: skip
+    stop, skip = (
+        open_cached(source, tmp_path / "cache", on_fault=on_fault)
+        for source, on_fault in zip(sources, ("stop", "skip"))
+    )
     np.testing.assert_array_equal(stop.images, skip.images)
     assert stop.meta == skip.meta and skip.skipped == ()
     assert entry_key(sources[0]) != entry_key(sources[1], "skip")
 
 
-@pytest.mark.parametrize("error, said", [
-    (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
-    (MemoryError("Unable to allocate 3 GiB"), "no memory left")])
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+        (MemoryError("Unable to allocate 3 GiB"), "no memory left"),
+    ],
+)
 @pytest.mark.parametrize("on_fault", ["stop", "skip"])
 def test_an_example_is_not_left_out_for_an_error_that_passes(
     tmp_path, monkeypatch, on_fault, error, said
@@ -187,8 +209,9 @@ def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[1]["image"].fill(7))(tmp_path)
     made = config.default()
-    made.data.update(dict(
-        source="pickle", root=str(tmp_path / "data.pkl"), size=FLAT, on_fault="skip"))
+    made.data.update(
+        dict(source="pickle", root=str(tmp_path / "data.pkl"), size=FLAT, on_fault="skip")
+    )
     made.data.intensity.scope = scope
     data = datasets.data(made)
     assert len(data.train) == kept and len(data.train.skipped) == 5 - kept
@@ -200,10 +223,12 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[2].pop("image"))(tmp_path)
     made = config.default()
-    made.data.update(dict(
-        source="pickle", root=str(tmp_path / "data.pkl"), size=(8, 8), on_fault="skip"))
-    made.model.update(dict(
-        channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1))
+    made.data.update(
+        dict(source="pickle", root=str(tmp_path / "data.pkl"), size=(8, 8), on_fault="skip")
+    )
+    made.model.update(
+        dict(channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1)
+    )
     made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
     monkeypatch.setattr(experiment.loop, "train", lambda *_, **__: None)
     experiment.train(made, tmp_path / "run")
@@ -217,12 +242,20 @@ def test_converting_leaves_out_and_says(tmp_path):
     decathlon(tmp_path)
     cut(Path(Decathlon(tmp_path, "train", SOLID).where(0)))
     command = [
-        sys.executable, "scripts/prepare_data.py", "convert", "--layout=decathlon",
-        f"--root={tmp_path}", "--size", "8", "8", "4", f"--out={tmp_path / 'out.pkl'}"]  # fmt: skip
+        sys.executable,
+        "scripts/prepare_data.py",
+        "convert",
+        "--layout=decathlon",
+        f"--root={tmp_path}",
+        "--size",
+        "8",
+        "8",
+        "4",
+        f"--out={tmp_path / 'out.pkl'}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot be read" in done.stderr
     assert not (tmp_path / "out.pkl").exists()
-    done = subprocess.run(
-        [*command, "--on-fault=skip"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "--on-fault=skip"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "train: left out:" in done.stdout and "train 3," in done.stdout

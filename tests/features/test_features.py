@@ -35,9 +35,15 @@ class Drawn(dict):
     def __init__(self, published, wanted):
         super().__init__()
         for layer in {name.rpartition("/")[0] for name in wanted}:
-            self._fill(published, layer, {
-                name.rpartition("/")[2]: shape for name, shape in wanted.items()
-                if name.rpartition("/")[0] == layer})
+            self._fill(
+                published,
+                layer,
+                {
+                    name.rpartition("/")[2]: shape
+                    for name, shape in wanted.items()
+                    if name.rpartition("/")[0] == layer
+                },
+            )
 
     def _fill(self, published, layer, kinds):
         draw, prefix = reference().draw, published.name(layer)
@@ -93,7 +99,8 @@ def test_the_image_tower_of_clip_sees_what_the_reference_sees():
 
 def look_by_vgg(*shape):
     seen = jax.jit(weights.network("vgg"))(
-        drawn_params(weights.NETWORKS["vgg"]), reference().images(*shape, 1))
+        drawn_params(weights.NETWORKS["vgg"]), reference().images(*shape, 1)
+    )
     return {layer: np.asarray(rows)[..., ::8] for layer, rows in seen.items()}
 
 
@@ -108,8 +115,7 @@ def test_vgg_sees_what_the_reference_sees():
 def test_vgg_sees_what_torchvision_sees(monkeypatch):
     pytest.importorskip("torch", reason="compares with PyTorch: install torch and torchvision")
     # Compiled operators, which this network doesn't use and torchvision's wheel may lack.
-    monkeypatch.setitem(
-        sys.modules, "torchvision._meta_registrations", types.ModuleType("unused"))
+    monkeypatch.setitem(sys.modules, "torchvision._meta_registrations", types.ModuleType("unused"))
     vgg = pytest.importorskip("torchvision.models.vgg", reason="compares with torchvision")
     made, wanted = look_by_vgg(1, 64, 48), reference().vgg_layers(vgg, 1, 64, 48)
     for layer, rows in wanted.items():
@@ -126,7 +132,8 @@ def test_resizing_is_that_of_the_reference():
     images = reference().images(2, 40, 56, 1)
     with np.load(GOLDEN / "clip.npz") as stored:
         np.testing.assert_allclose(
-            resize(images, 28, cubic=True), stored["resized"][..., :1], rtol=1e-5, atol=1e-5)
+            resize(images, 28, cubic=True), stored["resized"][..., :1], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("cubic", [False, True])
@@ -137,6 +144,7 @@ def test_resizing_keeps_constants_and_leaves_the_same_size_alone(cubic):
 
 def test_published_sizes():
     """Of the numbers of parameters that the publications and model cards give."""
+
     def count(name):
         shapes = weights.shapes(weights.NETWORKS[name].make)
         return sum(int(np.prod(shape)) for shape in shapes.values())
@@ -184,7 +192,8 @@ def test_only_the_published_file_is_taken(tmp_path):
 def test_a_published_file_is_converted_whole(tmp_path, monkeypatch):
     """The right hash is let through, a missing array is named."""
     published = weights.NETWORKS["clip"]._replace(
-        make=lambda: ClipImageTower(SMALL_CLIP), sha256="")
+        make=lambda: ClipImageTower(SMALL_CLIP), sha256=""
+    )
     wanted = weights.shapes(published.make)
     state = Drawn(published, wanted)
     source = tmp_path / "clip.safetensors"

@@ -13,22 +13,22 @@ from torch_original import Structure, record
 
 # Two and three levels, with every kind of block; no two axes of an image have the same size.
 CASES = {
-    "unconditional": (
-        Structure(2, (4, 6, 8), 2, (False, True, True), 2), (12, 20)),
+    "unconditional": (Structure(2, (4, 6, 8), 2, (False, True, True), 2), (12, 20)),
     "class": (
         Structure(2, (4, 4, 8), 1, (False, False, True), 2, num_classes=4, transformer_layers=2),
-        (16, 12)),
-    "mask": (
-        Structure(2, (4, 8), 1, (False, True), 4, mask_channels=2, mask_width=4), (10, 14)),
+        (16, 12),
+    ),
+    "mask": (Structure(2, (4, 8), 1, (False, True), 4, mask_channels=2, mask_width=4), (10, 14)),
     "mask_class": (
         Structure(2, (4, 8), 1, (True, True), 2, num_classes=3, mask_channels=1, mask_width=4),
-        (14, 10)),
-    "unconditional_3d": (
-        Structure(3, (4, 6), 1, (False, True), 2), (4, 8, 6)),
+        (14, 10),
+    ),
+    "unconditional_3d": (Structure(3, (4, 6), 1, (False, True), 2), (4, 8, 6)),
     "mask_class_3d": (
         Structure(3, (4, 4), 1, (False, True), 2, num_classes=3, mask_channels=1, mask_width=4),
-        (6, 4, 8)),
-}  # fmt: skip
+        (6, 4, 8),
+    ),
+}
 
 # With others some gradient cancels so far that PyTorch itself is 7e-4 off its float64 result.
 SEED = 1

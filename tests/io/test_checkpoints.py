@@ -164,8 +164,11 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     last = 0
     for delay_s in (0.0, 0.2):
         process = subprocess.Popen(
-            [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path / "checkpoints")], text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+            [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path / "checkpoints")],
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+        )
         for _ in range(2):  # the second save starts once the first is on disk
             assert process.stdout.readline()
         time.sleep(delay_s)
@@ -256,16 +259,24 @@ def data_files(checkpoint):
 
 
 DAMAGE = [
-    (cut, data_files), (os.unlink, data_files),
+    (cut, data_files),
+    (os.unlink, data_files),
     (shutil.rmtree, lambda step: [step / "sums"]),
-    *((damage, lambda step, name=name: [step / name])
-      for damage in (cut, os.unlink)
-      for name in ("config/metadata", "facts/metadata", "state/_METADATA", "sums/metadata",
-                   "metrics/metrics")),
+    *(
+        (damage, lambda step, name=name: [step / name])
+        for damage in (cut, os.unlink)
+        for name in (
+            "config/metadata",
+            "facts/metadata",
+            "state/_METADATA",
+            "sums/metadata",
+            "metrics/metrics",
+        )
+    ),
     (rename_a_key, lambda step: [step / "sums" / "metadata"]),
     (lower_the_loss, lambda step: [step / "metrics" / "metrics"]),
     (flip, lambda step: [step / "facts" / "metadata"]),
-]  # fmt: skip
+]
 # What is hit may be of the optimiser, which sampling does not read.
 IN_UNREAD = [(flip, data_files), (flip, lambda step: [step / "sums" / "metadata"])]
 
@@ -389,8 +400,11 @@ def test_a_write_that_was_given_up_does_not_complain_beside_the_error(tmp_path, 
 
 def test_no_room_for_a_checkpoint_is_said_and_costs_none(tmp_path):
     said = subprocess.run(
-        [sys.executable, "-c", SAVE_UNDER_A_LIMIT, str(tmp_path / "checkpoints")], text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).stdout
+        [sys.executable, "-c", SAVE_UNDER_A_LIMIT, str(tmp_path / "checkpoints")],
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    ).stdout
     assert "said: " in said and "a checkpoint cannot be written" in said and "--resume" in said
     assert restore_weights(tmp_path).step == 1
     assert_goes_on_from_step_1(tmp_path)

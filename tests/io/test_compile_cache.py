@@ -34,8 +34,12 @@ print(events.count("/jax/compilation_cache/cache_hits"), result.tobytes().hex())
 def test_fresh_and_cached_programs_agree_bit_for_bit(tmp_path):
     def run(folder):
         output = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / folder)], check=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True).stdout
+            [sys.executable, "-c", PROGRAM, str(tmp_path / folder)],
+            check=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+        ).stdout
         hits, result = output.split()
         return int(hits), result
 

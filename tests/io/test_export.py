@@ -24,7 +24,8 @@ SIZES = {2: (8, 6), 3: (4, 6, 2)}
 
 def toy_facts(size):
     return dict(
-        size=size, channels=1, classes=CLASSES, mask_labels=LABELS, intensity=dict(mode="minmax"))
+        size=size, channels=1, classes=CLASSES, mask_labels=LABELS, intensity=dict(mode="minmax")
+    )
 
 
 def toy_network():
@@ -32,8 +33,10 @@ def toy_network():
 
     def encode(params, condition):
         mask, label = condition
-        return (None if mask is None else mask @ params["control/mask"],
-                None if label is None else label @ params["unet/label"])  # fmt: skip
+        return (
+            None if mask is None else mask @ params["control/mask"],
+            None if label is None else label @ params["unet/label"],
+        )
 
     def apply(params, x, t, context, dropout_key):
         del dropout_key
@@ -69,10 +72,13 @@ def toy_sampler(condition):
 def write(out, condition="mask+class", dims=2, **changes):
     sample_fn, params = toy_sampler(condition)
     arguments = dict(
-        sample_fn=sample_fn, params=params, config_json='{"cond": "toy"}',
-        facts=toy_facts(SIZES[dims]), condition=condition,
+        sample_fn=sample_fn,
+        params=params,
+        config_json='{"cond": "toy"}',
+        facts=toy_facts(SIZES[dims]),
+        condition=condition,
         settings=dict(solver="heun", steps=5, calls=10),
-    )  # fmt: skip
+    )
     export.write_export(out, **{**arguments, **changes})
     return sample_fn, params
 
@@ -90,10 +96,16 @@ def load(path):
     return jax.jit(jax.export.deserialize(path.read_bytes()).call)
 
 
-@pytest.mark.parametrize("condition, dims", [
-    pytest.param(
-        condition, dims, marks=[pytest.mark.slow] * ((condition, dims) != ("mask+class", 2)))
-    for condition in CONDITIONS for dims in SIZES])  # fmt: skip
+@pytest.mark.parametrize(
+    "condition, dims",
+    [
+        pytest.param(
+            condition, dims, marks=[pytest.mark.slow] * ((condition, dims) != ("mask+class", 2))
+        )
+        for condition in CONDITIONS
+        for dims in SIZES
+    ],
+)
 def test_the_program_makes_the_images_of_the_sampler_at_any_batch_size(tmp_path, condition, dims):
     sample_fn, params = write(tmp_path / "out", condition, dims)
     sampler = load(tmp_path / "out" / "sampler.jax_export")
@@ -132,8 +144,16 @@ def test_the_folder_holds_what_it_says(tmp_path):
     _, params = write(tmp_path / "deep" / "out")
     out = tmp_path / "deep" / "out"
     assert {path.name for path in out.iterdir()} == {
-        "weights", "weights.npz", "sampler.jax_export", "noise.jax_export", "config.json",
-        "facts.json", "export.json", "example.py", "README.txt"}  # fmt: skip
+        "weights",
+        "weights.npz",
+        "sampler.jax_export",
+        "noise.jax_export",
+        "config.json",
+        "facts.json",
+        "export.json",
+        "example.py",
+        "README.txt",
+    }
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     flat = np.load(out / "weights.npz")
     assert set(flat) == set(params)
@@ -144,8 +164,9 @@ def test_the_folder_holds_what_it_says(tmp_path):
     description = json.loads((out / "export.json").read_text())
     assert description["calls"] == 10 and description["condition"] == "mask+class"
     example = (out / "example.py").read_text()
-    assert all(f"    {line}\n" in (out / "README.txt").read_text()
-               for line in example.splitlines() if line)  # fmt: skip
+    assert all(
+        f"    {line}\n" in (out / "README.txt").read_text() for line in example.splitlines() if line
+    )
 
 
 def test_a_network_of_another_device_count_reads_the_orbax_weights(tmp_path):
@@ -165,9 +186,11 @@ for given in ((), (target,)):
 assert len(weights["unet/x"].sharding.device_set) == 4
 """
     environment = dict(
-        os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+        os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=4"
+    )
     subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "out")], env=environment, check=True)
+        [sys.executable, "-c", script, str(tmp_path / "out")], env=environment, check=True
+    )
 
 
 def test_a_taken_folder_is_refused_and_only_an_export_is_overwritten(tmp_path):

@@ -5,17 +5,20 @@ import pytest
 from motfm_jax.io.foreign_config import read_yaml
 
 
-@pytest.mark.parametrize("text, said", [
-    ("model_args: [1, 2", "is not YAML"),
-    ("- 1", "has no model_args"),
-    ("model_args: 3", "has no model_args"),
-    ("train_args: {lr: 1}", "has no model_args"),
-    ("", "has no model_args"),
-    ("model_args: {a: !!bool maybe}", "is not YAML"),
-    ("model_args: {a: !!timestamp never}", "is not YAML"),
-    ("model_args: {a: 2001-99-99}", "is not YAML"),
-    ("model_args: " + "[" * 1000, "is not YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("model_args: [1, 2", "is not YAML"),
+        ("- 1", "has no model_args"),
+        ("model_args: 3", "has no model_args"),
+        ("train_args: {lr: 1}", "has no model_args"),
+        ("", "has no model_args"),
+        ("model_args: {a: !!bool maybe}", "is not YAML"),
+        ("model_args: {a: !!timestamp never}", "is not YAML"),
+        ("model_args: {a: 2001-99-99}", "is not YAML"),
+        ("model_args: " + "[" * 1000, "is not YAML"),
+    ],
+)
 def test_what_is_no_config_is_refused(tmp_path, text, said):
     path = tmp_path / "original.yaml"
     path.write_text(text)

@@ -71,8 +71,12 @@ def test_titles_and_captions_are_drawn_in_room_of_their_own(tmp_path):
     tile = np.zeros((112, 112, 3), np.uint8)
     images.write_grid(tmp_path / "plain.png", [[tile, tile]])
     images.write_grid(
-        tmp_path / "titled.png", [[tile, tile]], row_titles=["row"], column_titles=["a", "b"],
-        caption="word " * 40)  # fmt: skip
+        tmp_path / "titled.png",
+        [[tile, tile]],
+        row_titles=["row"],
+        column_titles=["a", "b"],
+        caption="word " * 40,
+    )
     plain, titled = pixels(tmp_path / "plain.png"), pixels(tmp_path / "titled.png")
     assert titled.shape[0] > plain.shape[0] and titled.shape[1] > plain.shape[1]
     assert (titled == 0).all(-1).sum() > (plain == 0).all(-1).sum(), "black text beside black tiles"
@@ -84,7 +88,8 @@ def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size)
     rng = np.random.default_rng(0)
     stack, masks = rng.normal(size=(5, *size, 1)), rng.integers(0, 3, (5, *size))
     images.write_samples(
-        tmp_path / "a.png", stack, masks=masks, titles=list("abcde"), caption="synthetic")
+        tmp_path / "a.png", stack, masks=masks, titles=list("abcde"), caption="synthetic"
+    )
     images.write_trajectory(tmp_path / "b.png", np.stack([stack, stack / 2, stack]), columns=2)
     page = pixels(tmp_path / "a.png")
     assert len(np.unique(page[..., 0])) > 50
@@ -96,8 +101,12 @@ def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size)
 
 def test_the_loss_curve_is_a_picture(tmp_path):
     images.write_curves(
-        tmp_path / "loss.png", {"train": ([1, 2, 3], [1.0, 0.5, 0.2])}, xlabel="step",
-        ylabel="loss", log=True)
+        tmp_path / "loss.png",
+        {"train": ([1, 2, 3], [1.0, 0.5, 0.2])},
+        xlabel="step",
+        ylabel="loss",
+        log=True,
+    )
     assert len(np.unique(pixels(tmp_path / "loss.png").reshape(-1, 3), axis=0)) > 2
 
 

@@ -21,7 +21,9 @@ libc.free.argtypes = [ctypes.c_void_p]
 """
 
 # Allocates 64 MiB, writes to them and frees them, five times; prints the pages taken anew.
-TOUCHES = LIBC + """
+TOUCHES = (
+    LIBC
+    + """
 if sys.argv[1] == "kept":
     malloc.keep_freed()
 def touch():
@@ -34,10 +36,13 @@ for _ in range(4):
     touch()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+)
 
 # Leaves 64 holes of 1 MiB between as many blocks; prints how many the next 64 allocations fill,
 # in MiB the resident memory before and after, and whether the blocks still hold what they held.
-HOLES = LIBC + """
+HOLES = (
+    LIBC
+    + """
 malloc.keep_freed()
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
@@ -56,6 +61,7 @@ after = resident()
 print(len({allocate(1 << 20) for _ in range(64)} & set(holes)), before, after,
       all(ctypes.string_at(block, 1 << 20) == bytes([7]) * (1 << 20) for block in kept))
 """
+)
 
 COMPILES = """
 import jax, sys

@@ -76,7 +76,8 @@ def test_resume_goes_on_and_remembers_each_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field, value", [("cond", "mask"), ("train.lr", 2e-4), ("data.size", (32, 32))])
+    "field, value", [("cond", "mask"), ("train.lr", 2e-4), ("data.size", (32, 32))]
+)
 def test_resume_with_another_config_names_the_fields(tmp_path, field, value):
     path = make_run(tmp_path / "run")
     before = tree(path)
@@ -244,8 +245,12 @@ sys.stdin.read()
 def test_a_run_in_use_is_refused_by_pid_until_its_process_dies(tmp_path):
     path = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        [sys.executable, "-c", HOLD, str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout.readline() == "held\n"
         for settings in ({"resume": True}, {"overwrite": True}):
@@ -292,8 +297,9 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     assert read_metrics(path) == [*rows, {"step": 4, "loss": None}]
 
 
-@pytest.mark.parametrize("row", [
-    b"rubbish", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "row", [b"rubbish", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff", b"[" * 100_000]
+)
 def test_a_damaged_row_is_named_unless_it_is_the_last(tmp_path, row):
     path = make_run(tmp_path / "run")
     (path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + row + b'\n{"step": 2}\n')
@@ -329,6 +335,9 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
         run.log_image(5, "samples", np.zeros((4, 6, 3), np.uint8))
     events = {value.tag: (step, value) for step, value in read_events(tmp_path / "run")}
     assert {tag: step for tag, (step, _) in events.items()} == {
-        "loss": 5, "valid_loss": 5, "samples": 5}
+        "loss": 5,
+        "valid_loss": 5,
+        "samples": 5,
+    }
     assert events["loss"][1].simple_value == 0.25
     assert (events["samples"][1].image.height, events["samples"][1].image.width) == (4, 6)

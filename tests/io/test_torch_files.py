@@ -13,8 +13,10 @@ import pytest
 
 from motfm_jax.io.torch_weights import read_torch_weights, write_torch_weights
 
-STATE = {"unet.conv_in.conv.weight": np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) / 7,
-         "controlnet.controlnet_down_blocks.0.bias": np.ones(3, np.float32)}  # fmt: skip
+STATE = {
+    "unet.conv_in.conv.weight": np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) / 7,
+    "controlnet.controlnet_down_blocks.0.bias": np.ones(3, np.float32),
+}
 
 
 def assert_state(found, expected=STATE):
@@ -32,7 +34,10 @@ def crafted_safetensors(path, **tensors):
     header, data = {}, b""
     for name, (kind, shape, values) in tensors.items():
         header[name] = {
-            "dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+            "dtype": kind,
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
         data += values
     header = json.dumps(header).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
@@ -57,9 +62,13 @@ def test_safetensors_of_every_float_become_float32(tmp_path, monkeypatch):
     half, double = values.astype(np.float16), values.astype(np.float64)
     bfloat = values.view(np.uint32).__rshift__(16).astype(np.uint16)
     path = crafted_safetensors(
-        tmp_path / "weights.safetensors", **{
-            "unet.a": ("BF16", [3], bfloat.tobytes()), "unet.b": ("F16", [3], half.tobytes()),
-            "unet.c": ("F64", [3], double.tobytes())})  # fmt: skip
+        tmp_path / "weights.safetensors",
+        **{
+            "unet.a": ("BF16", [3], bfloat.tobytes()),
+            "unet.b": ("F16", [3], half.tobytes()),
+            "unet.c": ("F64", [3], double.tobytes()),
+        },
+    )
     state = read_torch_weights(path).state
     assert_state(dict(sorted(state.items())), dict.fromkeys(("unet.a", "unet.b", "unet.c"), values))
     path = crafted_safetensors(path, **{"unet.n": ("I64", [1], bytes(8))})
@@ -67,8 +76,9 @@ def test_safetensors_of_every_float_become_float32(tmp_path, monkeypatch):
         read_torch_weights(path)
 
 
-@pytest.mark.parametrize("suffix, package", [
-    (".ckpt", "torch"), (".pt", "torch"), (".safetensors", "safetensors.numpy")])  # fmt: skip
+@pytest.mark.parametrize(
+    "suffix, package", [(".ckpt", "torch"), (".pt", "torch"), (".safetensors", "safetensors.numpy")]
+)
 def test_a_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch, suffix, package):
     without(monkeypatch, package)
     without(monkeypatch, package.partition(".")[0])
@@ -112,7 +122,8 @@ CONFIG = {"model_args": {"num_channels": [32, 64], "with_conditioning": True}, "
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "prefix", ["", "model.", "module.", "model._orig_mod.", "_orig_mod.model."])
+    "prefix", ["", "model.", "module.", "model._orig_mod.", "_orig_mod.model."]
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_state_dicts_are_read_whatever_wrapped_the_model(torch, tmp_path, prefix, zipped):
     path = tmp_path / "weights.pt"
@@ -138,10 +149,12 @@ def test_prefixes_of_a_part_are_taken_off_and_a_bare_unet_gets_one(torch, tmp_pa
 def test_checkpoints_of_lightning_and_of_the_older_original(torch, tmp_path):
     path = tmp_path / "last.ckpt"
     lightning = {
-        "state_dict": tensors(torch, "model."), "epoch": 12, "global_step": 1600,
+        "state_dict": tensors(torch, "model."),
+        "epoch": 12,
+        "global_step": 1600,
         "hyper_parameters": {**CONFIG, "tuple": (1, 2), "type": torch.float32},
         "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
-    }  # fmt: skip
+    }
     torch.save(lightning, path)
     read = read_torch_weights(path)
     assert_state(read.state)
@@ -161,8 +174,13 @@ def test_tensors_of_every_float_become_float32(torch, tmp_path):
     path = tmp_path / "weights.pt"
     kinds = ("bfloat16", "float16", "float64", "float32")
     values = np.array([0.5, -2, 3.140625], np.float32)
-    torch.save({f"unet.{kind}": torch.nn.Parameter(
-        torch.tensor(values, dtype=getattr(torch, kind))) for kind in kinds}, path)  # fmt: skip
+    torch.save(
+        {
+            f"unet.{kind}": torch.nn.Parameter(torch.tensor(values, dtype=getattr(torch, kind)))
+            for kind in kinds
+        },
+        path,
+    )
     assert_state(read_torch_weights(path).state, {f"unet.{kind}": values for kind in kinds})
 
 
@@ -170,15 +188,22 @@ def test_tensors_of_every_float_become_float32(torch, tmp_path):
 def test_entries_that_are_no_weights_are_named(torch, tmp_path):
     path = tmp_path / "weights.pt"
     other = {
-        "unet.step": 3, "unet.count": torch.arange(2), "unet.sparse": torch.eye(2).to_sparse(),
-        "unet.meta": torch.zeros(2, device="meta"), **{f"unet.{n}": "text" for n in range(9)},
-    }  # fmt: skip
+        "unet.step": 3,
+        "unet.count": torch.arange(2),
+        "unet.sparse": torch.eye(2).to_sparse(),
+        "unet.meta": torch.zeros(2, device="meta"),
+        **{f"unet.{n}": "text" for n in range(9)},
+    }
     torch.save({"state_dict": {**tensors(torch), **other}}, path)
     with pytest.raises(ValueError) as caught:
         read_torch_weights(path)
     for part in (
-        "unet.step is int", "unet.count is torch.int64", "sparse_coo", "meta", "; and 3 more",
-    ):  # fmt: skip
+        "unet.step is int",
+        "unet.count is torch.int64",
+        "sparse_coo",
+        "meta",
+        "; and 3 more",
+    ):
         assert part in str(caught.value)
     for contents, message in (([1], "holds a list"), (torch.ones(1), "holds a Tensor")):
         torch.save(contents, path)
@@ -204,9 +229,15 @@ class Calls:
 @pytest.mark.torch
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["whole", "weights", "config", "deep in the config", "beside"])
-@pytest.mark.parametrize("function, name", [
-    (os.system, "posix.system"), (eval, "eval"), (math.prod, "math.prod"),
-    (types.SimpleNamespace, "types.SimpleNamespace")])  # fmt: skip
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (os.system, "posix.system"),
+        (eval, "eval"),
+        (math.prod, "math.prod"),
+        (types.SimpleNamespace, "types.SimpleNamespace"),
+    ],
+)
 def test_a_hostile_checkpoint_executes_nothing(torch, tmp_path, function, name, where, zipped):
     ran, path = tmp_path / "ran", tmp_path / "hostile.ckpt"
     command = {os.system: f"touch {ran}", eval: f"open({str(ran)!r}, 'w')"}.get(function)
@@ -264,8 +295,9 @@ def test_damaged_files_and_other_archives_are_one_line(torch, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("suffix, config, step", [(".ckpt", CONFIG, 7), (".pt", None, None),
-                                                  (".pth", None, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "suffix, config, step", [(".ckpt", CONFIG, 7), (".pt", None, None), (".pth", None, None)]
+)
 def test_what_is_written_reads_as_the_same(torch, tmp_path, suffix, config, step):
     path = tmp_path / f"weights{suffix}"
     path.write_text("an older file")
@@ -315,8 +347,13 @@ def test_lightning_loads_and_trains_on_from_what_is_written(torch, tmp_path):
     assert dict(module.hparams) == {"lr": 0.5}
     np.testing.assert_array_equal(module.model["unet"].weight.detach(), weight)
     trainer = lightning.Trainer(
-        max_steps=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", default_root_dir=tmp_path)  # fmt: skip
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    )
     batch = torch.utils.data.DataLoader(torch.tensor([[1.0, 0.0]]))
     module = Module({"lr": 0.5})
     trainer.fit(module, batch, ckpt_path=path)

@@ -12,7 +12,8 @@ from motfm_jax.methods.solve import num_calls, solve
 # A generator that scales noise and adds the mask, and two discriminators of two layers each.
 GENERATOR = Network(
     encode=lambda params, condition: condition.mask,
-    apply=lambda params, x0, t, mask, key: params["generator/a"] * x0 + mask)
+    apply=lambda params, x0, t, mask, key: params["generator/a"] * x0 + mask,
+)
 
 
 def discriminate(params, image, mask):
@@ -58,37 +59,44 @@ def test_the_loss_is_hinge_and_feature_matching():
 @pytest.mark.parametrize("name, side", [("generator/a", 0), ("discriminator/b", 1)])
 def test_each_side_learns_from_its_own_loss_alone(name, side):
     batch, condition, keys = make_batch()
-    gradient = jax.grad(lambda params: adversarial.loss(
-        NETWORKS, params, batch, condition, keys, 10.0).sum())(PARAMS)[name]
+    gradient = jax.grad(
+        lambda params: adversarial.loss(NETWORKS, params, batch, condition, keys, 10.0).sum()
+    )(PARAMS)[name]
     step = 1e-4
     moves = [
         expected(*(value + sign * step * (at == side) for at, value in enumerate((0.3, 0.7))), 10.0)
-        for sign in (1, -1)]
+        for sign in (1, -1)
+    ]
     slope = (moves[0][side].sum() - moves[1][side].sum()) / (2 * step)
     np.testing.assert_allclose(gradient, slope, rtol=2e-2)
 
 
 def perceive(images):
     """Five layers, the first of which sees the image and the others less and less of it."""
-    return [images[:, :, ::2**number] * (number + 1) for number in range(5)]
+    return [images[:, :, :: 2**number] * (number + 1) for number in range(5)]
 
 
 def test_the_perceptual_loss_is_added_with_its_layers_weights():
     batch, condition, keys = make_batch()
     x0 = np.asarray(normal_per_example(keys, (4, 4, 1)))
     away = np.abs(0.3 * x0 + condition.mask - batch.image)
-    layers = [weight * (number + 1) * away[:, :, ::2**number].mean((1, 2, 3))
-              for number, weight in enumerate((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1))]
+    layers = [
+        weight * (number + 1) * away[:, :, :: 2**number].mean((1, 2, 3))
+        for number, weight in enumerate((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1))
+    ]
     value = adversarial.loss(
-        NETWORKS, PARAMS, batch, condition, keys, 10.0, perceive, perceptual_weight=3.0)
-    np.testing.assert_allclose(
-        value, sum(expected(0.3, 0.7, 10.0)) + 3 * sum(layers), rtol=1e-5)
+        NETWORKS, PARAMS, batch, condition, keys, 10.0, perceive, perceptual_weight=3.0
+    )
+    np.testing.assert_allclose(value, sum(expected(0.3, 0.7, 10.0)) + 3 * sum(layers), rtol=1e-5)
 
 
 def test_the_perceptual_loss_teaches_the_generator_alone():
     batch, condition, keys = make_batch()
-    gradient = jax.grad(lambda params, weight: adversarial.loss(
-        NETWORKS, params, batch, condition, keys, 10.0, perceive, weight).sum())
+    gradient = jax.grad(
+        lambda params, weight: adversarial.loss(
+            NETWORKS, params, batch, condition, keys, 10.0, perceive, weight
+        ).sum()
+    )
     without, with_it = gradient(PARAMS, 0.0), gradient(PARAMS, 3.0)
     assert without["discriminator/b"] == with_it["discriminator/b"]
     assert abs(without["generator/a"] - with_it["generator/a"]) > 0.1

@@ -19,6 +19,7 @@ sample = jax.jit(diffusion.sample, static_argnums=(0, 4), static_argnames="traje
 
 def network_of(noise, encode=lambda params, condition: condition.mask):
     """The network that estimates noise(x, level [B, 1, 1, 1], what was encoded)."""
+
     def apply(params, x, t, context, dropout_key):
         return noise(x, (t * 999.0)[:, None, None, None], context)
 
@@ -35,6 +36,7 @@ def mixture(schedule, level):
 @functools.cache
 def gaussian(schedule, mean, deviation):
     """The best estimate for images of independent normal values."""
+
     def estimate(x, level, context):
         signal, noise = mixture(schedule, level)
         return noise * (x - signal * mean) / (signal**2 * deviation**2 + noise**2)
@@ -45,6 +47,7 @@ def gaussian(schedule, mean, deviation):
 @functools.cache
 def knows_the_image(schedule, error=0.0):
     """The exact noise in a state of the image given as the mask, off by `error`."""
+
     def estimate(x, level, image):
         signal, noise = mixture(schedule, level)
         return (x - signal * image) / noise + error
@@ -90,8 +93,14 @@ def test_the_exact_noise_has_no_loss_and_a_known_error_its_square(schedule):
     batch = make_batch()
     for error in (0.0, 0.3):
         losses = loss(
-            knows_the_image(schedule, error), {}, batch, Condition(mask=batch.image), make_keys(),
-            None, schedule=schedule)
+            knows_the_image(schedule, error),
+            {},
+            batch,
+            Condition(mask=batch.image),
+            make_keys(),
+            None,
+            schedule=schedule,
+        )
         assert losses.shape == (6,)
         np.testing.assert_allclose(losses, error**2, atol=1e-4)
 
@@ -101,7 +110,8 @@ def test_the_best_estimate_for_normal_images_loses_what_the_state_leaves_open():
     image = mean + deviation * make_noise(count, (2, 2), seed=11)
     batch = make_batch(count, (2, 2))._replace(image=image)
     losses = loss(
-        gaussian("linear", mean, deviation), {}, batch, Condition(), make_keys(count), None)
+        gaussian("linear", mean, deviation), {}, batch, Condition(), make_keys(count), None
+    )
     share = diffusion.alpha_bar("linear")
     expected = np.mean(share * deviation**2 / (share * deviation**2 + 1 - share))
     assert 0.05 < expected < 0.5
@@ -126,6 +136,7 @@ def test_an_examples_loss_does_not_depend_on_the_batch_it_is_in():
 
 def test_training_levels_are_uniform():
     """The network's estimate is made such that the loss is the level it was told."""
+
     def apply(params, x, t, noise, dropout_key):
         return noise + jnp.sqrt(t * 999.0)[:, None, None, None]
 
@@ -146,8 +157,13 @@ def test_training_levels_are_uniform():
 def test_sampling_with_the_exact_noise_lands_on_the_image(schedule, spacing, steps, eta):
     image = make_batch().image
     solution = sample(
-        knows_the_image(schedule), {}, make_noise(), Condition(mask=image),
-        DDIM(steps, eta, schedule, spacing), make_keys())
+        knows_the_image(schedule),
+        {},
+        make_noise(),
+        Condition(mask=image),
+        DDIM(steps, eta, schedule, spacing),
+        make_keys(),
+    )
     # The cosine's last level holds 1 / 20,000 of the image.
     np.testing.assert_allclose(solution.x, image, atol=5e-3 if schedule == "cosine" else 1e-4)
     np.testing.assert_array_equal(solution.steps, steps)
@@ -158,8 +174,12 @@ def test_sampling_with_the_exact_noise_lands_on_the_image(schedule, spacing, ste
 def test_many_steps_map_noise_to_normal_images_value_by_value(schedule):
     x0, mean, deviation = make_noise(2, (8, 8)), 0.2, 0.3
     found = sample(
-        gaussian(schedule, mean, deviation), {}, x0, Condition(),
-        DDIM(1000, 0.0, schedule, clip=False))
+        gaussian(schedule, mean, deviation),
+        {},
+        x0,
+        Condition(),
+        DDIM(1000, 0.0, schedule, clip=False),
+    )
     np.testing.assert_allclose(found.x, mean + deviation * x0, atol=0.01)
 
 
@@ -167,8 +187,13 @@ def test_many_steps_map_noise_to_normal_images_value_by_value(schedule):
 def test_ancestral_sampling_reaches_the_distribution_and_forgets_the_start(schedule):
     x0, mean, deviation = make_noise(4, (64, 64)), 0.2, 0.3
     found = sample(
-        gaussian(schedule, mean, deviation), {}, x0, Condition(),
-        DDIM(1000, 1.0, schedule, clip=False), make_keys(4)).x
+        gaussian(schedule, mean, deviation),
+        {},
+        x0,
+        Condition(),
+        DDIM(1000, 1.0, schedule, clip=False),
+        make_keys(4),
+    ).x
     assert float(found.mean()) == pytest.approx(mean, abs=0.01)
     assert float(found.std()) == pytest.approx(deviation, rel=0.03)
     assert abs(np.corrcoef(np.ravel(x0), np.ravel(found))[0, 1]) < 0.05
@@ -203,8 +228,8 @@ def test_fresh_noise_differs_from_step_to_step():
 def test_no_noise_is_drawn_without_eta():
     x0 = make_noise()
     with_keys, without = (
-        sample(CURVED, {}, x0, Condition(), DDIM(5), keys).x
-        for keys in (make_keys(), None))
+        sample(CURVED, {}, x0, Condition(), DDIM(5), keys).x for keys in (make_keys(), None)
+    )
     np.testing.assert_array_equal(with_keys, without)
 
 
@@ -213,7 +238,8 @@ def test_clipping_keeps_images_in_range():
     for eta in (0.0, 1.0):
         clipped, free = (
             sample(ZERO, {}, x0, Condition(), DDIM(10, eta, clip=clip), make_keys()).x
-            for clip in (True, False))
+            for clip in (True, False)
+        )
         assert float(jnp.abs(clipped).max()) == 1 and float(jnp.abs(free).max()) > 1.5
 
 
@@ -221,7 +247,8 @@ def test_a_single_leading_step_hands_back_the_noise_and_a_trailing_one_does_not(
     x0 = make_noise()
     leading, trailing = (
         sample(CURVED, {}, x0, Condition(), DDIM(1, spacing=spacing, clip=False)).x
-        for spacing in ("leading", "trailing"))
+        for spacing in ("leading", "trailing")
+    )
     np.testing.assert_allclose(leading, x0, atol=0.05)
     assert float(jnp.abs(trailing - x0).max()) > 1
 
@@ -240,9 +267,11 @@ def test_the_condition_is_encoded_once_and_the_network_called_once_a_step():
         count("apply")
         return 0.5 * x * label.sum(-1)[:, None, None, None]
 
-    solution = jax.jit(lambda x0: diffusion.sample(
-        network_of(noise, encode), {}, x0, Condition(label=jnp.eye(2)), DDIM(7), None))(
-            jnp.ones((2, 4, 4, 1)))  # fmt: skip
+    solution = jax.jit(
+        lambda x0: diffusion.sample(
+            network_of(noise, encode), {}, x0, Condition(label=jnp.eye(2)), DDIM(7), None
+        )
+    )(jnp.ones((2, 4, 4, 1)))
     jax.effects_barrier()
     assert counts == {"encode": 1, "apply": 7}
     assert solution.calls.tolist() == solution.steps.tolist() == [7, 7]
@@ -274,14 +303,17 @@ def test_every_step_visits_another_level_and_one_end_of_the_schedule(steps, spac
     assert np.ptp(np.diff(levels, append=-1)) <= 1 or spacing == "leading"
 
 
-@pytest.mark.parametrize("changed, message", [
-    (dict(steps=0), "steps=0: DDIM visits 1 to 1000 levels"),
-    (dict(steps=1001), "steps=1001: DDIM visits"),
-    (dict(eta=-0.1), r"eta=-0\.1: give 0"),
-    (dict(eta=1.5), r"eta=1\.5: give 0"),
-    (dict(schedule="sigmoid"), "'sigmoid': use 'linear' or 'cosine'"),
-    (dict(spacing="linspace"), "'linspace': use 'leading' or 'trailing'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(steps=0), "steps=0: DDIM visits 1 to 1000 levels"),
+        (dict(steps=1001), "steps=1001: DDIM visits"),
+        (dict(eta=-0.1), r"eta=-0\.1: give 0"),
+        (dict(eta=1.5), r"eta=1\.5: give 0"),
+        (dict(schedule="sigmoid"), "'sigmoid': use 'linear' or 'cosine'"),
+        (dict(spacing="linspace"), "'linspace': use 'leading' or 'trailing'"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         diffusion.check_ddim(DDIM(**changed))

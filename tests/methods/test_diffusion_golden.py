@@ -31,9 +31,14 @@ def estimate_noise(params, x, t, context, dropout_key):
 NETWORK = Network(lambda params, condition: None, estimate_noise)
 
 
-@pytest.mark.parametrize("reference, prefix, schedule", [
-    ("monai", "", "linear"), ("diffusers", "linear_", "linear"), ("diffusers", "cosine_", "cosine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "reference, prefix, schedule",
+    [
+        ("monai", "", "linear"),
+        ("diffusers", "linear_", "linear"),
+        ("diffusers", "cosine_", "cosine"),
+    ],
+)
 def test_levels_and_noised_images_are_the_references(reference, prefix, schedule):
     arrays = load(reference)
     share = diffusion.alpha_bar(schedule)
@@ -64,21 +69,28 @@ def assert_steps_agree(ddim, x0, expected, fresh):
 def test_single_steps_are_the_references(number, eta):
     arrays = load("monai")
     assert_steps_agree(
-        DDIM(10, eta, clip=False), arrays["x0"], arrays["steps"][:, number],
-        arrays["fresh"][:, number])
+        DDIM(10, eta, clip=False),
+        arrays["x0"],
+        arrays["steps"][:, number],
+        arrays["fresh"][:, number],
+    )
     arrays = load("diffusers")
     for schedule, spacing in SPACED:
         case = f"{schedule}_{spacing}"
         assert_steps_agree(
-            DDIM(10, eta, schedule, spacing), arrays["x0"], arrays[f"{case}_steps"][:, number],
-            arrays[f"{case}_fresh"][:, number])
+            DDIM(10, eta, schedule, spacing),
+            arrays["x0"],
+            arrays[f"{case}_steps"][:, number],
+            arrays[f"{case}_fresh"][:, number],
+        )
 
 
 @pytest.mark.parametrize("clip, name", [(False, "ddpm"), (True, "ddpm_clipped")])
 def test_ancestral_steps_between_neighbouring_levels_are_ddpm(clip, name):
     arrays, x0 = load("monai"), load("monai")["x0"]
     for wanted, expected, fresh in zip(
-        DDPM_LEVELS, arrays[name], arrays[f"{name}_fresh"], strict=True):
+        DDPM_LEVELS, arrays[name], arrays[f"{name}_fresh"], strict=True
+    ):
         level, found = one_step(DDIM(1000, 1.0, clip=clip), 999 - wanted, x0, fresh)
         assert level == wanted
         # The references' float32 keeps three digits of 1 - alpha_bar near the image.
@@ -89,17 +101,18 @@ def test_ancestral_steps_between_neighbouring_levels_are_ddpm(clip, name):
 def test_ten_steps_are_the_references():
     arrays = load("monai")
     found = diffusion.sample(
-        NETWORK, {}, arrays["x0"], Condition(), DDIM(10, clip=False), trajectory=True)
+        NETWORK, {}, arrays["x0"], Condition(), DDIM(10, clip=False), trajectory=True
+    )
     np.testing.assert_allclose(found.trajectory, arrays["trajectory"], atol=2e-5)
     np.testing.assert_array_equal(found.x, found.trajectory[-1])
     arrays = load("diffusers")
     for schedule, spacing in SPACED:
         ddim, case = DDIM(10, 0.0, schedule, spacing), f"{schedule}_{spacing}"
-        np.testing.assert_array_equal(
-            diffusion.ddim_steps(ddim).level, arrays[f"{case}_levels"])
+        np.testing.assert_array_equal(diffusion.ddim_steps(ddim).level, arrays[f"{case}_levels"])
         found, free = (
             diffusion.sample(NETWORK, {}, arrays["x0"], Condition(), case, trajectory=True)
-            for case in (ddim, ddim._replace(clip=False)))
+            for case in (ddim, ddim._replace(clip=False))
+        )
         expected = arrays[f"{case}_trajectory"]
         np.testing.assert_allclose(found.trajectory, expected, atol=2e-5, err_msg=case)
         assert np.abs(free.trajectory - expected).max() > 0.01, "clipping is part of the case"

@@ -16,8 +16,13 @@ loss = jax.jit(flow.loss, static_argnums=0, static_argnames="time_distribution")
 def make_batch(count=6, size=(4, 4), source=None):
     image = np.random.default_rng(0).uniform(-1, 1, (count, *size, 1)).astype(np.float32)
     return Batch(
-        jnp.array(image), None, None, jnp.ones(count, bool), jnp.arange(count, dtype=jnp.int32),
-        source)
+        jnp.array(image),
+        None,
+        None,
+        jnp.ones(count, bool),
+        jnp.arange(count, dtype=jnp.int32),
+        source,
+    )
 
 
 def make_keys(batch, seed=3):
@@ -26,6 +31,7 @@ def make_keys(batch, seed=3):
 
 def knows_the_image(error=0.0):
     """The exact velocity (x1 - x_t) / (1 - t) to the image given as the mask, off by `error`."""
+
     def apply(params, x, t, image, dropout_key):
         return (image - x) / (1 - t[:, None, None, None]) + error
 
@@ -47,8 +53,14 @@ def test_the_exact_velocity_has_no_loss_and_a_known_error_its_square(distributio
     batch = make_batch()
     for error in (0.0, 0.3):
         losses = loss(
-            knows_the_image(error), {}, batch, Condition(mask=batch.image), make_keys(batch), None,
-            time_distribution=distribution)
+            knows_the_image(error),
+            {},
+            batch,
+            Condition(mask=batch.image),
+            make_keys(batch),
+            None,
+            time_distribution=distribution,
+        )
         assert losses.shape == (6,)
         np.testing.assert_allclose(losses, error**2, atol=1e-4)
 
@@ -76,7 +88,8 @@ def test_the_flow_may_start_from_a_degraded_image():
     batch = make_batch(source=source)
     losses = loss(ZERO, {}, batch, Condition(), make_keys(batch), None)
     np.testing.assert_allclose(
-        losses, np.mean(np.square(batch.image - source), axis=(1, 2, 3)), rtol=1e-6)
+        losses, np.mean(np.square(batch.image - source), axis=(1, 2, 3)), rtol=1e-6
+    )
 
 
 def test_times_follow_their_distribution():
@@ -109,6 +122,7 @@ def test_dropout_is_on_in_the_loss_and_off_in_sampling():
 
 def counting_network(counts):
     """Encodes by a sine, which nothing else here uses; counts what runs, not what is traced."""
+
     def encode(params, condition):
         jax.debug.callback(lambda: counts.__setitem__("encode", counts["encode"] + 1))
         return jnp.sin(params["scale"] * condition.label)
@@ -146,8 +160,11 @@ def test_the_condition_is_encoded_once_and_the_network_called_per_stage(solver, 
 def test_an_adaptive_solve_encodes_outside_its_loop_too():
     counts = {"encode": 0, "apply": 0}
     network, params = counting_network(counts), {"scale": jnp.float32(2.0)}
-    sample = lambda x0: flow.sample(  # noqa: E731
-        network, params, x0, Condition(label=jnp.eye(2)), Solver("adaptive")).x
+    sample = lambda x0: (
+        flow.sample(  # noqa: E731
+            network, params, x0, Condition(label=jnp.eye(2)), Solver("adaptive")
+        ).x
+    )
     names = list(operations(jax.make_jaxpr(sample)(jnp.zeros((2, 4, 4, 1))).jaxpr))
     assert ("sin", False) in names and ("sin", True) not in names
     assert any(loop for _, loop in names), "there is a loop"
@@ -156,7 +173,12 @@ def test_an_adaptive_solve_encodes_outside_its_loop_too():
 def test_sampling_with_the_exact_velocity_lands_on_the_image():
     batch = make_batch()
     solution = flow.sample(
-        knows_the_image(), {}, jnp.ones_like(batch.image), Condition(mask=batch.image),
-        Solver("euler", 4), trajectory=True)
+        knows_the_image(),
+        {},
+        jnp.ones_like(batch.image),
+        Condition(mask=batch.image),
+        Solver("euler", 4),
+        trajectory=True,
+    )
     np.testing.assert_allclose(solution.x, batch.image, atol=1e-5)
     np.testing.assert_allclose(solution.trajectory[2], 0.5 + batch.image / 2, atol=1e-5)

@@ -34,12 +34,15 @@ def test_order_and_names_of_classes_do_not_matter(pairs, random):
     np.testing.assert_allclose(other[:2], result[:2])
 
 
-@pytest.mark.parametrize("predicted, actual, message", [
-    (np.array([0, 1]), np.array([0]), "one class an example"),
-    (np.array([], int), np.array([], int), "one class an example"),
-    (np.array([0.0, 1.0]), np.array([0, 1]), "predicted classes are float64"),
-    (np.array([0, 1]), np.array([0, 2]), "actual classes run from 0 to 2: needed 0 to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "predicted, actual, message",
+    [
+        (np.array([0, 1]), np.array([0]), "one class an example"),
+        (np.array([], int), np.array([], int), "one class an example"),
+        (np.array([0.0, 1.0]), np.array([0, 1]), "predicted classes are float64"),
+        (np.array([0, 1]), np.array([0, 2]), "actual classes run from 0 to 2: needed 0 to 1"),
+    ],
+)
 def test_wrong_classes_are_refused(predicted, actual, message):
     with pytest.raises(ValueError, match=message):
         classification(predicted, actual, num_classes=2)

@@ -46,7 +46,8 @@ def test_batches_of_any_sizes_give_the_density_of_the_whole(edges, num_values):
     images = _images(100)
     whole = intensity_density(images, 3, num_values)
     np.testing.assert_allclose(
-        density_of_batches(np.split(images, edges), images.size, 3, num_values), whole, rtol=1e-12)
+        density_of_batches(np.split(images, edges), images.size, 3, num_values), whole, rtol=1e-12
+    )
     with pytest.raises(ValueError, match="images of 2000 values came, of 2400 were announced"):
         density_of_batches([images[:5]], images.size, 3)
 
@@ -68,12 +69,15 @@ def test_mass_is_shared_between_the_levels_asked_for():
         share_between(flat, 300, 400)
 
 
-@pytest.mark.parametrize("images, message", [
-    (np.zeros((0, 4, 4, 1)), "hold no values"),
-    (np.full((1, 4, 4, 1), np.nan), "not finite"),
-    (np.array([-1.0, 1.0]), "run from -1 to 1: needed 0 to 255"),
-    (np.full((2, 4, 4, 1), 7), "every intensity is 7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((0, 4, 4, 1)), "hold no values"),
+        (np.full((1, 4, 4, 1), np.nan), "not finite"),
+        (np.array([-1.0, 1.0]), "run from -1 to 1: needed 0 to 255"),
+        (np.full((2, 4, 4, 1), 7), "every intensity is 7"),
+    ],
+)
 def test_intensities_without_a_density_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         intensity_density(images, seed=0)

@@ -12,8 +12,7 @@ def _gaussian(mean: list[float], covariance: np.ndarray, count: int = 1000) -> M
 @pytest.mark.parametrize("count, singular", [(60, False), (10, True)])
 def test_agrees_with_pytorch_fid_singular_covariances_included(golden, count, singular):
     arrays = golden("features")
-    result = frechet_distance(
-        moments(arrays["generated"][:count]), moments(arrays["real"][:count]))
+    result = frechet_distance(moments(arrays["generated"][:count]), moments(arrays["real"][:count]))
     expected = arrays["fid_of_10_pytorch_fid" if singular else "fid_pytorch_fid"]
     np.testing.assert_allclose(result.distance, expected, rtol=1e-6)
     assert result.singular == singular
@@ -50,8 +49,7 @@ def test_a_set_is_at_no_distance_from_itself_in_any_order(count, seed):
 
 def test_is_symmetric_and_grows_with_the_square_of_the_scale(golden):
     x, y = (golden("features")[name].astype(float) for name in ("generated", "real"))
-    there, back = (
-        frechet_distance(moments(a), moments(b)).distance for a, b in ((x, y), (y, x)))
+    there, back = (frechet_distance(moments(a), moments(b)).distance for a, b in ((x, y), (y, x)))
     np.testing.assert_allclose(there, back, rtol=1e-9)
     scaled = frechet_distance(moments(3 * x), moments(3 * y)).distance
     np.testing.assert_allclose(scaled, 9 * there, rtol=1e-9)

@@ -55,7 +55,8 @@ def test_kid_of_small_sets_reduces_the_subset_and_tells(golden):
 def test_kid_depends_on_the_seed_only_through_its_subsets(golden):
     generated, real = _sets(golden)
     first, again, other = (
-        kid(generated, real, seed, num_subsets=5, subset_size=20) for seed in (0, 0, 1))
+        kid(generated, real, seed, num_subsets=5, subset_size=20) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first.mean != other.mean
     assert first.std > 0
@@ -63,8 +64,7 @@ def test_kid_depends_on_the_seed_only_through_its_subsets(golden):
 
 def test_kid_of_one_distribution_is_zero_on_average():
     random = np.random.default_rng(0)
-    values = [
-        kid(*random.normal(size=(2, 30, 5)), seed=0, num_subsets=1).mean for _ in range(200)]
+    values = [kid(*random.normal(size=(2, 30, 5)), seed=0, num_subsets=1).mean for _ in range(200)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(200)
     assert min(values) < 0 < max(values)
 
@@ -104,16 +104,24 @@ def test_linear_mmd_sees_mean_images_only():
     np.testing.assert_allclose(moved, 24 * 2**2, rtol=0.05)
 
 
-@pytest.mark.parametrize("generated, real, message", [
-    (np.zeros((1, 2)), np.zeros((5, 2)), "generated features (1, 2): this measure needs at"),
-    (np.zeros((5, 2)), np.zeros((5, 3)), "2 and 3 features an image"),
-    (np.zeros((5, 2)), np.full((5, 2), np.inf), "real features (5, 2): 10 values are not finite"),
-    (np.zeros((5, 2, 1)), np.zeros((5, 2)), "needed [N, F]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "generated, real, message",
+    [
+        (np.zeros((1, 2)), np.zeros((5, 2)), "generated features (1, 2): this measure needs at"),
+        (np.zeros((5, 2)), np.zeros((5, 3)), "2 and 3 features an image"),
+        (
+            np.zeros((5, 2)),
+            np.full((5, 2), np.inf),
+            "real features (5, 2): 10 values are not finite",
+        ),
+        (np.zeros((5, 2, 1)), np.zeros((5, 2)), "needed [N, F]"),
+    ],
+)
 def test_sets_that_cannot_be_compared_are_refused(generated, real, message):
     for measure in (
-        lambda: kid(generated, real, seed=0), lambda: gaussian_mmd(generated, real, 1.0)
-    ):  # fmt: skip
+        lambda: kid(generated, real, seed=0),
+        lambda: gaussian_mmd(generated, real, 1.0),
+    ):
         with pytest.raises(ValueError) as error:
             measure()
         assert message in str(error.value)

@@ -37,12 +37,15 @@ def test_half_precision_features_are_summed_in_double():
     assert moments(features).mean.tolist() == [60.0, 60.0]
 
 
-@pytest.mark.parametrize("features, message", [
-    (np.zeros(3), "needed [N, F]"),
-    (np.zeros((3, 0)), "needed [N, F]"),
-    (np.zeros((0, 3)), "at least 1 rows"),
-    (np.array([[1.0, np.nan]]), "1 values are not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "features, message",
+    [
+        (np.zeros(3), "needed [N, F]"),
+        (np.zeros((3, 0)), "needed [N, F]"),
+        (np.zeros((0, 3)), "at least 1 rows"),
+        (np.array([[1.0, np.nan]]), "1 values are not finite"),
+    ],
+)
 def test_features_without_moments_are_refused(features, message):
     with pytest.raises(ValueError) as error:
         moments(features)

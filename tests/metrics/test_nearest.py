@@ -45,16 +45,18 @@ def test_a_copied_feature_is_at_no_distance_even_far_from_the_origin():
 def test_nearest_pixels_are_those_of_all_images_and_translations(shape):
     queries, references = _random(3, *shape), _random(6, *shape, seed=1)
     axes = tuple(range(len(shape) - 1))
-    every = np.array([
+    every = np.array(
         [
-            min(
-                np.sqrt(np.mean((query - np.roll(reference, shift, axes)) ** 2))
-                for shift in itertools.product(*map(range, shape[:-1]))
-            )
-            for reference in references
+            [
+                min(
+                    np.sqrt(np.mean((query - np.roll(reference, shift, axes)) ** 2))
+                    for shift in itertools.product(*map(range, shape[:-1]))
+                )
+                for reference in references
+            ]
+            for query in queries
         ]
-        for query in queries
-    ])  # fmt: skip
+    )
     found = nearest_pixels(queries, references)
     np.testing.assert_array_equal(found.index, every.argmin(axis=1))
     np.testing.assert_allclose(found.distance, every.min(axis=1), rtol=1e-6)
@@ -92,12 +94,15 @@ def test_share_of_images_closer_than_the_quantile_of_held_out_ones():
     assert share_closer(np.array([2.0]), np.full(20, 2.0)).share == 0  # as close, not closer
 
 
-@pytest.mark.parametrize("generated, held_out, quantile, message", [
-    (np.ones(5), np.ones(10), 0.05, "quantile 0.05 of 10 held-out"),
-    (np.ones(5), np.ones(100), 1.0, "quantile 1.0"),
-    (np.ones((5, 2)), np.ones(100), 0.05, "needed one an image"),
-    (np.array([np.nan]), np.ones(100), 0.05, "generated distances"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "generated, held_out, quantile, message",
+    [
+        (np.ones(5), np.ones(10), 0.05, "quantile 0.05 of 10 held-out"),
+        (np.ones(5), np.ones(100), 1.0, "quantile 1.0"),
+        (np.ones((5, 2)), np.ones(100), 0.05, "needed one an image"),
+        (np.array([np.nan]), np.ones(100), 0.05, "generated distances"),
+    ],
+)
 def test_distances_without_a_share_are_refused(generated, held_out, quantile, message):
     with pytest.raises(ValueError, match=message):
         share_closer(generated, held_out, quantile)

@@ -79,9 +79,15 @@ def test_order_of_the_maps_matters_to_asd_only(seed):
 
 def test_empty_maps_are_counted_and_their_overlap_is_zero():
     full, empty = _rectangle(slice(2, 12), slice(4, 9)), np.zeros((20, 20), np.uint8)
-    summary = summarise([
-        overlap(full, full, (1, 2)), overlap(empty, full, (1, 2)), overlap(full, empty, (1, 2)),
-        overlap(empty, full, (1, 2)), overlap(empty, empty, (1, 2))])  # fmt: skip
+    summary = summarise(
+        [
+            overlap(full, full, (1, 2)),
+            overlap(empty, full, (1, 2)),
+            overlap(full, empty, (1, 2)),
+            overlap(empty, full, (1, 2)),
+            overlap(empty, empty, (1, 2)),
+        ]
+    )
     assert summary.num_images == 5
     assert summary.missed.tolist() == [2, 0]
     assert summary.invented.tolist() == [1, 0]
@@ -99,13 +105,16 @@ def test_the_mean_is_over_images_first_and_over_structures_then():
     np.testing.assert_allclose(summary.mean["dice"], (5 / 6 + 1) / 2)
 
 
-@pytest.mark.parametrize("prediction, reference, labels, spacing, message", [
-    (np.zeros((4, 4), int), np.zeros((4, 5), int), (1,), None, "two maps of one size"),
-    (np.zeros((4, 4)), np.zeros((4, 4), int), (1,), None, "prediction is float64"),
-    (np.zeros((4, 4), int), np.zeros((4, 4), int), (), None, "no labels"),
-    (np.zeros((4, 4), int), np.zeros((4, 4), int), (1,), (1.0,), "2 positive millimetres"),
-    (np.zeros((4, 4), int), np.zeros((4, 4), int), (1,), (1.0, 0.0), "2 positive millimetres"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prediction, reference, labels, spacing, message",
+    [
+        (np.zeros((4, 4), int), np.zeros((4, 5), int), (1,), None, "two maps of one size"),
+        (np.zeros((4, 4)), np.zeros((4, 4), int), (1,), None, "prediction is float64"),
+        (np.zeros((4, 4), int), np.zeros((4, 4), int), (), None, "no labels"),
+        (np.zeros((4, 4), int), np.zeros((4, 4), int), (1,), (1.0,), "2 positive millimetres"),
+        (np.zeros((4, 4), int), np.zeros((4, 4), int), (1,), (1.0, 0.0), "2 positive millimetres"),
+    ],
+)
 def test_maps_that_cannot_be_compared_are_refused(prediction, reference, labels, spacing, message):
     with pytest.raises(ValueError, match=message):
         overlap(prediction, reference, labels, spacing)

@@ -88,13 +88,21 @@ def test_sides_that_fit_no_window_are_refused_with_the_limit():
         ssim(np.zeros((1, 10, 40, 1)), np.zeros((1, 10, 40, 1)), 1.0)
 
 
-@pytest.mark.parametrize("images, references, data_range, message", [
-    (np.zeros((1, 12, 12, 1)), np.zeros((2, 12, 12, 1)), 1.0, "pairs need equal shapes"),
-    (np.zeros((12, 12, 1)), np.zeros((12, 12, 1)), 1.0, "needed [B, H, W, C]"),
-    (np.full((1, 12, 12, 1), np.nan), np.zeros((1, 12, 12, 1)), 1.0, "images (1, 12, 12, 1): 144"),
-    (np.zeros((1, 12, 12, 1)), np.zeros((1, 12, 12, 1)), 0.0, "data range 0.0"),
-    (np.zeros((1, 12, 12, 1)), np.linspace(-1, 1, 144).reshape(1, 12, 12, 1), 1.0, "-1 to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "images, references, data_range, message",
+    [
+        (np.zeros((1, 12, 12, 1)), np.zeros((2, 12, 12, 1)), 1.0, "pairs need equal shapes"),
+        (np.zeros((12, 12, 1)), np.zeros((12, 12, 1)), 1.0, "needed [B, H, W, C]"),
+        (
+            np.full((1, 12, 12, 1), np.nan),
+            np.zeros((1, 12, 12, 1)),
+            1.0,
+            "images (1, 12, 12, 1): 144",
+        ),
+        (np.zeros((1, 12, 12, 1)), np.zeros((1, 12, 12, 1)), 0.0, "data range 0.0"),
+        (np.zeros((1, 12, 12, 1)), np.linspace(-1, 1, 144).reshape(1, 12, 12, 1), 1.0, "-1 to 1"),
+    ],
+)
 def test_pairs_that_cannot_be_compared_are_refused(images, references, data_range, message):
     for measure in (psnr, ssim, ms_ssim):
         with pytest.raises(ValueError) as error:

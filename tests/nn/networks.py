@@ -11,11 +11,21 @@ from motfm_jax.nn.unet import UNetSettings
 
 def make_settings(**changed):
     fields = dict(
-        dims=2, image_channels=1, channels=(8, 16), res_blocks=1, attention=(False, True),
-        head_dim=8, num_classes=0, transformer_layers=1, norm_groups=4, floor_time=False,
-        dropout=0.0, dtype=jnp.float32, remat=False,
+        dims=2,
+        image_channels=1,
+        channels=(8, 16),
+        res_blocks=1,
+        attention=(False, True),
+        head_dim=8,
+        num_classes=0,
+        transformer_layers=1,
+        norm_groups=4,
+        floor_time=False,
+        dropout=0.0,
+        dtype=jnp.float32,
+        remat=False,
         choose_attention=lambda head_dim: Choice("xla", "test"),
-    )  # fmt: skip
+    )
     return UNetSettings(**{**fields, **changed})
 
 
@@ -24,9 +34,7 @@ def draws(seed=0):
 
 
 def parameter_shapes(init):
-    return {
-        name: leaf.shape for name, leaf in jax.eval_shape(init, jax.random.key(0)).items()
-    }  # fmt: skip
+    return {name: leaf.shape for name, leaf in jax.eval_shape(init, jax.random.key(0)).items()}
 
 
 def random_params(init, seed=0):

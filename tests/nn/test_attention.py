@@ -22,7 +22,8 @@ def plain_attention(query, key, value, heads):
     for head in range(heads):
         q, k, v = (
             np.asarray(x, np.float64)[..., head * size : (head + 1) * size]
-            for x in (query, key, value))
+            for x in (query, key, value)
+        )
         outputs.append(softmax(q @ k.swapaxes(1, 2) / np.sqrt(size), axis=-1) @ v)
     return np.concatenate(outputs, axis=-1)
 
@@ -52,7 +53,8 @@ def test_the_form_for_cpus_has_the_same_derivatives(dtype, tolerance):
     for found, expected in zip(gradients("cpu"), gradients("xla")):
         scale = float(jnp.abs(expected).max())
         np.testing.assert_allclose(
-            found.astype(jnp.float32) / scale, expected.astype(jnp.float32) / scale, atol=tolerance)
+            found.astype(jnp.float32) / scale, expected.astype(jnp.float32) / scale, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("implementation", ["xla", "cpu"])
@@ -96,8 +98,7 @@ def test_feed_forward_gates_with_the_exact_gelu():
 
 @pytest.mark.parametrize("space", [(2, 6), (2, 2, 3)])
 def test_the_attention_block_is_its_formula_and_proj_attn_has_no_effect(space):
-    block = attention.AttentionBlock(
-        FEATURES, heads=2, implementation="xla", groups=4, **COMMON)
+    block = attention.AttentionBlock(FEATURES, heads=2, implementation="xla", groups=4, **COMMON)
     x = jnp.asarray(draw(2, *space, FEATURES))
     tokens = block.norm(x).reshape(2, -1, FEATURES)
     attended = plain_attention(*(f(tokens) for f in (block.to_q, block.to_k, block.to_v)), 2)
@@ -110,8 +111,16 @@ def test_the_attention_block_is_its_formula_and_proj_attn_has_no_effect(space):
 
 def make_transformer(layers):
     return attention.SpatialTransformer(
-        FEATURES, 4, layers=layers, heads=2, implementation="xla", dims=2, groups=4,
-        dtype=jnp.float32, rngs=draws())  # fmt: skip
+        FEATURES,
+        4,
+        layers=layers,
+        heads=2,
+        implementation="xla",
+        dims=2,
+        groups=4,
+        dtype=jnp.float32,
+        rngs=draws(),
+    )
 
 
 def test_a_transformer_starts_as_the_identity():
@@ -129,8 +138,11 @@ def test_a_transformer_is_its_formula():
     (block,) = transformer.transformer_blocks
     tokens = transformer.proj_in(transformer.norm(x)).reshape(2, 8, FEATURES)
     normed, attn = block.norm1(tokens), block.attn1
-    tokens += attn.to_out(jnp.asarray(
-        plain_attention(attn.to_q(normed), attn.to_k(normed), attn.to_v(normed), 2), jnp.float32))
+    tokens += attn.to_out(
+        jnp.asarray(
+            plain_attention(attn.to_q(normed), attn.to_k(normed), attn.to_v(normed), 2), jnp.float32
+        )
+    )
     tokens += block.attn2.to_out(block.attn2.to_v(label))[:, None]
     tokens += block.ff(block.norm3(tokens))
     expected = x + tokens.reshape(x.shape)
@@ -141,9 +153,19 @@ def test_a_transformer_is_its_formula():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the instructions of a CPU")
 def test_gradients_of_a_chain_of_blocks_are_not_computed_again_in_each(monkeypatch):
     """With autodiff's LayerNorm they are, and with ours where its terms come in another order."""
-    module, init = functional(lambda draws: attention.SpatialTransformer(
-        FEATURES, 4, layers=4, heads=2, implementation="xla", dims=2, groups=4,
-        dtype=jnp.float32, rngs=draws))
+    module, init = functional(
+        lambda draws: attention.SpatialTransformer(
+            FEATURES,
+            4,
+            layers=4,
+            heads=2,
+            implementation="xla",
+            dims=2,
+            groups=4,
+            dtype=jnp.float32,
+            rngs=draws,
+        )
+    )
     params, x, label = random_params(init), draw(1, 8, 8, FEATURES), draw(1, 4)
 
     def instructions():

@@ -18,21 +18,35 @@ CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the 
 ZERO_OUTPUTS = ("skip_convs", "middle_conv", "mask_embedding/conv_out")
 
 TWO_D = dict(
-    channels=(32, 64, 128, 224, 256), attention=(False, False, False, True, True), res_blocks=2,
-    head_dim=0, norm_groups=32, transformer_layers=4)  # fmt: skip
+    channels=(32, 64, 128, 224, 256),
+    attention=(False, False, False, True, True),
+    res_blocks=2,
+    head_dim=0,
+    norm_groups=32,
+    transformer_layers=4,
+)
 THREE_D = dict(
-    dims=3, channels=(32, 64, 160, 480), attention=(False, False, False, True), res_blocks=2,
-    head_dim=0, norm_groups=32, transformer_layers=6)  # fmt: skip
+    dims=3,
+    channels=(32, 64, 160, 480),
+    attention=(False, False, False, True),
+    res_blocks=2,
+    head_dim=0,
+    norm_groups=32,
+    transformer_layers=6,
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings, num_classes, mask_channels, total, control", [
-    (TWO_D, 0, 0, 25_877_601, 0),
-    (TWO_D, 4, 0, 71_224_609, 0),
-    (TWO_D, 0, 1, 36_159_457, 10_281_856),
-    (TWO_D, 4, 1, 102_412_833, 31_188_224),
-    (THREE_D, 0, 0, 132_456_929, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, num_classes, mask_channels, total, control",
+    [
+        (TWO_D, 0, 0, 25_877_601, 0),
+        (TWO_D, 4, 0, 71_224_609, 0),
+        (TWO_D, 0, 1, 36_159_457, 10_281_856),
+        (TWO_D, 4, 1, 102_412_833, 31_188_224),
+        (THREE_D, 0, 0, 132_456_929, 0),
+    ],
+)
 def test_parameters_number_as_in_the_original(settings, num_classes, mask_channels, total, control):
     _, init = velocity_network(make_settings(num_classes=num_classes, **settings), mask_channels)
     sizes = {name: int(np.prod(shape)) for name, shape in parameter_shapes(init).items()}
@@ -44,8 +58,7 @@ def test_parameters_number_as_in_the_original(settings, num_classes, mask_channe
 @functools.cache
 def conditional():
     """A small network with both conditions: its functions and its compiled velocity."""
-    network, init = velocity_network(
-        make_settings(num_classes=CLASSES), MASK_CHANNELS, MASK_WIDTH)
+    network, init = velocity_network(make_settings(num_classes=CLASSES), MASK_CHANNELS, MASK_WIDTH)
 
     def velocity(params, x, t, condition):
         return network.apply(params, x, t, network.encode(params, condition), None)
@@ -56,8 +69,9 @@ def conditional():
 def start(wanted, seed=0):
     """Initial values of the parameters whose names are wanted; the others are not computed."""
     init = conditional()[1]
-    return jax.jit(lambda key: {
-        name: value for name, value in init(key).items() if wanted(name)})(jax.random.key(seed))
+    return jax.jit(lambda key: {name: value for name, value in init(key).items() if wanted(name)})(
+        jax.random.key(seed)
+    )
 
 
 def make_inputs():
@@ -77,7 +91,8 @@ def test_with_a_trained_unet_attached_the_whole_begins_as_that_unet():
     x, t, condition = make_inputs()
     given, without = (
         net.apply(weights, x, t, net.encode(weights, condition), None)
-        for net, weights in ((network, params), (alone, unet)))
+        for net, weights in ((network, params), (alone, unet))
+    )
     np.testing.assert_allclose(given, without, rtol=1e-5, atol=1e-6)
     assert np.abs(without).max() > 0.1
     for name, value in params.items():
@@ -106,9 +121,8 @@ def test_the_velocity_starts_at_zero():
 def test_what_starts_at_zero():
     zeros = ("conv2/", "proj_out/", "conv_out/", *ZERO_OUTPUTS)
     names = [
-        name for name in parameter_shapes(conditional()[1])
-        if any(zero in name for zero in zeros)
-    ]  # fmt: skip
+        name for name in parameter_shapes(conditional()[1]) if any(zero in name for zero in zeros)
+    ]
     assert len(names) == 2 * (15 + 6 + 2 + 4 + 1)  # blocks, transformers, outputs, skips, middle
     assert not any(np.any(value) for value in start(lambda name: name in names).values())
 
@@ -140,8 +154,11 @@ def test_a_mask_has_no_effect_until_the_zero_convolutions_have_learned():
     np.testing.assert_array_equal(velocity(params, x, t, other), found)
 
     unet, _ = velocity_network(make_settings(num_classes=CLASSES))
-    alone = jax.jit(lambda params, x, t, label: unet.apply(
-        params, x, t, unet.encode(params, Condition(label=label)), None))
+    alone = jax.jit(
+        lambda params, x, t, label: unet.apply(
+            params, x, t, unet.encode(params, Condition(label=label)), None
+        )
+    )
     own = {name: value for name, value in params.items() if name.startswith("unet/")}
     np.testing.assert_allclose(alone(own, x, t, condition.label), found, atol=1e-5)
 
@@ -188,7 +205,8 @@ def equations(jaxpr, inside_loop=False):
         loop = inside_loop or equation.primitive.name in ("while", "scan")
         for value in jax.tree.leaves(
             tuple(equation.params.values()),
-            is_leaf=lambda value: isinstance(value, jax.extend.core.ClosedJaxpr | JAXPR)):
+            is_leaf=lambda value: isinstance(value, jax.extend.core.ClosedJaxpr | JAXPR),
+        ):
             if isinstance(value, jax.extend.core.ClosedJaxpr):
                 yield from equations(value.jaxpr, loop)
             elif isinstance(value, JAXPR):

@@ -18,7 +18,8 @@ def drawn(*shape, seed=0):
 def reference(x, kernel, padding):
     dims = x.ndim - 2
     return jax.lax.conv_general_dilated(
-        x, kernel, (1,) * dims, padding, dimension_numbers=LAYOUT[dims])
+        x, kernel, (1,) * dims, padding, dimension_numbers=LAYOUT[dims]
+    )
 
 
 def check(function, expected, *arguments):
@@ -52,8 +53,12 @@ CASES = [  # few positions, more, so many that gradients are summed over several
 @pytest.mark.parametrize("space, widths, padding", CASES)
 def test_equals_the_convolution_of_xla(space, widths, padding):
     x, kernel = drawn(*space, 6), drawn(*widths, 6, 5, seed=1)
-    check(lambda x, kernel: convolve(x, kernel, padding),
-          lambda x, kernel: reference(x, kernel, padding), x, kernel)  # fmt: skip
+    check(
+        lambda x, kernel: convolve(x, kernel, padding),
+        lambda x, kernel: reference(x, kernel, padding),
+        x,
+        kernel,
+    )
 
 
 @pytest.mark.slow
@@ -61,8 +66,12 @@ def test_equals_the_convolution_of_xla(space, widths, padding):
 def test_convolves_what_is_upsampled_without_upsampling(space):
     dims = len(space) - 1
     x, kernel = drawn(*space, 6), drawn(*(3,) * dims, 6, 5, seed=1)
-    check(convolve_upsampled,
-          lambda x, kernel: reference(upsample(x), kernel, (ONE,) * dims), x, kernel)  # fmt: skip
+    check(
+        convolve_upsampled,
+        lambda x, kernel: reference(upsample(x), kernel, (ONE,) * dims),
+        x,
+        kernel,
+    )
 
 
 def test_one_position_changed_changes_its_neighbours_alone():

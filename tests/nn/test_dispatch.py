@@ -10,10 +10,14 @@ V100, A100 = Capabilities("gpu", 7.0), Capabilities("gpu", 8.0)
 H100, B200 = Capabilities("gpu", 9.0), Capabilities("gpu", 10.0)
 
 FITS = [
-    (A100, 32, jnp.bfloat16), (A100, 128, jnp.bfloat16), (A100, 8, jnp.float16),
-    (H100, 96, jnp.bfloat16), (H100, 224, jnp.bfloat16), (H100, 256, jnp.float16),
+    (A100, 32, jnp.bfloat16),
+    (A100, 128, jnp.bfloat16),
+    (A100, 8, jnp.float16),
+    (H100, 96, jnp.bfloat16),
+    (H100, 224, jnp.bfloat16),
+    (H100, 256, jnp.float16),
     (B200, 256, jnp.bfloat16),
-]  # fmt: skip
+]
 OBSTACLES = [
     (CPU, 32, jnp.bfloat16, "the device is a cpu"),
     (TPU, 32, jnp.bfloat16, "the device is a tpu"),

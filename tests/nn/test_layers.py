@@ -57,10 +57,12 @@ def test_group_norm_takes_a_shift_of_each_channel(space):
     norm.scale = nnx.Param(jnp.asarray(1 + draw(12, seed=1)))
     x, shift, g = draw(2, *space, 12), 30 * draw(2, 12, seed=2), draw(2, *space, 12, seed=3)
     added = lambda x, shift: norm(  # noqa: E731
-        x + shift.reshape(2, *(1 for _ in space), 12))
+        x + shift.reshape(2, *(1 for _ in space), 12)
+    )
     np.testing.assert_allclose(norm(x, shift), added(x, shift), atol=3e-5)
     for found, expected in zip(
-            *(jax.vjp(function, x, shift)[1](g) for function in (norm, added)), strict=True):
+        *(jax.vjp(function, x, shift)[1](g) for function in (norm, added)), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
@@ -127,7 +129,8 @@ def test_time_embedding_is_two_layers_with_silu_between():
     t = np.array([0.0, 0.3, 1.0], np.float32)
     first, second = (
         (np.asarray(layer.kernel[...], np.float64), np.asarray(layer.bias[...], np.float64))
-        for layer in (embed.linear1, embed.linear2))
+        for layer in (embed.linear1, embed.linear2)
+    )
     h = np.asarray(layers.sinusoidal_embedding(t * 999.0, 8), np.float64) @ first[0] + first[1]
     expected = h / (1 + np.exp(-h)) @ second[0] + second[1]
     assert expected.shape == (3, 32)
@@ -160,14 +163,23 @@ def test_layers_start_within_one_over_the_square_root_of_their_inputs():
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(
-    "resample, change", [(None, lambda x: x), ("up", layers.upsample), ("down", layers.downsample)])
+    "resample, change", [(None, lambda x: x), ("up", layers.upsample), ("down", layers.downsample)]
+)
 def test_a_residual_block_starts_as_its_resampling(dims, resample, change):
 
     @jax.jit
     def run(x, embedding):
         block = layers.ResBlock(
-            8, 8, 6, dims=dims, groups=4, dropout=0.0, dtype=jnp.float32, rngs=draws(),
-            resample=resample)  # fmt: skip
+            8,
+            8,
+            6,
+            dims=dims,
+            groups=4,
+            dropout=0.0,
+            dtype=jnp.float32,
+            rngs=draws(),
+            resample=resample,
+        )
         return block(x, embedding, None), change(x)
 
     np.testing.assert_array_equal(*run(draw(2, *(4,) * dims, 8), draw(2, 6)))
@@ -176,8 +188,8 @@ def test_a_residual_block_starts_as_its_resampling(dims, resample, change):
 def test_a_residual_block_is_its_formula():
     """norm, SiLU, average, convolution, time shift, norm, SiLU, convolution, plus the skip."""
     block = layers.ResBlock(
-        4, 8, 6, dims=2, groups=2, dropout=0.0, dtype=jnp.float32, rngs=draws(),
-        resample="down")  # fmt: skip
+        4, 8, 6, dims=2, groups=2, dropout=0.0, dtype=jnp.float32, rngs=draws(), resample="down"
+    )
     block.conv2.kernel = nnx.Param(jnp.asarray(0.1 * draw(3, 3, 8, 8, seed=3)))
     x, embedding = jnp.asarray(draw(2, 4, 4, 4)), draw(2, 6, seed=1)
     h = block.conv1(layers.downsample(nnx.silu(block.norm1(x))))
@@ -204,8 +216,7 @@ def test_a_convolution_in_the_forms_of_a_cpu_is_the_convolution(kernel, space):
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(other(x), plain(x), rtol=1e-5, atol=1e-5)
         wanted, made = (nnx.grad(loss, argnums=(0, 1))(module, x) for module in (plain, other))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), made, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), made, wanted)
 
 
 def test_a_convolution_on_a_cpu_computes_in_its_dtype_and_keeps_strides_to_xla():
@@ -215,15 +226,31 @@ def test_a_convolution_on_a_cpu_computes_in_its_dtype_and_keeps_strides_to_xla()
     assert type(strided) is layers.Conv
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"stride": 2}, {"kernel": 1}, {"kernel": 4, "stride": 2, "padding": 2}, {"use_bias": False},
-    {"dims": 3}, {"dtype": jnp.bfloat16}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2},
+        {"kernel": 1},
+        {"kernel": 4, "stride": 2, "padding": 2},
+        {"use_bias": False},
+        {"dims": 3},
+        {"dtype": jnp.bfloat16},
+    ],
+)
 def test_a_convolution_is_that_of_flax(options):
     options = {"dims": 2, "dtype": jnp.float32} | options
     own = layers.conv(3, 5, rngs=draws(), **options)
     flax = nnx.Conv(
-        3, 5, own.kernel_size, strides=own.strides, padding=own.padding, dtype=own.dtype,
-        use_bias=own.use_bias, rngs=nnx.Rngs(0))  # fmt: skip
+        3,
+        5,
+        own.kernel_size,
+        strides=own.strides,
+        padding=own.padding,
+        dtype=own.dtype,
+        use_bias=own.use_bias,
+        rngs=nnx.Rngs(0),
+    )
     nnx.update(flax, nnx.state(own))
     x = draw(2, *(9, 8, 7)[: options["dims"]], 3)
     assert own(x).dtype == options["dtype"]
@@ -235,8 +262,19 @@ def test_a_convolution_is_that_of_flax(options):
 def test_a_block_upsamples_and_convolves_in_one_on_a_cpu(space):
     blocks = [
         layers.ResBlock(
-            4, 8, 6, dims=len(space), groups=2, dropout=0.0, dtype=jnp.float32, rngs=draws(),
-            resample="up", on_cpu=on_cpu) for on_cpu in (False, True)]  # fmt: skip
+            4,
+            8,
+            6,
+            dims=len(space),
+            groups=2,
+            dropout=0.0,
+            dtype=jnp.float32,
+            rngs=draws(),
+            resample="up",
+            on_cpu=on_cpu,
+        )
+        for on_cpu in (False, True)
+    ]
     for block in blocks:
         block.conv2.kernel = nnx.Param(jnp.asarray(0.1 * draw(*(3,) * len(space), 8, 8, seed=3)))
     x, embedding = jnp.asarray(draw(1, *space, 4)), draw(1, 6, seed=1)

@@ -43,7 +43,8 @@ def test_stages_halve_the_image_and_double_the_channels(depth, widening, small_i
     settings = ResNetSettings(depth, num_classes=2, small_images=small_images)
     stages = jax.eval_shape(lambda x: Trunk(settings, Zeros())(x), jnp.zeros((2, 64, 32, 1)))
     assert [stage.shape for stage in stages] == [
-        (2, side, side // 2, 64 * 2**number * widening) for number, side in enumerate(sides)]
+        (2, side, side // 2, 64 * 2**number * widening) for number, side in enumerate(sides)
+    ]
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -75,9 +76,19 @@ def plain_conv(x, kernel, stride):
     around = size // 2
     padded = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
     rows, columns = (range(0, extent, stride) for extent in x.shape[1:3])
-    return np.stack([np.stack([
-        np.einsum("bijc,ijcf->bf", padded[:, i : i + size, j : j + size], kernel)
-        for j in columns], 1) for i in rows], 1).astype(np.float32)  # fmt: skip
+    return np.stack(
+        [
+            np.stack(
+                [
+                    np.einsum("bijc,ijcf->bf", padded[:, i : i + size, j : j + size], kernel)
+                    for j in columns
+                ],
+                1,
+            )
+            for i in rows
+        ],
+        1,
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -100,9 +111,15 @@ def test_the_stem_is_a_convolution_and_for_large_images_a_pooling(small_images):
     h = np.maximum(trunk.stem_norm(h), 0)
     if not small_images:
         padded = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        h = np.stack([np.stack([
-            padded[:, i : i + 3, j : j + 3].max(axis=(1, 2)) for j in range(0, 8, 2)], 1)
-            for i in range(0, 6, 2)], 1)  # fmt: skip
+        h = np.stack(
+            [
+                np.stack(
+                    [padded[:, i : i + 3, j : j + 3].max(axis=(1, 2)) for j in range(0, 8, 2)], 1
+                )
+                for i in range(0, 6, 2)
+            ],
+            1,
+        )
     np.testing.assert_allclose(trunk(x)[0], h, atol=1e-5)
 
 
@@ -150,7 +167,8 @@ def test_bfloat16_stays_inside():
 def test_convolutions_start_with_the_variance_of_their_outputs():
     params = tiny(18, width=16)[1](KEY)
     kernels = [
-        value for name, value in params.items() if name.endswith("kernel") and "head" not in name]
+        value for name, value in params.items() if name.endswith("kernel") and "head" not in name
+    ]
     assert len(kernels) == 1 + 16 + 3  # stem, two a block, shortcuts
     for kernel in kernels:
         bound = np.sqrt(6 / (kernel.shape[0] ** 2 * kernel.shape[-1]))
@@ -176,7 +194,8 @@ def test_a_batch_of_sixteen_is_learned():
 
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(
-            classifier.apply(params, x), jnp.asarray(labels)).mean()
+            classifier.apply(params, x), jnp.asarray(labels)
+        ).mean()
 
     optimizer = optax.adam(3e-3)
 
@@ -196,11 +215,14 @@ def test_a_batch_of_sixteen_is_learned():
     assert float(loss(params)) < 0.1
 
 
-@pytest.mark.parametrize("changed, message", [
-    (dict(depth=34), "depth 34: use 18 or 50"),
-    (dict(num_classes=1), "of 1 classes: a classifier needs 2"),
-    (dict(width=48), "width 48 does not divide into 32 groups"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(depth=34), "depth 34: use 18 or 50"),
+        (dict(num_classes=1), "of 1 classes: a classifier needs 2"),
+        (dict(width=48), "width 48 does not divide into 32 groups"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         ResNetSettings(**{"depth": 18, "num_classes": 3, **changed})

@@ -40,16 +40,19 @@ def test_every_parameter_and_every_row_alone_matters():
     params, x = random_params(init), draw(3, 16, 16, 1)
     logits = jax.jit(segmenter.apply)(params, x)
     np.testing.assert_allclose(
-        jax.jit(segmenter.apply)(params, x[1:2]), logits[1:2], rtol=1e-3, atol=1e-4)
-    gradients = jax.jit(jax.grad(
-        lambda params: jnp.sum(segmenter.apply(params, x) * draw(3, 16, 16, 3, seed=1))))(params)
+        jax.jit(segmenter.apply)(params, x[1:2]), logits[1:2], rtol=1e-3, atol=1e-4
+    )
+    gradients = jax.jit(
+        jax.grad(lambda params: jnp.sum(segmenter.apply(params, x) * draw(3, 16, 16, 3, seed=1)))
+    )(params)
     assert not [name for name, leaf in gradients.items() if not np.abs(leaf).max() > 0]
 
 
 @pytest.mark.slow
 def test_it_learns_to_find_the_bright_half():
     segmenter, init = unet_resnet(
-        ResNetSettings(18, num_classes=2, width=4, norm_groups=2, small_images=True))
+        ResNetSettings(18, num_classes=2, width=4, norm_groups=2, small_images=True)
+    )
     rng = np.random.default_rng(0)
     masks = np.zeros((8, 16, 16), np.int32)
     for row, edge in enumerate(rng.integers(4, 12, 8)):
@@ -62,7 +65,9 @@ def test_it_learns_to_find_the_bright_half():
     def update(params, state):
         loss, gradients = jax.value_and_grad(
             lambda params: optax.softmax_cross_entropy_with_integer_labels(
-                segmenter.apply(params, images), masks).mean())(params)
+                segmenter.apply(params, images), masks
+            ).mean()
+        )(params)
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), state, loss
 

@@ -13,8 +13,15 @@ from motfm_jax.nn.functional import functional
 from motfm_jax.nn.spectral import SpectralConv, refresh, settle
 
 SIZES = dict(
-    image_channels=1, mask_channels=3, num_classes=0, channels=(4, 6), blocks=1, hidden=5, width=4,
-    discriminators=2)  # fmt: skip
+    image_channels=1,
+    mask_channels=3,
+    num_classes=0,
+    channels=(4, 6),
+    blocks=1,
+    hidden=5,
+    width=4,
+    discriminators=2,
+)
 
 
 @functools.cache
@@ -86,18 +93,23 @@ def test_an_image_depends_on_its_own_noise_mask_and_label_alone():
     label = np.eye(2, dtype=np.float32)
     made = generate(built, params, x0, mask, label)
     np.testing.assert_allclose(
-        generate(built, params, x0[:1], mask[:1], label[:1]), made[:1], rtol=1e-5, atol=1e-6)
+        generate(built, params, x0[:1], mask[:1], label[:1]), made[:1], rtol=1e-5, atol=1e-6
+    )
     for other in (
-        generate(built, params, -x0, mask, label), generate(built, params, x0, mask[::-1], label),
+        generate(built, params, -x0, mask, label),
+        generate(built, params, x0, mask[::-1], label),
         generate(built, params, x0, mask, label[::-1]),
-    ):  # fmt: skip
+    ):
         assert np.abs(np.asarray(other) - np.asarray(made)).max() > 1e-3
 
 
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (4, 2)])
 def test_a_spectral_convolution_divides_its_kernel_by_the_largest_singular_value(kernel, stride):
-    module, init = functional(lambda draws: SpectralConv(
-        3, 6, dims=2, dtype=jnp.float32, rngs=draws, kernel=kernel, stride=stride))
+    module, init = functional(
+        lambda draws: SpectralConv(
+            3, 6, dims=2, dtype=jnp.float32, rngs=draws, kernel=kernel, stride=stride
+        )
+    )
     params = init(jax.random.key(1))
     for _ in range(200):
         params = refresh(params)
@@ -110,9 +122,16 @@ def test_a_spectral_convolution_divides_its_kernel_by_the_largest_singular_value
     np.testing.assert_allclose(scaled(x), module(params)(x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         jax.lax.conv_general_dilated(
-            x, weights / largest, (stride, stride), [(kernel // 2, kernel // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC")),
-        module(params)(x), rtol=1e-4, atol=1e-5)  # fmt: skip
+            x,
+            weights / largest,
+            (stride, stride),
+            [(kernel // 2, kernel // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        module(params)(x),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_freshly_drawn_networks_start_near_spectral_norm_one():

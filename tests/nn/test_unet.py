@@ -35,7 +35,8 @@ def params():
 
 def test_the_decoder_takes_the_skips_of_the_original_in_reverse():
     settings = make_settings(
-        channels=(32, 64, 128, 224, 256), attention=(False,) * 5, res_blocks=2, norm_groups=32)
+        channels=(32, 64, 128, 224, 256), attention=(False,) * 5, res_blocks=2, norm_groups=32
+    )
     assert len(skip_features(settings)) == 15
     shapes = parameter_shapes(velocity_network(settings)[1])
     inputs = [
@@ -43,8 +44,12 @@ def test_the_decoder_takes_the_skips_of_the_original_in_reverse():
         for level in range(5)
     ]
     assert inputs == [
-        [512, 512, 480], [480, 448, 352], [352, 256, 192], [192, 128, 96], [96, 64, 64],
-    ]  # fmt: skip
+        [512, 512, 480],
+        [480, 448, 352],
+        [352, 256, 192],
+        [192, 128, 96],
+        [96, 64, 64],
+    ]
 
 
 @pytest.mark.parametrize("num_classes, mask_channels", [(0, 0), (3, 2)])
@@ -52,18 +57,23 @@ def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_chann
     names = []
     for dims in (2, 3):
         network, init = velocity_network(
-            make_settings(dims=dims, image_channels=2, num_classes=num_classes), mask_channels)
+            make_settings(dims=dims, image_channels=2, num_classes=num_classes), mask_channels
+        )
         shapes = jax.eval_shape(init, jax.random.key(0))
         names.append(set(shapes))
         x = jax.ShapeDtypeStruct((2, *(4, 8, 6)[:dims], 2), jnp.float32)
         condition = Condition(
             mask=jnp.zeros((*x.shape[:-1], mask_channels)) if mask_channels else None,
             label=jnp.zeros((2, num_classes)) if num_classes else None,
-        )  # fmt: skip
+        )
         velocity = jax.eval_shape(
             lambda params, x, condition: network.apply(  # noqa: B023
-                params, x, jnp.zeros(2), network.encode(params, condition), None),  # noqa: B023
-            shapes, x, condition)  # fmt: skip
+                params, x, jnp.zeros(2), network.encode(params, condition), None
+            ),  # noqa: B023
+            shapes,
+            x,
+            condition,
+        )
         assert velocity.shape == x.shape and velocity.dtype == jnp.float32
         assert shapes["unet/encoder/conv_in/kernel"].shape == (3,) * dims + (2, 8)
         assert {leaf.dtype for leaf in shapes.values()} == {jnp.dtype("float32")}
@@ -74,10 +84,11 @@ def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_chann
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_number_of_heads_does_not_change_the_parameters(num_classes):
     shapes = [
-        parameter_shapes(velocity_network(
-            make_settings(num_classes=num_classes, head_dim=head_dim))[1])
+        parameter_shapes(
+            velocity_network(make_settings(num_classes=num_classes, head_dim=head_dim))[1]
+        )
         for head_dim in (0, 4, 16)
-    ]  # fmt: skip
+    ]
     assert shapes[0] == shapes[1] == shapes[2]
     settings = make_settings(head_dim=0)
     assert [settings.heads(features) for features in (8, 224)] == [1, 1]
@@ -89,7 +100,8 @@ def test_heads_and_kernels_are_chosen_for_the_channels_of_each_level():
     choose = make_settings().choose_attention
     for head_dim in (8, 0):
         settings = make_settings(
-            head_dim=head_dim, choose_attention=lambda size: asked.append(size) or choose(size))
+            head_dim=head_dim, choose_attention=lambda size: asked.append(size) or choose(size)
+        )
         jax.eval_shape(velocity_network(settings)[1], jax.random.key(0))
     assert asked and set(asked) == {8, 16}
 
@@ -105,7 +117,8 @@ def test_recomputing_blocks_changes_no_gradient():
     programs, gradients = [], []
     for remat in (False, True):
         loss = lambda params: jnp.mean(  # noqa: E731
-            jnp.square(compiled(remat=remat)(params, X, T, None)))  # noqa: B023
+            jnp.square(compiled(remat=remat)(params, X, T, None))
+        )  # noqa: B023
         gradients.append(jax.jit(jax.value_and_grad(loss))(params()))
         programs.append(str(jax.make_jaxpr(loss)(params())))
     assert ["checkpoint" in program or "remat" in program for program in programs] == [False, True]
@@ -175,8 +188,11 @@ def test_floored_time_reaches_the_network():
     later = T + np.float32(1e-4)  # within the same level of the 1,000
     assert (np.floor(T * 999) == np.floor(later * 999)).all()
     floored = compiled(floor_time=True)
-    np.testing.assert_array_equal(
-        floored(params(), X, T, None), floored(params(), X, later, None))
+    np.testing.assert_array_equal(floored(params(), X, T, None), floored(params(), X, later, None))
     continuous = compiled()
-    assert float(jnp.abs(
-        continuous(params(), X, T, None) - continuous(params(), X, later, None)).max()) > 1e-5
+    assert (
+        float(
+            jnp.abs(continuous(params(), X, T, None) - continuous(params(), X, later, None)).max()
+        )
+        > 1e-5
+    )

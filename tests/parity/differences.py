@@ -67,14 +67,16 @@ def make_case(name: str, record: Mapping[str, np.ndarray], network: Network, ini
     wanted = jax.eval_shape(init, jax.random.key(0))
     arrays = {
         name: np.moveaxis(record[name], channels, -1)
-        for name, channels in (("x", 1), ("x0", 1), ("x1", 1), ("velocity", 1), ("trajectory", 2))}
+        for name, channels in (("x", 1), ("x0", 1), ("x1", 1), ("velocity", 1), ("trajectory", 2))
+    }
     arrays |= {name: record[name] for name in ("t", "loss_t", "loss")}
     if "mask" in record:
         arrays["mask"] = np.moveaxis(record["mask"], 1, -1)
     if "label" in record:
         arrays["label"] = record["label"]
     params, gradients = (
-        from_torch(_unpack(record[kind], shapes), wanted, name) for kind in ("state", "gradient"))
+        from_torch(_unpack(record[kind], shapes), wanted, name) for kind in ("state", "gradient")
+    )
     arrays = {name: np.asarray(values, np.float32) for name, values in arrays.items()}
     return Case(name, arrays, gradients, network, params)
 
@@ -93,9 +95,16 @@ def golden_case(path: Path) -> Case:
     masks = {name: structure.pop(name) for name in ("mask_channels", "mask_width")}
     lists = {name: tuple(structure.pop(name)) for name in ("channels", "attention")}
     settings = UNetSettings(
-        **structure, **lists, image_channels=1, head_dim=0, floor_time=True, dropout=0.0,
-        dtype=jnp.float32, remat=False, choose_attention=lambda head_dim: Choice("xla", "parity"),
-    )  # fmt: skip
+        **structure,
+        **lists,
+        image_channels=1,
+        head_dim=0,
+        floor_time=True,
+        dropout=0.0,
+        dtype=jnp.float32,
+        remat=False,
+        choose_attention=lambda head_dim: Choice("xla", "parity"),
+    )
     return make_case(path.stem, record, *velocity_network(settings, **masks))
 
 
@@ -103,7 +112,8 @@ def _condition(case: Case, rows: int) -> Condition:
     mask, label = (case.arrays.get(name) for name in ("mask", "label"))
     return Condition(
         None if mask is None else jnp.asarray(mask[:rows]),
-        None if label is None else jnp.asarray(label[:rows]))  # fmt: skip
+        None if label is None else jnp.asarray(label[:rows]),
+    )
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -147,7 +157,8 @@ def loss_and_gradients(case: Case) -> tuple[float, dict[str, np.ndarray]]:
     """Our training loss and its gradients, with the original's noise and times for the draws."""
     arrays, rows = case.arrays, len(case.arrays["x1"])
     batch = Batch(
-        jnp.asarray(arrays["x1"]), None, None, np.ones(rows, bool), np.arange(rows, dtype=np.int32))
+        jnp.asarray(arrays["x1"]), None, None, np.ones(rows, bool), np.arange(rows, dtype=np.int32)
+    )
     condition, keys = _condition(case, rows), jax.random.split(jax.random.key(0), rows)
 
     @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
@@ -185,8 +196,11 @@ def differences(case: Case) -> Differences:
     with jax.default_matmul_precision("highest"):
         loss, gradients = loss_and_gradients(case)
         return Differences(
-            velocity_difference(case), trajectory_difference(case), loss_difference(case, loss),
-            gradient_differences(case, gradients))  # fmt: skip
+            velocity_difference(case),
+            trajectory_difference(case),
+            loss_difference(case, loss),
+            gradient_differences(case, gradients),
+        )
 
 
 def golden_cases() -> Iterator[Case]:
@@ -202,15 +216,16 @@ def table(cases: Iterable[Case]) -> Iterator[str]:
         found = differences(case)
         worst = max(found.gradients, key=found.gradients.get)
         numbers = (found.velocity, found.trajectory, found.loss, found.gradients[worst])
-        yield " | ".join(
-            [f"| {case.name}", *(f"{number:.1e}" for number in numbers), f"{worst} |"])
+        yield " | ".join([f"| {case.name}", *(f"{number:.1e}" for number in numbers), f"{worst} |"])
     yield " | ".join(["| tolerance", *(f"{value:.0e}" for value in TOLERANCES.values()), "|"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--full", action="store_true", help="the original's five networks")
     if parser.parse_args().full:
         from live import live_cases  # needs PyTorch

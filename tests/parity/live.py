@@ -16,8 +16,12 @@ from motfm_jax.data.records import Facts
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "original"
 IN_2D = dict(
-    dims=2, channels=(32, 64, 128, 224, 256), res_blocks=2, norm_groups=32,
-    attention=(False, False, False, True, True))  # fmt: skip
+    dims=2,
+    channels=(32, 64, 128, 224, 256),
+    res_blocks=2,
+    norm_groups=32,
+    attention=(False, False, False, True, True),
+)
 CLASS = dict(num_classes=4, transformer_layers=4)
 STEPS = 4  # 999 k / 4 is no integer, so that no rounding decides the floored level
 
@@ -42,9 +46,11 @@ LIVE = {
     "mask": Live(Structure(**IN_2D, mask_channels=1), (32, 48), 36_159_457),
     "mask_class": Live(Structure(**IN_2D, **CLASS, mask_channels=1), (48, 32), 102_412_833),
     "unconditional_3d": Live(
-        Structure(3, (32, 64, 160, 480), 2, (False, False, False, True), 32), (16, 8, 24),
-        132_456_929),
-}  # fmt: skip
+        Structure(3, (32, 64, 160, 480), 2, (False, False, False, True), 32),
+        (16, 8, 24),
+        132_456_929,
+    ),
+}
 
 
 def live_model(name: str) -> build.Model:
@@ -52,8 +58,12 @@ def live_model(name: str) -> build.Model:
     config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
     config.train.dtype = "float32"
     facts = Facts(
-        size=LIVE[name].size, channels=1, classes=("a", "b", "c", "d"),
-        mask_labels=("background", "inside"), intensity=None)  # fmt: skip
+        size=LIVE[name].size,
+        channels=1,
+        classes=("a", "b", "c", "d"),
+        mask_labels=("background", "inside"),
+        intensity=None,
+    )
     return build.model(config, facts)
 
 

@@ -105,12 +105,15 @@ def test_a_tenth_on_one_number_of_any_parameter_takes_the_velocity_out_of_tolera
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where, name, wrong", [
-    (layers, "GROUP_NORM_EPSILON", 1e-5),
-    (layers, "LAYER_NORM_EPSILON", 1e-6),
-    (layers.jnp, "floor", lambda level: level),
-    (nnx, "gelu", lambda gate, approximate: jax.nn.gelu(gate, approximate=True)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where, name, wrong",
+    [
+        (layers, "GROUP_NORM_EPSILON", 1e-5),
+        (layers, "LAYER_NORM_EPSILON", 1e-6),
+        (layers.jnp, "floor", lambda level: level),
+        (nnx, "gelu", lambda gate, approximate: jax.nn.gelu(gate, approximate=True)),
+    ],
+)
 def test_a_wrong_epsilon_time_or_gelu_takes_the_velocity_out_of_tolerance(
     monkeypatch, where, name, wrong
 ):
@@ -127,7 +130,8 @@ def test_one_percent_on_any_gradient_is_out_of_tolerance_and_named(name):
         wrong = {**case.gradients, parameter: case.gradients[parameter] * np.float32(1.01)}
         found = gradient_differences(case, wrong)
         assert [name for name, value in found.items() if value > TOLERANCES["gradient"]] == [
-            parameter]  # fmt: skip
+            parameter
+        ]
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -33,9 +33,10 @@ def test_a_config_of_the_original_builds_a_network_of_as_many_parameters(name):
 def test_the_full_network_computes_and_learns_as_the_original_does(name):
     found = differences(live_case(name))
     wrong = {
-        parameter: value for parameter, value in found.gradients.items()
+        parameter: value
+        for parameter, value in found.gradients.items()
         if not value <= TOLERANCES["gradient"]
-    }  # fmt: skip
+    }
     assert not wrong
     assert found.velocity <= TOLERANCES["velocity"]
     assert found.trajectory <= TOLERANCES["trajectory"]

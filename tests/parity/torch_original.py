@@ -52,19 +52,28 @@ class Original(torch.nn.Module):
     def __init__(self, structure: Structure):
         super().__init__()
         common = dict(
-            spatial_dims=structure.dims, in_channels=1, num_channels=structure.channels,
-            num_res_blocks=structure.res_blocks, attention_levels=structure.attention,
-            norm_num_groups=structure.norm_groups, norm_eps=1e-6, resblock_updown=True,
-            num_head_channels=structure.channels, with_conditioning=structure.num_classes > 0,
+            spatial_dims=structure.dims,
+            in_channels=1,
+            num_channels=structure.channels,
+            num_res_blocks=structure.res_blocks,
+            attention_levels=structure.attention,
+            norm_num_groups=structure.norm_groups,
+            norm_eps=1e-6,
+            resblock_updown=True,
+            num_head_channels=structure.channels,
+            with_conditioning=structure.num_classes > 0,
             cross_attention_dim=structure.num_classes or None,
-            transformer_num_layers=structure.transformer_layers, use_flash_attention=False,
-        )  # fmt: skip
+            transformer_num_layers=structure.transformer_layers,
+            use_flash_attention=False,
+        )
         self.unet = DiffusionModelUNet(out_channels=1, **common)
         self.controlnet = None
         if structure.mask_channels:
             self.controlnet = ControlNet(
                 conditioning_embedding_in_channels=structure.mask_channels,
-                conditioning_embedding_num_channels=(structure.mask_width,), **common)  # fmt: skip
+                conditioning_embedding_num_channels=(structure.mask_width,),
+                **common,
+            )
 
     def forward(self, x, t, mask=None, label=None):
         """Velocity [B, 1, *S] at x [B, 1, *S], t [B], mask [B, C, *S], label [B, K]."""
@@ -74,8 +83,12 @@ class Original(torch.nn.Module):
             return self.unet(x, level, context=context)
         skips, middle = self.controlnet(x, level, mask, context=context)
         return self.unet(
-            x, level, context=context, down_block_additional_residuals=skips,
-            mid_block_additional_residual=middle)  # fmt: skip
+            x,
+            level,
+            context=context,
+            down_block_additional_residuals=skips,
+            mid_block_additional_residual=middle,
+        )
 
 
 def randomise(network: torch.nn.Module, rng: np.random.Generator) -> None:
@@ -138,7 +151,8 @@ def record(structure: Structure, size: tuple[int, ...], seed: int, steps: int = 
     randomise(network, rng)
     rows, pairs = len(TIMES), len(LOSS_TIMES)
     draw = lambda *shape: torch.from_numpy(  # noqa: E731
-        rng.standard_normal(shape, dtype=np.float32).astype(np.float16).astype(np.float32))
+        rng.standard_normal(shape, dtype=np.float32).astype(np.float16).astype(np.float32)
+    )
     inputs = {"x": draw(rows, 1, *size), "t": torch.tensor(TIMES)}
     condition = {}
     # Any numbers will do: one-hot classes would leave the weights of absent classes untested.
@@ -161,7 +175,8 @@ def record(structure: Structure, size: tuple[int, ...], seed: int, steps: int = 
     parameters = dict(network.named_parameters())
     gradients = (
         torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for parameter in parameters.values())  # fmt: skip
+        for parameter in parameters.values()
+    )
     tensors["state"] = torch.cat([parameter.flatten() for parameter in parameters.values()])
     tensors["gradient"] = torch.cat([gradient.flatten() for gradient in gradients])
     facts = {

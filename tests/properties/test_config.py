@@ -29,9 +29,10 @@ def saved(name, arguments):
 KNOWN = [
     saved(name, f"method={method},cond={cond},size={size}")
     for name, method, cond, size in itertools.product(
-        ("phantom", "camus", "brain"), config.METHODS, ("none", "mask"), config.SIZES)
+        ("phantom", "camus", "brain"), config.METHODS, ("none", "mask"), config.SIZES
+    )
     if (method, cond) != ("spade", "none")
-]  # fmt: skip
+]
 FACTS = Facts((32, 32), 1, ("a", "b"), ("background", "label"), None)
 THEIRS = [
     original.to_yaml(config.from_json(known | {"cond": cond}), FACTS)[0]
@@ -40,15 +41,20 @@ THEIRS = [
 
 NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=5)
 NUMBERS = st.one_of(
-    st.integers(-3, 300), st.sampled_from([2**31, 2**32, 2**64, 10**400, -(10**400)]), st.floats(),
-    st.booleans())  # fmt: skip
+    st.integers(-3, 300),
+    st.sampled_from([2**31, 2**32, 2**64, 10**400, -(10**400)]),
+    st.floats(),
+    st.booleans(),
+)
 TEXTS = st.one_of(
-    st.text(max_size=4), st.sampled_from(sorted(set(itertools.chain(*config.CHOICES.values())))))
+    st.text(max_size=4), st.sampled_from(sorted(set(itertools.chain(*config.CHOICES.values()))))
+)
 SCALARS = st.one_of(NUMBERS, TEXTS, st.none())
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(
-        st.lists(inner, max_size=5), st.dictionaries(NAMES, inner, max_size=2)),
-    max_leaves=6)  # fmt: skip
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(NAMES, inner, max_size=2)),
+    max_leaves=6,
+)
 
 
 def like(value):
@@ -128,8 +134,16 @@ def test_an_edited_config_of_the_original_is_translated_or_refused(theirs, data)
         refusal(lambda: config.check(made[0].config))
 
 
-@given(st.one_of(st.text(max_size=30), st.lists(st.sampled_from(
-    ["cond=", "mask", "size", "debug", ",", "=", "class", "+", "method=", "ddpm"])).map("".join)))
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.lists(
+            st.sampled_from(
+                ["cond=", "mask", "size", "debug", ",", "=", "class", "+", "method=", "ddpm"]
+            )
+        ).map("".join),
+    )
+)
 def test_arguments_of_a_config_file_are_known_or_refused(text):
     defaults = dict(method="flow", cond="none", size="paper")
     found = {}

@@ -13,9 +13,11 @@ from motfm_jax.data.intensity import MODES, Intensity
 SHAPE = (3, 4, 4, 1)  # three images
 RANGES = st.tuples(st.floats(-100, 100), st.floats(0.1, 100)).map(lambda r: (r[0], r[0] + r[1]))
 INTEGERS = st.sampled_from([np.uint8, np.int16, np.uint16]).flatmap(
-    lambda dtype: arrays(dtype, SHAPE))
+    lambda dtype: arrays(dtype, SHAPE)
+)
 FLOATS = arrays(np.float32, SHAPE, elements=st.floats(-1e6, 1e6, width=32)).map(
-    lambda images: np.rint(images * 8) / 8)  # so that no two differ by nothing but rounding
+    lambda images: np.rint(images * 8) / 8
+)  # so that no two differ by nothing but rounding
 IMAGES = st.one_of(INTEGERS, FLOATS)
 # Percentiles never lie so close that a few values in between decide.
 PERCENTILES = st.tuples(st.floats(0, 40), st.floats(60, 100))
@@ -71,8 +73,12 @@ def test_brighter_stays_brighter_and_within_the_range(mode, scope, images, range
         if mode in ("minmax", "percentile"):
             near = 1e-4 * (np.abs(range).max() + 1)
             if mode == "minmax" and image.dtype == np.float32:  # cancellation beside a large offset
-                near += 1e-5 * np.abs(image).max() * (range[1] - range[0]) / (
-                    intensity.high - intensity.low if scope == "dataset" else np.ptp(image))
+                near += (
+                    1e-5
+                    * np.abs(image).max()
+                    * (range[1] - range[0])
+                    / (intensity.high - intensity.low if scope == "dataset" else np.ptp(image))
+                )
             assert scaled.min() >= range[0] - near and scaled.max() <= range[1] + near
 
 
@@ -88,8 +94,11 @@ def test_the_order_of_the_images_and_json_change_nothing(mode, images, percentil
 
 @pytest.mark.parametrize("mode", ["minmax", "percentile", "zscore"])
 @given(
-    images=INTEGERS, slope=st.integers(1, 16), offset=st.integers(-1000, 1000),
-    percentiles=PERCENTILES)  # fmt: skip
+    images=INTEGERS,
+    slope=st.integers(1, 16),
+    offset=st.integers(-1000, 1000),
+    percentiles=PERCENTILES,
+)
 def test_units_do_not_matter(mode, images, slope, offset, percentiles):
     """Images in other units (slope x + offset) are scaled to the same."""
     scaled = fitted(images, mode, percentiles=percentiles).apply(images)

@@ -151,7 +151,8 @@ def label_maps(seed, dims):
 def close_overlaps(one, other):
     for measure in MEASURES:
         np.testing.assert_allclose(
-            getattr(one, measure), getattr(other, measure), rtol=1e-9, err_msg=measure)
+            getattr(one, measure), getattr(other, measure), rtol=1e-9, err_msg=measure
+        )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -199,8 +200,12 @@ def test_overlap_is_perfect_with_itself_and_its_measures_are_ordered(dims, seed)
     one = overlap(prediction, reference, (1, 2))
     known = one.present & one.predicted
     chain = (0 * one.asd, one.iou, one.dice, 0 * one.asd + 1)
-    chains = [chain, (one.asd, one.hausdorff), (one.assd, one.hausdorff),
-              (one.hausdorff_95, one.hausdorff)]  # fmt: skip
+    chains = [
+        chain,
+        (one.asd, one.hausdorff),
+        (one.assd, one.hausdorff),
+        (one.hausdorff_95, one.hausdorff),
+    ]
     for chain in chains:
         for less, more in itertools.pairwise(chain):
             assert (less[known] <= more[known] + 1e-12).all()

@@ -23,7 +23,8 @@ TIMES = st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3)
 
 path = jax.jit(linear_path)
 slope = jax.jit(  # of the point, by the time
-    lambda x0, x1, t: jax.jvp(lambda t: linear_path(x0, x1, t)[0], (t,), (jnp.ones_like(t),))[1])
+    lambda x0, x1, t: jax.jvp(lambda t: linear_path(x0, x1, t)[0], (t,), (jnp.ones_like(t),))[1]
+)
 times = jax.jit(draw_times, static_argnums=1)
 
 
@@ -82,8 +83,11 @@ def test_a_diffusion_keeps_the_variance_and_loses_the_image_level_by_level(sched
 
 
 @given(
-    SEEDS, st.integers(1, LEVELS), st.sampled_from(["leading", "trailing"]),
-    st.sampled_from(["linear", "cosine"]))  # fmt: skip
+    SEEDS,
+    st.integers(1, LEVELS),
+    st.sampled_from(["leading", "trailing"]),
+    st.sampled_from(["linear", "cosine"]),
+)
 def test_ddim_that_knows_the_noise_stays_on_the_path_and_ends_at_the_image(
     seed, steps, spacing, schedule
 ):

@@ -30,7 +30,8 @@ def data(count):
         images=random.normal(size=(count, 6, 5, 1)).astype(np.float32),
         masks=random.integers(0, 4, (count, 6, 5)).astype(np.uint8),
         labels=random.integers(0, 3, count).astype(np.int32),
-        meta=[{"name": f"r{index}", "patient": f"p{index}"} for index in range(count)])
+        meta=[{"name": f"r{index}", "patient": f"p{index}"} for index in range(count)],
+    )
     return arrays, Intensity.fit(arrays.images)
 
 
@@ -51,20 +52,26 @@ def assert_dealt(count, seed, processes, rows, start, workers=0):
     size = processes * rows
     for process in range(processes):
         batches = train_batches(
-            *data(count), batch_size=size, seed=seed, start_step=start, num_workers=workers,
-            process_index=process, process_count=processes, **OPTIONS)  # fmt: skip
+            *data(count),
+            batch_size=size,
+            seed=seed,
+            start_step=start,
+            num_workers=workers,
+            process_index=process,
+            process_count=processes,
+            **OPTIONS,
+        )
         for step, batch in enumerate(itertools.islice(batches, 2), start):
             assert batch.index.tolist() == list(range(process, size, processes))
             assert batch.valid.all()
             for name, expected in zip(FIELDS, stream(count, seed)):
                 np.testing.assert_array_equal(
-                    getattr(batch, name), expected[step * size + batch.index], err_msg=name)
+                    getattr(batch, name), expected[step * size + batch.index], err_msg=name
+                )
 
 
 @given(COUNTS, SEEDS, PROCESSES, ROWS, st.data())
-def test_processes_batch_sizes_and_resuming_deal_out_one_stream(
-    count, seed, processes, rows, data
-):
+def test_processes_batch_sizes_and_resuming_deal_out_one_stream(count, seed, processes, rows, data):
     last = LONGEST // (processes * rows) - 2
     assert_dealt(count, seed, processes, rows, start=data.draw(st.integers(0, last)))
 
@@ -96,13 +103,19 @@ def test_evaluation_is_one_pass_in_order_however_it_is_split(count, seed, proces
     seen = []
     for process in range(processes):
         batches = eval_batches(
-            *data(count), batch_size=processes * rows, seed=seed, speckle=OPTIONS["speckle"],
-            process_index=process, process_count=processes)  # fmt: skip
+            *data(count),
+            batch_size=processes * rows,
+            seed=seed,
+            speckle=OPTIONS["speckle"],
+            process_index=process,
+            process_count=processes,
+        )
         for batch in batches:
             seen += batch.index[batch.valid].tolist()
             for name, expected in zip(FIELDS, evaluated(count, seed)):
                 np.testing.assert_array_equal(
-                    getattr(batch, name), expected[batch.index], err_msg=name)
+                    getattr(batch, name), expected[batch.index], err_msg=name
+                )
     assert sorted(seen) == list(range(count))
 
 
@@ -110,6 +123,5 @@ def test_evaluation_is_one_pass_in_order_however_it_is_split(count, seed, proces
 def test_equal_images_get_speckle_of_their_own(seed):
     arrays, intensity = data(5)
     arrays = dataclasses.replace(arrays, images=np.repeat(arrays.images[:1], 5, axis=0))
-    [batch] = eval_batches(
-        arrays, intensity, batch_size=5, seed=seed, speckle=OPTIONS["speckle"])  # fmt: skip
+    [batch] = eval_batches(arrays, intensity, batch_size=5, seed=seed, speckle=OPTIONS["speckle"])
     assert len({source.tobytes() for source in batch.source}) == 5

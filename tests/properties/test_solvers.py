@@ -51,8 +51,11 @@ def solve(name, x0, rate, coefficients, steps=0):
 def drawn(seed):
     """A start, rates and coefficients."""
     random = np.random.default_rng(seed)
-    return (random.normal(size=(BATCH, 2)), random.uniform(-1, 1, (BATCH, 2)),
-            random.normal(size=(BATCH, DEGREE + 1, 2)))  # fmt: skip
+    return (
+        random.normal(size=(BATCH, 2)),
+        random.uniform(-1, 1, (BATCH, 2)),
+        random.normal(size=(BATCH, DEGREE + 1, 2)),
+    )
 
 
 @pytest.mark.parametrize("name", ode.METHODS)
@@ -95,7 +98,8 @@ def error_of(name, seed, steps=0):
     """
     x0, rate, coefficients = drawn(seed)
     rate *= np.random.default_rng(seed).uniform(0.5, 1, (BATCH, 1)) / np.linalg.norm(
-        rate, axis=1, keepdims=True)
+        rate, axis=1, keepdims=True
+    )
     expected = solution(*(array @ (1, 1j) for array in (x0, rate, coefficients)))
     found = solve(name, x0, rate, coefficients, steps) @ (1, 1j)
     return np.sqrt(np.mean(np.abs(found - expected) ** 2))
@@ -121,5 +125,4 @@ def test_a_sample_is_the_same_bit_for_bit_whatever_its_batch_mates(name, seed, o
     for array, other in zip(mine, theirs):
         other[row] = array[row]
     theirs[1][np.arange(BATCH) != row] *= 30  # other lengths of an adaptive solve
-    np.testing.assert_array_equal(
-        solve(name, *mine, steps)[row], solve(name, *theirs, steps)[row])
+    np.testing.assert_array_equal(solve(name, *mine, steps)[row], solve(name, *theirs, steps)[row])

@@ -35,7 +35,8 @@ def test_every_system_of_the_papers_tables_has_its_cells():
     assert [cell.steps for cell in made if cell.system == "M-CM"] == [1, 10, 50]
     assert [cell.steps for cell in made if cell.system == "SPADE"] == [1]
     assert [(cell.steps, cell.spacing) for cell in made if cell.system == "D"] == [
-        (steps, spacing) for spacing in ("leading", "trailing") for steps in (1, 10, 50)]
+        (steps, spacing) for spacing in ("leading", "trailing") for steps in (1, 10, 50)
+    ]
     assert len({cell.name for cell in made}) == len(made)
 
 
@@ -53,16 +54,19 @@ def test_downstream_networks_get_as_many_generated_images_as_there_are_real_ones
     assert "--num=4" in made["sample echo_test/M-C_10"]
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(echo=dataclasses.replace(ECHO, systems=("D", "X"))), "has 'X'; use D, M"),
-    (dict(echo=dataclasses.replace(ECHO, systems=("SD-M",))), "needs 'D' too"),
-    (dict(echo=dataclasses.replace(ECHO, config="none.py")), "there is no such file"),
-    (dict(echo=dataclasses.replace(ECHO, num=1)), "two images or more"),
-    (dict(reference="train"), "use valid or test"),
-    (dict(steps=()), "whole numbers from 1"),
-    (dict(spacings=("linear",)), "leading or trailing"),
-    (dict(depths=(34,)), "use 18 or 50"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(echo=dataclasses.replace(ECHO, systems=("D", "X"))), "has 'X'; use D, M"),
+        (dict(echo=dataclasses.replace(ECHO, systems=("SD-M",))), "needs 'D' too"),
+        (dict(echo=dataclasses.replace(ECHO, config="none.py")), "there is no such file"),
+        (dict(echo=dataclasses.replace(ECHO, num=1)), "two images or more"),
+        (dict(reference="train"), "use valid or test"),
+        (dict(steps=()), "whole numbers from 1"),
+        (dict(spacings=("linear",)), "leading or trailing"),
+        (dict(depths=(34,)), "use 18 or 50"),
+    ],
+)
 def test_a_plan_that_cannot_be_carried_out_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         plans.check(dataclasses.replace(SMALL, **changes))
@@ -101,15 +105,28 @@ def row(system, steps, spacing="", **measures):
 def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said():
     plan = dataclasses.replace(SMALL, steps=(1, 10))
     rows = [
-        row("real", None, a=0.5), row("D", 1, "leading", a=9.0), row("D", 10, "leading", a=3.0),
-        row("M", 1, a=4.0), row("M", 10, a=2.0), row("SPADE", 1, a=7.0)]
+        row("real", None, a=0.5),
+        row("D", 1, "leading", a=9.0),
+        row("D", 10, "leading", a=3.0),
+        row("M", 1, a=4.0),
+        row("M", 10, a=2.0),
+        row("SPADE", 1, a=7.0),
+    ]
     table = tables.generation(
-        "caption", plan, rows, ("D", "M", "M-C", "SPADE"),
-        [tables.Measure("A ↓", "a", True), tables.Measure("B", "b", None)])
+        "caption",
+        plan,
+        rows,
+        ("D", "M", "M-C", "SPADE"),
+        [tables.Measure("A ↓", "a", True), tables.Measure("B", "b", None)],
+    )
     assert {tuple(row) for row in table.rows} == {("", "A ↓ 1", "A ↓ 10")}
     assert [list(row.values()) for row in table.rows] == [
-        ["D (leading)", 9.0, 3.0], ["M", 4.0, 2.0], ["M-C", "not run", "not run"],
-        ["SPADE", 7.0, ""], ["real against real", 0.5, ""]]
+        ["D (leading)", 9.0, 3.0],
+        ["M", 4.0, 2.0],
+        ["M-C", "not run", "not run"],
+        ["SPADE", 7.0, ""],
+        ["real against real", 0.5, ""],
+    ]
     assert table.best == {(1, "A ↓ 10"), (3, "A ↓ 1")}
     assert "| M | 4 | **2** |" in table.markdown()
     assert "<td><b>2</b></td>" in table.html()
@@ -117,16 +134,22 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
 
 def test_a_table_of_nothing_measured_says_so():
     table = tables.generation(
-        "caption", SMALL, [row("M", 1), row("M", 10)], ("M", "D"),
-        [tables.Measure("a", "a", True), tables.Measure("b", "b", True)])
+        "caption",
+        SMALL,
+        [row("M", 1), row("M", 10)],
+        ("M", "D"),
+        [tables.Measure("a", "a", True), tables.Measure("b", "b", True)],
+    )
     assert "| M | n/a | n/a | not run |" in table.markdown()
     assert "| D | not run | not run | not run |" in table.markdown()
 
 
 def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
     plan = dataclasses.replace(SMALL, seeds=2)
-    trained = [dict(trained_on="real", seed=seed, accuracy=value, macro_f1=None)
-               for seed, value in enumerate((0.8, 0.9))]
+    trained = [
+        dict(trained_on="real", seed=seed, accuracy=value, macro_f1=None)
+        for seed, value in enumerate((0.8, 0.9))
+    ]
     table = tables.downstream_table(plan, {("classify", 18): trained}, 200)
     first, second, *_ = table.rows
     assert (first["model"], first["trained on"], first["F1 ↑"]) == ("ResNet18", "real", None)
@@ -142,12 +165,14 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(20, 200, (30, 16, 16, 1)).astype(np.uint8)
     real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(loading, "load_run", lambda path: SimpleNamespace(
-        config=None, intensity=intensity))
+    monkeypatch.setattr(
+        loading, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
+    )
     monkeypatch.setattr(datasets, "arrays", lambda config, split: real)
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     plan = dataclasses.replace(
-        SMALL, echo=dataclasses.replace(ECHO, systems=("M",)), steps=(1, 2), depths=())
+        SMALL, echo=dataclasses.replace(ECHO, systems=("M",)), steps=(1, 2), depths=()
+    )
     for steps, shift in ((1, 0), (2, 20)):
         folder = sample_folder(tmp_path, Cell("echo", "M", steps), plan.reference)
         write_npz(folder / "samples.npz", images=images[:25].astype(np.float32) + shift)
@@ -170,11 +195,20 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
 ):
     numbers = {"train": 3, "test": reference, "valid": 7}
     images = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8, 1)
-    monkeypatch.setattr(datasets, "arrays", lambda config, split: Arrays(
-        images[: numbers[split]], None, None, [{"name": f"{split}{index}"} for index in range(30)]))
+    monkeypatch.setattr(
+        datasets,
+        "arrays",
+        lambda config, split: Arrays(
+            images[: numbers[split]],
+            None,
+            None,
+            [{"name": f"{split}{index}"} for index in range(30)],
+        ),
+    )
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(loading, "load_run", lambda path: SimpleNamespace(
-        config=None, intensity=intensity))
+    monkeypatch.setattr(
+        loading, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
+    )
     folder = sample_folder(tmp_path, Cell("echo", "M", 1), "test")
     folder.mkdir(parents=True)
     (folder / "samples.json").touch()
@@ -191,7 +225,11 @@ def test_names_of_cells():
 def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     out = tmp_path / "out"
     command = [
-        sys.executable, "scripts/report.py", "--plan=tests/report/tiny_plan.py", f"--out={out}"]
+        sys.executable,
+        "scripts/report.py",
+        "--plan=tests/report/tiny_plan.py",
+        f"--out={out}",
+    ]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     report = out / "report"
@@ -206,8 +244,18 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     with open(report / "table1.csv") as file:
         rows = list(csv.reader(file))
     assert [each[0] for each in rows[1:]] == [
-        "D (trailing)", "M", "D-C", "M-C", "SPADE", "D-M", "SD-M (trailing)", "M-M", "D-CM",
-        "M-CM", "real against real"]
+        "D (trailing)",
+        "M",
+        "D-C",
+        "M-C",
+        "SPADE",
+        "D-M",
+        "SD-M (trailing)",
+        "M-M",
+        "D-CM",
+        "M-CM",
+        "real against real",
+    ]
     assert float(rows[4][1]) > 0 and rows[2][1] == "not run"
     for name in ("table2", "table3", "times_echo", "copies_brain", "denoising"):
         assert (report / f"{name}.md").is_file() and (report / f"{name}.csv").is_file()
@@ -219,7 +267,8 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir()} == markers
     listed = subprocess.run(
-        [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert "to do" not in listed and listed.count("done") >= len(markers)
 
     # What is not there yet is marked, and the rest is shown.
@@ -227,7 +276,8 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
         shutil.rmtree(out / folder)
     (out / "stages" / "sample_echo_test_SPADE_1.json").unlink()
     partly = subprocess.run(
-        [*command, "--so-far"], cwd=ROOT, capture_output=True, text=True, check=False)
+        [*command, "--so-far"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert partly.returncode == 0, partly.stderr
     with open(report / "table1.csv") as file:
         now = {row[0]: row for row in csv.reader(file)}
@@ -236,16 +286,25 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments, message", [
-    (["--plan=none.py"], "there is no such file; see configs/report/"),
-    (["--plan=configs/camus.py"], "defines no PLAN"),
-    (["--plan=configs/report/camus64.py", "--echo-root=/nowhere", "--brain-root=/nowhere"],
-     "/nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--plan=none.py"], "there is no such file; see configs/report/"),
+        (["--plan=configs/camus.py"], "defines no PLAN"),
+        (
+            ["--plan=configs/report/camus64.py", "--echo-root=/nowhere", "--brain-root=/nowhere"],
+            "/nowhere",
+        ),
+    ],
+)
 def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     made = subprocess.run(
         [sys.executable, "scripts/report.py", *arguments, f"--out={tmp_path}", "--list"],
-        cwd=ROOT, capture_output=True, text=True, check=False)
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     (line,) = [line for line in made.stderr.splitlines() if line.strip()]
     assert made.returncode == 2 and line.startswith("error: ") and message in line
 

@@ -5,11 +5,26 @@ from motfm_jax.report.plan import Anatomy, Plan
 TINY = {"train.steps": 2, "train.sample_every": 2, "train.batch_size": 4}
 MODEL = {"model.channels": (8, 8), "model.head_dim": 8, "model.norm_groups": 4}
 PLAN = Plan(
-    "Tiny & complete", notes="Nothing was learned.",
+    "Tiny & complete",
+    notes="Nothing was learned.",
     echo=Anatomy(
-        "configs/phantom.py", "size=debug", settings={**TINY, **MODEL, "data.size": (16, 16)},
-        systems=("M-C", "D", "SD-M", "M-M", "SPADE"), num=6),
+        "configs/phantom.py",
+        "size=debug",
+        settings={**TINY, **MODEL, "data.size": (16, 16)},
+        systems=("M-C", "D", "SD-M", "M-M", "SPADE"),
+        num=6,
+    ),
     brain=Anatomy(
-        "configs/phantom.py", "anatomy=brain,size=debug",
-        settings={**TINY, **MODEL, "data.size": (8, 8, 8)}, systems=("M",), num=4),
-    steps=(1,), spacings=("trailing",), depths=(18,), width=8, epochs=1, seeds=1)
+        "configs/phantom.py",
+        "anatomy=brain,size=debug",
+        settings={**TINY, **MODEL, "data.size": (8, 8, 8)},
+        systems=("M",),
+        num=4,
+    ),
+    steps=(1,),
+    spacings=("trailing",),
+    depths=(18,),
+    width=8,
+    epochs=1,
+    seeds=1,
+)

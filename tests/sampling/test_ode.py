@@ -31,8 +31,12 @@ def test_every_step_count_from_1_to_1000_makes_exactly_that_many_euler_calls():
         # Every call adds dt * n = 1 to x, so x(1) counts them without the solver's statistics.
         velocity = lambda t, x, n: jnp.full_like(x, n)  # noqa: E731
         solution = ode._integrate_fixed(
-            velocity, jnp.zeros((2, 1)), num_steps.astype(jnp.float32),
-            Solver("euler", num_steps), False)  # fmt: skip
+            velocity,
+            jnp.zeros((2, 1)),
+            num_steps.astype(jnp.float32),
+            Solver("euler", num_steps),
+            False,
+        )
         return solution.steps, solution.x
 
     solve = jax.jit(solve)
@@ -47,17 +51,25 @@ def test_every_step_count_from_1_to_1000_makes_exactly_that_many_euler_calls():
 def test_the_program_calls_the_field_once_per_euler_step_at_equally_spaced_times(num_steps):
     field, times = counted(lambda t, x, args: -x)
     solution = jax.jit(lambda x: integrate(field, x, None, Solver("euler", num_steps)))(
-        jnp.ones((3, 2)))
+        jnp.ones((3, 2))
+    )
     jax.effects_barrier()
     assert solution.steps.tolist() == [num_steps] * 3
     np.testing.assert_allclose(sorted(times), np.arange(num_steps) / num_steps, atol=1e-6)
     assert len(times) == num_calls(Solver("euler", num_steps), num_steps) == num_steps
 
 
-@pytest.mark.parametrize("name, per_step, first", [
-    ("euler", 1, 0), ("heun", 2, 0), ("midpoint", 2, 0), ("rk4", 4, 0), ("tsit5", 6, 1),
-    ("dopri5", 6, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, per_step, first",
+    [
+        ("euler", 1, 0),
+        ("heun", 2, 0),
+        ("midpoint", 2, 0),
+        ("rk4", 4, 0),
+        ("tsit5", 6, 1),
+        ("dopri5", 6, 1),
+    ],
+)
 def test_calls_are_what_the_table_says(name, per_step, first):
     field, times = counted(lambda t, x, args: -x * t[:, None])
     solution = jax.jit(lambda x: integrate(field, x, None, Solver(name, 3)))(jnp.ones((2, 1)))
@@ -72,20 +84,33 @@ def test_euler_is_exact_for_a_constant_velocity(num_steps):
     x0 = np.random.default_rng(0).normal(size=(2, 4, 4, 1)).astype(np.float32)
     velocity = np.random.default_rng(1).normal(size=x0.shape).astype(np.float32)
     solution = integrate(
-        lambda t, x, v: v, jnp.array(x0), jnp.array(velocity), Solver("euler", num_steps))
+        lambda t, x, v: v, jnp.array(x0), jnp.array(velocity), Solver("euler", num_steps)
+    )
     np.testing.assert_allclose(solution.x, x0 + velocity, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, order", [
-    ("euler", 1), ("heun", 2), ("midpoint", 2), ("rk4", 4), ("tsit5", 5), ("dopri5", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, order",
+    [
+        ("euler", 1),
+        ("heun", 2),
+        ("midpoint", 2),
+        ("rk4", 4),
+        ("tsit5", 5),
+        ("dopri5", 5),
+    ],
+)
 def test_the_error_falls_with_the_solvers_order(name, order):
     """dx/dt = -2 t x^2 has x(1) = x0 / (1 + x0): non-linear and time-dependent."""
     with jax.enable_x64(True):
         x0 = jnp.array([[0.5], [1.5]], jnp.float64)
         solve = jax.jit(
-            lambda n: ode._integrate_fixed(
-                lambda t, x, args: -2 * t[:, None] * x**2, x0, None, Solver(name, n), False).x)
+            lambda n: (
+                ode._integrate_fixed(
+                    lambda t, x, args: -2 * t[:, None] * x**2, x0, None, Solver(name, n), False
+                ).x
+            )
+        )
         counts = np.array([16, 32])
         errors = [float(jnp.abs(solve(jnp.int32(n)) - x0 / (1 + x0)).max()) for n in counts]
     slope = np.log2(errors[0] / errors[1])
@@ -96,7 +121,8 @@ def test_the_error_falls_with_the_solvers_order(name, order):
 def test_one_rk4_step_is_the_exponential_to_fourth_order():
     rate = np.array([[-1.0], [0.5], [2.0]], np.float32)
     solution = integrate(
-        lambda t, x, rate: rate * x, jnp.ones((3, 1)), jnp.array(rate), Solver("rk4", 1))
+        lambda t, x, rate: rate * x, jnp.ones((3, 1)), jnp.array(rate), Solver("rk4", 1)
+    )
     expected = 1 + rate + rate**2 / 2 + rate**3 / 6 + rate**4 / 24
     np.testing.assert_allclose(solution.x, expected, rtol=1e-6)
 
@@ -135,7 +161,8 @@ def test_adaptive_calls_are_counted_and_tighter_tolerances_cost_more_and_err_les
         field, times = counted(oscillation)
         solver = Solver("adaptive", rtol=tolerance, atol=tolerance)
         solution = jax.jit(functools.partial(integrate, field, args=rate, solver=solver))(
-            jnp.zeros((1, 1)))
+            jnp.zeros((1, 1))
+        )
         jax.effects_barrier()
         counts.append(len(times))
         assert counts[-1] == solution.calls[0]
@@ -152,12 +179,15 @@ def test_an_adaptive_solve_that_runs_out_of_steps_gives_nan_and_not_an_image(mon
     assert np.isfinite(solution.x[0, 0]) and np.isnan(solution.x[1, 0])
 
 
-@pytest.mark.parametrize("solver, trajectory, message", [
-    (Solver("eular"), False, "solver 'eular': use one of euler, heun"),
-    (Solver("euler", 0), False, "steps=0: a solver makes at least 1 step"),
-    (Solver("adaptive", rtol=0.0), False, "tolerances rtol=0.0"),
-    (Solver("adaptive"), True, "no trajectory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "solver, trajectory, message",
+    [
+        (Solver("eular"), False, "solver 'eular': use one of euler, heun"),
+        (Solver("euler", 0), False, "steps=0: a solver makes at least 1 step"),
+        (Solver("adaptive", rtol=0.0), False, "tolerances rtol=0.0"),
+        (Solver("adaptive"), True, "no trajectory"),
+    ],
+)
 def test_what_cannot_be_solved_is_refused(solver, trajectory, message):
     with pytest.raises(ValueError, match=message):
         integrate(lambda t, x, args: x, jnp.ones((1, 1)), None, solver, trajectory)

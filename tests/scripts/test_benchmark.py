@@ -32,9 +32,12 @@ def cases(script, *arguments):
 
 def test_quick_times_five_cases(script):
     assert [case.name for case in cases(script, "--quick")] == [
-        "unconditional forward 128^2 batch 1", "unconditional train 128^2 batch 1",
-        "unconditional sample 128^2 batch 1", "mask_class forward 128^2 batch 1",
-        "mask_class sample 128^2 batch 1"]
+        "unconditional forward 128^2 batch 1",
+        "unconditional train 128^2 batch 1",
+        "unconditional sample 128^2 batch 1",
+        "mask_class forward 128^2 batch 1",
+        "mask_class sample 128^2 batch 1",
+    ]
 
 
 def test_everything_is_timed_but_what_takes_too_long_on_a_cpu(script):
@@ -60,7 +63,8 @@ def test_the_ratio_is_that_to_the_fastest_other_with_its_interval(script):
     seconds = {
         "ours": list(1.0 + 0.01 * random.standard_normal(15)),
         "slow": list(4.0 + 0.01 * random.standard_normal(15)),
-        "fast": list(2.0 + 0.01 * random.standard_normal(15))}
+        "fast": list(2.0 + 0.01 * random.standard_normal(15)),
+    }
     made = script.ratio(seconds)
     assert made["fastest"] == "fast"
     assert made["low"] < made["ratio"] < made["high"] and made["ratio"] == pytest.approx(0.5, 0.02)
@@ -105,9 +109,17 @@ def test_the_data_path_is_timed_as_training_uses_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_whole_call_writes_its_tables(script, tmp_path):
-    script.main([
-        "--without-torch", "--networks=unconditional", "--cases=forward,sample", "--sizes=16",
-        "--calls=2", "--pairs=2", f"--out={tmp_path}"])
+    script.main(
+        [
+            "--without-torch",
+            "--networks=unconditional",
+            "--cases=forward,sample",
+            "--sizes=16",
+            "--calls=2",
+            "--pairs=2",
+            f"--out={tmp_path}",
+        ]
+    )
     report = json.loads((tmp_path / "benchmark.json").read_text())
     forward, sample = report["rows"]
     assert len(forward["seconds"]["ours"]) == 2 and "ratio" not in forward

@@ -23,14 +23,22 @@ from motfm_jax.io.torch_weights import to_torch, write_torch_weights
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 YAML = {
     "model_args": {
-        "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1,
-        "num_channels": [8], "attention_levels": [True], "norm_num_groups": 4,
-        "resblock_updown": True, "num_head_channels": [8], "with_conditioning": True,
-        "mask_conditioning": True, "cross_attention_dim": 4,
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 1,
+        "num_res_blocks": 1,
+        "num_channels": [8],
+        "attention_levels": [True],
+        "norm_num_groups": 4,
+        "resblock_updown": True,
+        "num_head_channels": [8],
+        "with_conditioning": True,
+        "mask_conditioning": True,
+        "cross_attention_dim": 4,
         "conditioning_embedding_num_channels": [4],
     },
     "solver_args": {"method": "euler", "step_size": 0.5, "time_points": 2},
-}  # fmt: skip
+}
 
 
 def main(name):
@@ -46,13 +54,23 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("original"), np.random.default_rng(0)
     facts = Facts((16, 16), 1, tuple("0123"), (), None)
     shapes = jax.eval_shape(
-        build.model(original.translate(YAML, "test").config, facts).init, jax.random.key(0))
-    write_torch_weights(folder / "weights.safetensors", to_torch({
-        name: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
-        for name, leaf in shapes.items()}))
+        build.model(original.translate(YAML, "test").config, facts).init, jax.random.key(0)
+    )
+    write_torch_weights(
+        folder / "weights.safetensors",
+        to_torch(
+            {
+                name: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+                for name, leaf in shapes.items()
+            }
+        ),
+    )
     (folder / "original.yaml").write_text(yaml.safe_dump(YAML))
-    to_pickle(lambda split: PhantomEcho(split, (16, 16), 10, "view_phase", 0),
-              folder / "dataset.pkl", print)
+    to_pickle(
+        lambda split: PhantomEcho(split, (16, 16), 10, "view_phase", 0),
+        folder / "dataset.pkl",
+        print,
+    )
     np.save(folder / "x0.npy", rng.standard_normal((2, 16, 16, 1)).astype(np.float32))
     np.save(folder / "masks.npy", rng.integers(0, 4, (2, 16, 16, 1)) / np.float32(3))
     np.save(folder / "classes.npy", np.array([0, 3]))
@@ -60,9 +78,15 @@ def folder(tmp_path_factory):
 
 
 def convert(folder, out, *flags):
-    main("convert")([
-        "from-torch", f"--ckpt={folder / 'weights.safetensors'}",
-        f"--config={folder / 'original.yaml'}", f"--out={out}", *map(str, flags)])
+    main("convert")(
+        [
+            "from-torch",
+            f"--ckpt={folder / 'weights.safetensors'}",
+            f"--config={folder / 'original.yaml'}",
+            f"--out={out}",
+            *map(str, flags),
+        ]
+    )
     return out
 
 
@@ -80,7 +104,11 @@ def test_the_printed_commands_run(folder, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["calls"] == 2
     train = shlex.split(re.search(r"scripts/train.py (.*)", said)[1])
     assert train == [
-        "--resume", f"--workdir={run}", "--config.data.root=DATA.pkl", "--config.data.size=(H,W)"]
+        "--resume",
+        f"--workdir={run}",
+        "--config.data.root=DATA.pkl",
+        "--config.data.size=(H,W)",
+    ]
 
 
 @pytest.mark.slow
@@ -111,13 +139,18 @@ def test_what_is_not_known_cannot_be_exported(folder, tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["from-torch", "--ckpt=none.ckpt", "--out=run"], "none.ckpt: no such file"),
-    (["from-torch", "--ckpt=weights.safetensors", "--out=run"], "holds no config"),
-    (["from-torch", "--ckpt=weights.safetensors", "--config=none.yaml", "--out=run"],
-     "none.yaml: no such file"),
-    (["to-torch", "--run=none", "--out=back.safetensors"], "none: no checkpoints"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["from-torch", "--ckpt=none.ckpt", "--out=run"], "none.ckpt: no such file"),
+        (["from-torch", "--ckpt=weights.safetensors", "--out=run"], "holds no config"),
+        (
+            ["from-torch", "--ckpt=weights.safetensors", "--config=none.yaml", "--out=run"],
+            "none.yaml: no such file",
+        ),
+        (["to-torch", "--run=none", "--out=back.safetensors"], "none: no checkpoints"),
+    ],
+)
 def test_a_mistake_is_one_line_and_leaves_nothing(folder, monkeypatch, capfd, flags, said):
     monkeypatch.chdir(folder)
     before = sorted(folder.iterdir())
@@ -134,15 +167,25 @@ def test_training_goes_on_by_the_printed_command(folder, tmp_path):
     """In a process of its own: config flags are defined once a process."""
     run = convert(folder, tmp_path / "run")
     arguments = [
-        "--resume", f"--workdir={run}", f"--config.data.root={folder / 'dataset.pkl'}",
-        "--config.data.size=(16,16)", "--config.train.steps=1"]
+        "--resume",
+        f"--workdir={run}",
+        f"--config.data.root={folder / 'dataset.pkl'}",
+        "--config.data.size=(16,16)",
+        "--config.train.steps=1",
+    ]
     made = subprocess.run(
-        [sys.executable, SCRIPTS / "train.py", *arguments], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)})  # fmt: skip
+        [sys.executable, SCRIPTS / "train.py", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
+    )
     assert made.returncode == 0, made.stderr
     misspelt = subprocess.run(
         [sys.executable, SCRIPTS / "train.py", *arguments, "--config.train.stepps=1"],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)})
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
+    )
     (line,) = misspelt.stderr.splitlines()
     assert misspelt.returncode == 2 and "stepps" in line and "Did you mean" in line
     assert "converted weights, with a fresh optimiser" in made.stdout

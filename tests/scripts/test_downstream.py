@@ -35,8 +35,7 @@ def real(monkeypatch):
     meta = [{"name": f"echo{index}", "patient": f"{index}"} for index in range(96)]
     arrays = Arrays(images, None, labels, meta, ("dark", "bright"))
     splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
-    run = SimpleNamespace(
-        intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
+    run = SimpleNamespace(intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
     monkeypatch.setattr(loading, "load_run", lambda path, which="best": run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     return arrays
@@ -47,9 +46,17 @@ def write_samples(folder, images, labels=None, names=("dark", "bright")):
     made_of = None if labels is None else [names[label] for label in labels]
     given = {} if labels is None else {"classes": labels}
     np.savez(folder / "samples.npz", images=images.astype(np.float32), **given)
-    (folder / "samples.json").write_text(json.dumps(
-        {"format": FORMAT, "checkpoint": "abc", "training_step": 1, "settings": {"raw": False},
-         "condition": {"classes": made_of}}))
+    (folder / "samples.json").write_text(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "checkpoint": "abc",
+                "training_step": 1,
+                "settings": {"raw": False},
+                "condition": {"classes": made_of},
+            }
+        )
+    )
     return folder
 
 
@@ -59,12 +66,21 @@ def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, t
     wrong = write_samples(tmp_path / "wrong", real.images[:32], 1 - real.labels[:32])
     out = tmp_path / "out"
     flags = [
-        "--run=run", f"--out={out}", "--task=classify", "--width=8", "--epochs=3", "--lr=0.01",
-        "--synthetic", f"good={good}", f"wrong={wrong}"]  # fmt: skip
+        "--run=run",
+        f"--out={out}",
+        "--task=classify",
+        "--width=8",
+        "--epochs=3",
+        "--lr=0.01",
+        "--synthetic",
+        f"good={good}",
+        f"wrong={wrong}",
+    ]
     module = script("downstream")
     module.main([*flags, "--seeds=1"])
-    rows = {row["trained_on"]: row for row in json.loads(
-        (out / "downstream.json").read_text())["rows"]}
+    rows = {
+        row["trained_on"]: row for row in json.loads((out / "downstream.json").read_text())["rows"]
+    }
     assert list(rows) == ["real", "good", "real + good", "wrong", "real + wrong"]
     assert rows["real"]["accuracy"] > 0.9 and rows["good"]["accuracy"] > 0.9
     assert rows["wrong"]["accuracy"] < 0.1
@@ -90,34 +106,51 @@ def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, t
     assert report["rows"][0].keys() >= {"density_w1", "frechet", "kernel"}
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--synthetic", "good"], "NAME=FOLDER of scripts/sample.py needed"),
-    (["--synthetic", "good=nowhere"], "NAME=FOLDER of scripts/sample.py needed"),
-    (["--task=segment"], "task segment: the data has no masks"),
-    (["--seeds=0"], "--seeds=0: at least 1"),
-    (["--data-root="], "--data-root=: its value is empty"),
-    (["--data-root", ""], "--data-root: its value is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--synthetic", "good"], "NAME=FOLDER of scripts/sample.py needed"),
+        (["--synthetic", "good=nowhere"], "NAME=FOLDER of scripts/sample.py needed"),
+        (["--task=segment"], "task segment: the data has no masks"),
+        (["--seeds=0"], "--seeds=0: at least 1"),
+        (["--data-root="], "--data-root=: its value is empty"),
+        (["--data-root", ""], "--data-root: its value is empty"),
+    ],
+)
 def test_flags_that_cannot_be(real, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         script("downstream").main(
-            ["--run=run", f"--out={tmp_path / 'out'}", "--task=classify", *flags])
+            ["--run=run", f"--out={tmp_path / 'out'}", "--task=classify", *flags]
+        )
 
 
 def test_images_without_classes_teach_no_classifier(real, tmp_path):
     bare = write_samples(tmp_path / "bare", real.images[:32])
     with pytest.raises(ValueError, match="made without what --task=classify learns"):
-        script("downstream").main([
-            "--run=run", f"--out={tmp_path / 'out'}", "--task=classify",
-            "--synthetic", f"bare={bare}"])
+        script("downstream").main(
+            [
+                "--run=run",
+                f"--out={tmp_path / 'out'}",
+                "--task=classify",
+                "--synthetic",
+                f"bare={bare}",
+            ]
+        )
 
 
-@pytest.mark.parametrize("labels, names, message", [
-    ((0, 1), ("light", "dark"), "made of the classes dark, light, the real ones are dark, bright"),
-    ((0, 1), ("bright", "dark"), "made of the classes bright, dark, the real ones"),
-    ((0, 2), ("dark", "bright", "grey"), "made of the classes dark, grey"),
-    ((0, -1), ("dark", "bright"), "made of the classes bright, dark"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, names, message",
+    [
+        (
+            (0, 1),
+            ("light", "dark"),
+            "made of the classes dark, light, the real ones are dark, bright",
+        ),
+        ((0, 1), ("bright", "dark"), "made of the classes bright, dark, the real ones"),
+        ((0, 2), ("dark", "bright", "grey"), "made of the classes dark, grey"),
+        ((0, -1), ("dark", "bright"), "made of the classes bright, dark"),
+    ],
+)
 def test_images_of_other_classes_are_refused(real, tmp_path, labels, names, message):
     labels = np.resize(np.array(labels, np.int32), 32)
     other = write_samples(tmp_path / "other", real.images[:32], labels, names)
@@ -125,9 +158,15 @@ def test_images_of_other_classes_are_refused(real, tmp_path, labels, names, mess
         read_generated(other, read_sidecar(other), "classify", real)
 
 
-@pytest.mark.parametrize("names, highest", [
-    (("background", "tumour"), 1), (("background", "heart", "edema"), 1),
-    (("background", "heart"), 2), (None, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, highest",
+    [
+        (("background", "tumour"), 1),
+        (("background", "heart", "edema"), 1),
+        (("background", "heart"), 2),
+        (None, 1),
+    ],
+)
 def test_masks_of_other_labels_are_refused(real, tmp_path, names, highest):
     folder, masks = tmp_path / "other", np.zeros((32, *SIZE), np.uint8)
     real = dataclasses.replace(real, masks=masks, mask_labels=("background", "heart"))

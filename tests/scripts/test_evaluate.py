@@ -30,8 +30,9 @@ def write(folder: Path) -> list[str]:
     images[3, 0, 0] = 9  # one cavity is brighter
     np.savez(folder / "samples.npz", images=images[..., None], masks=masks)
     names = ["background", "cavity", "wall"]
-    (folder / "samples.json").write_text(json.dumps(
-        {"format": FORMAT, "settings": {}, "condition": {"mask_labels": names}}))
+    (folder / "samples.json").write_text(
+        json.dumps({"format": FORMAT, "settings": {}, "condition": {"mask_labels": names}})
+    )
     return ["contrast", f"--samples={folder}", "--darker=cavity", "--brighter=wall"]
 
 
@@ -48,8 +49,9 @@ def test_a_label_or_folder_that_is_not_there(main, tmp_path):
         main(["contrast", f"--samples={tmp_path / 'none'}", *arguments[2:]])
 
 
-@pytest.mark.parametrize("measure, needed", [
-    ("contrast", "condition"), ("audit", "training_step and no checkpoint")])
+@pytest.mark.parametrize(
+    "measure, needed", [("contrast", "condition"), ("audit", "training_step and no checkpoint")]
+)
 def test_a_sidecar_without_what_is_needed_is_named(main, tmp_path, measure, needed):
     arguments = write(tmp_path)
     (tmp_path / "samples.json").write_text(json.dumps({"format": FORMAT, "settings": {}}))
@@ -68,8 +70,11 @@ def audited(folder, monkeypatch, *flags, checkpoint="abc"):
     monkeypatch.setattr(loading, "load_run", lambda path, which: run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     np.savez(folder / "samples.npz", images=images[[5, 6, 7]].astype(np.float32))
-    (folder / "samples.json").write_text(json.dumps(
-        {"format": FORMAT, "checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}))
+    (folder / "samples.json").write_text(
+        json.dumps(
+            {"format": FORMAT, "checkpoint": "abc", "training_step": 9, "settings": {"raw": False}}
+        )
+    )
     return ["audit", f"--samples={folder}", "--run=run", *flags]
 
 
@@ -83,7 +88,7 @@ def test_an_audit_tells_the_share_and_writes_the_pairs(main, tmp_path, capsys, m
 
 def test_an_audit_against_other_weights_or_the_training_images_is_refused(
     main, tmp_path, monkeypatch
-):  # fmt: skip
+):
     with pytest.raises(ValueError, match="other weights than step 9 of run"):
         main(audited(tmp_path, monkeypatch, checkpoint="other"))
     with pytest.raises(ValueError, match="--split=train: held-out images needed"):

@@ -49,19 +49,35 @@ def make_run(folder, dims, condition):
     """A run with one checkpoint, at step 7, of a tiny network with weights that all matter."""
     config = default()
     config.cond, config.data.size, config.data.source = condition, SIZES[dims], "pickle"
-    levels = {2: dict(channels=(8, 8), attention=(False, True)),
-              3: dict(channels=(8,), attention=(True,))}  # fmt: skip
-    config.model.update(dict(
-        res_blocks=1, transformer_layers=1, head_dim=8, norm_groups=4, mask_embedding=4,
-        **levels[dims]))  # fmt: skip
+    levels = {
+        2: dict(channels=(8, 8), attention=(False, True)),
+        3: dict(channels=(8,), attention=(True,)),
+    }
+    config.model.update(
+        dict(
+            res_blocks=1,
+            transformer_layers=1,
+            head_dim=8,
+            norm_groups=4,
+            mask_embedding=4,
+            **levels[dims],
+        )
+    )
     intensity = Intensity.fit(
-        [np.array([[[0.0], [255.0]]], np.float32)], "minmax", "dataset", (-1, 1), (0, 100))
+        [np.array([[[0.0], [255.0]]], np.float32)], "minmax", "dataset", (-1, 1), (0, 100)
+    )
     facts = Facts(SIZES[dims], 1, CLASSES, LABELS, intensity.to_json())
     shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
     generator = np.random.default_rng(0)
     params, ema = (
-        {name: (0.2 * generator.normal(size=leaf.shape) + name.endswith("scale")).astype(np.float32)
-         for name, leaf in shapes.items()} for _ in range(2))  # fmt: skip
+        {
+            name: (0.2 * generator.normal(size=leaf.shape) + name.endswith("scale")).astype(
+                np.float32
+            )
+            for name, leaf in shapes.items()
+        }
+        for _ in range(2)
+    )
     checkpoints = Checkpoints(folder / "checkpoints", config.to_dict(), facts.to_json())
     checkpoints.save(7, State(params, ema), valid_loss=1.0)
     checkpoints.wait()
@@ -103,8 +119,12 @@ def exported(tmp_path_factory):
         script("sample")([*common, *given, f"--out={folder / 'samples'}"])
         script("export")([*common, f"--out={folder / 'out'}"])
         made[dims, condition] = Exported(
-            folder / "out", np.load(folder / "samples" / "samples.npz")["images"],
-            mask if "mask" in condition else None, label if "class" in condition else None, ema)
+            folder / "out",
+            np.load(folder / "samples" / "samples.npz")["images"],
+            mask if "mask" in condition else None,
+            label if "class" in condition else None,
+            ema,
+        )
         return made[dims, condition]
 
     return make
@@ -153,7 +173,8 @@ def bare_python(tmp_path_factory):
         pytest.skip(f"pip could not install {' '.join(wanted)}: {reason}")
     for module in ("motfm_jax", "flax", "diffrax", "orbax"):
         found = subprocess.run(
-            [python, "-I", "-c", f"import {module}"], capture_output=True, check=False)
+            [python, "-I", "-c", f"import {module}"], capture_output=True, check=False
+        )
         assert found.returncode, f"{module} is in the bare environment"
     return python
 
@@ -165,13 +186,18 @@ def test_the_readmes_lines_run_with_jax_numpy_and_flatbuffers_alone(
 ):
     made = exported(dims, condition)
     lines = (made.out / "README.txt").read_text().splitlines()
-    first, last = (next(i for i, line in enumerate(lines) if line.startswith(f"    {start}"))
-                   for start in ("import pathlib", "np.save("))  # fmt: skip
+    first, last = (
+        next(i for i, line in enumerate(lines) if line.startswith(f"    {start}"))
+        for start in ("import pathlib", "np.save(")
+    )
     typed = made.out / "typed.py"
     typed.write_text("\n".join(line.removeprefix("    ") for line in lines[first : last + 1]))
     subprocess.run(
-        [bare_python, "-I", typed], cwd=tmp_path, check=True,
-        env=os.environ | dict(JAX_PLATFORMS="cpu"))
+        [bare_python, "-I", typed],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | dict(JAX_PLATFORMS="cpu"),
+    )
     assert_same_images(np.load(tmp_path / "images.npy"), made.images)
 
 
@@ -186,12 +212,17 @@ def test_the_lines_of_the_projects_readme_run_there_too(exported, bare_python, t
     typed.write_text(lines.replace("(4, 64, 64)", f"(4, {size})") + "np.save('images', images)\n")
     (tmp_path / "exported").symlink_to(made.out)
     subprocess.run(
-        [bare_python, "-I", typed], cwd=tmp_path, check=True,
-        env=os.environ | dict(JAX_PLATFORMS="cpu"))
+        [bare_python, "-I", typed],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | dict(JAX_PLATFORMS="cpu"),
+    )
     expected = program(made.out / "sampler.jax_export")(
         dict(np.load(made.out / "weights.npz")),
         generate.start_noise(0, np.arange(4), (*SIZES[2], 1)),
-        np.zeros((4, *SIZES[2]), np.uint8), np.zeros(4, np.int32))  # fmt: skip
+        np.zeros((4, *SIZES[2]), np.uint8),
+        np.zeros(4, np.int32),
+    )
     assert_same_images(np.load(tmp_path / "images.npy"), expected)
 
 
@@ -202,14 +233,17 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--solver=adaptive"], "--solver=adaptive: an exported program makes a fixed number"),
-    (["--solver=eular"], "solver 'eular': use one of euler, heun"),
-    (["--steps=0"], "steps=0: a solver makes at least 1 step"),
-    (["--checkpoint=3"], "no checkpoint 3; use last, best or one of 7"),
-    (["--run={tmp}/nowhere"], "nowhere: "),
-    (["--out={tmp}", "--overwrite"], "exists and is not an export"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--solver=adaptive"], "--solver=adaptive: an exported program makes a fixed number"),
+        (["--solver=eular"], "solver 'eular': use one of euler, heun"),
+        (["--steps=0"], "steps=0: a solver makes at least 1 step"),
+        (["--checkpoint=3"], "no checkpoint 3; use last, best or one of 7"),
+        (["--run={tmp}/nowhere"], "nowhere: "),
+        (["--out={tmp}", "--overwrite"], "exists and is not an export"),
+    ],
+)
 def test_a_mistake_gives_one_line_and_exit_code_2(
     run, tmp_path, monkeypatch, capsys, flags, message
 ):

@@ -41,7 +41,6 @@ def decathlon(main, tmp_path_factory):
     return folder
 
 
-
 def test_check_passes_on_good_data_and_prints_a_table(main, camus, decathlon, capsys):
     assert main("check", "--layout=camus", f"--root={camus}") == 0
     assert main("check", "--layout=decathlon", f"--root={decathlon}") == 0
@@ -71,14 +70,21 @@ def test_check_exits_with_0_on_warnings_and_2_on_errors(main, camus, tmp_path, c
         (("check", "--layout=camus", "--root=absent"), "error: absent: no such folder"),
         (("check", "--layout=pickle", "--root=absent.pkl"), "error: absent.pkl: no such file"),
         (("check", "--layout=bids", "--root=."), "invalid choice: 'bids'"),
-        (("convert", "--layout=camus", "--root=absent", "--size", "8", "8", "--out=new/x.pkl"),
-         "error: absent: no such folder"),
+        (
+            ("convert", "--layout=camus", "--root=absent", "--size", "8", "8", "--out=new/x.pkl"),
+            "error: absent: no such folder",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     result = subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False,
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])})
+        [sys.executable, SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+    )
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
@@ -115,10 +121,13 @@ def test_check_finds_what_is_wrong_in_a_pickle(main, tmp_path, capsys):
     assert main("check", "--layout=pickle", f"--root={path}") == 2
     printed = capsys.readouterr().out
     for message in (
-        "a is in two splits, train and valid", "train[1]: mask (8, 7) and image (8, 8)",
-        "train[2]: NaN", "errors: 3", "the test split is empty",
+        "a is in two splits, train and valid",
+        "train[1]: mask (8, 7) and image (8, 8)",
+        "train[2]: NaN",
+        "errors: 3",
+        "the test split is empty",
         "voxel for voxel: train[0] (train), valid[0] (valid)",
-    ):  # fmt: skip
+    ):
         assert message in printed
 
 
@@ -134,8 +143,18 @@ def test_a_missing_test_split_stays_empty_and_says_so(main, decathlon, tmp_path,
 @pytest.mark.parametrize("layout, size", [("camus", (32, 32)), ("decathlon", (16, 16, 16))])
 def test_preview_is_a_picture_with_coloured_masks(main, layout, size, request, tmp_path):
     root, out = request.getfixturevalue(layout), tmp_path / "new" / "preview.png"
-    assert main("preview", f"--layout={layout}", f"--root={root}", "--size", *size, "--num=2",
-                f"--out={out}") == 0  # fmt: skip
+    assert (
+        main(
+            "preview",
+            f"--layout={layout}",
+            f"--root={root}",
+            "--size",
+            *size,
+            "--num=2",
+            f"--out={out}",
+        )
+        == 0
+    )
     pixels = np.asarray(Image.open(out).convert("RGB")).astype(int)
     coloured = np.ptp(pixels, axis=-1) > 30
     assert 0.01 < coloured.mean() < 0.5
@@ -152,7 +171,8 @@ def test_phantom_refuses_a_folder_with_something_in_it(main, tmp_path):
 @pytest.mark.parametrize("layout", ["camus", "decathlon"])
 @pytest.mark.parametrize(
     "wrong, message",
-    [("--seed=-1", "^--seed=-1: a whole number from 0 needed$"), ("--patients=2", "3 or more")])
+    [("--seed=-1", "^--seed=-1: a whole number from 0 needed$"), ("--patients=2", "3 or more")],
+)
 def test_phantom_writes_nothing_for_wrong_settings(main, layout, wrong, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         main("phantom", f"--layout={layout}", f"--out={tmp_path / 'new'}", wrong)
@@ -182,8 +202,7 @@ def test_an_interrupted_phantom_can_be_written_again(main, made, tmp_path, monke
     assert list(tmp_path.iterdir()) == ([out] if made else [])
     monkeypatch.setattr(phantom, "write_camus_tree", write)
     assert main("phantom", "--layout=camus", f"--out={out}") == 0
-    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [
-        Path("new/whole.txt")]
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [Path("new/whole.txt")]
 
 
 def test_phantom_does_not_replace_the_folder_one_is_in(main, tmp_path, monkeypatch):

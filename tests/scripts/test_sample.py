@@ -38,9 +38,17 @@ def tiny(**data):
     config = configs.default()
     config.cond = "mask+class"
     config.data.update(size=(16, 16), phantom_patients=4, **data)
-    config.model.update(dict(
-        channels=(8, 8), attention=(False, True), res_blocks=1, transformer_layers=1, head_dim=8,
-        norm_groups=4, mask_embedding=4))  # fmt: skip
+    config.model.update(
+        dict(
+            channels=(8, 8),
+            attention=(False, True),
+            res_blocks=1,
+            transformer_layers=1,
+            head_dim=8,
+            norm_groups=4,
+            mask_embedding=4,
+        )
+    )
     return config
 
 
@@ -143,30 +151,34 @@ def test_the_same_command_finds_its_images_and_another_is_refused(
     first = sample(run, tmp_path, *flags)
     assert sample(run, tmp_path, *flags) == first
     code, line = exit_code(
-        monkeypatch, capfd, f"--run={run}", f"--out={tmp_path}", "--num=2", "--steps=2")
+        monkeypatch, capfd, f"--run={run}", f"--out={tmp_path}", "--num=2", "--steps=2"
+    )
     assert code == 2 and "solver was" in line and "--overwrite" in line
     sidecar = sample(run, tmp_path, "--num=2", "--steps=2", "--overwrite")
     assert sidecar["calls"] == 2
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--solver=eular"], "solver 'eular': use one of euler"),
-    (["--solver=adaptive", "--steps=5"], "--steps=5 with --solver=adaptive"),
-    (["--solver=ddim"], "--solver=ddim: the run learned a flow"),
-    (["--eta=0.5"], "--eta, --spacing: the run learned a flow"),
-    (["--num=0"], "--num=0"),
-    (["--num=many"], "invalid int value: 'many'"),
-    (["--step=3"], "unrecognized arguments: --step=3"),
-    (["--checkpoint=77"], "no checkpoint 77"),
-    (["--classes=5CH"], "'5CH' is no class of this run"),
-    (["--masks=none.png", "--classes=2CH_ED"], "none.png: no such mask file"),
-    (["--split=tset"], "tset"),
-    (["--batch=-3"], "--batch=-3"),
-    (["--seed=-1"], "--seed=-1"),
-    (["--noise=none.npy"], "none.npy: no such file"),
-    (["--noise=none.npy", "--seed=0"], "--seed=0 with --noise: nothing is drawn"),
-    (["--classes=none.npy"], "none.npy: no such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--solver=eular"], "solver 'eular': use one of euler"),
+        (["--solver=adaptive", "--steps=5"], "--steps=5 with --solver=adaptive"),
+        (["--solver=ddim"], "--solver=ddim: the run learned a flow"),
+        (["--eta=0.5"], "--eta, --spacing: the run learned a flow"),
+        (["--num=0"], "--num=0"),
+        (["--num=many"], "invalid int value: 'many'"),
+        (["--step=3"], "unrecognized arguments: --step=3"),
+        (["--checkpoint=77"], "no checkpoint 77"),
+        (["--classes=5CH"], "'5CH' is no class of this run"),
+        (["--masks=none.png", "--classes=2CH_ED"], "none.png: no such mask file"),
+        (["--split=tset"], "tset"),
+        (["--batch=-3"], "--batch=-3"),
+        (["--seed=-1"], "--seed=-1"),
+        (["--noise=none.npy"], "none.npy: no such file"),
+        (["--noise=none.npy", "--seed=0"], "--seed=0 with --noise: nothing is drawn"),
+        (["--classes=none.npy"], "none.npy: no such file"),
+    ],
+)
 def test_mistakes_end_in_one_line_and_code_2_and_leave_nothing(
     run, tmp_path, monkeypatch, capfd, flags, message
 ):
@@ -229,8 +241,7 @@ def test_labels_and_what_the_network_makes_of_them_give_the_same_images(run, tmp
     np.testing.assert_array_equal(made["raw"]["masks"], onehot)
     assert made["raw"]["classes"].tolist() == [3, 0, 1]
     span = np.ptp(made["labels"]["images"])
-    np.testing.assert_allclose(
-        made["raw"]["images"], made["labels"]["images"], atol=1e-5 * span)
+    np.testing.assert_allclose(made["raw"]["images"], made["labels"]["images"], atol=1e-5 * span)
     assert np.abs(made["half"]["images"] - made["labels"]["images"]).max() > 1e-3 * span
 
 
@@ -248,7 +259,8 @@ def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             sample(run, out, f"--noise={first}", *flags)
     code, line = exit_code(
-        monkeypatch, capfd, f"--run={run}", f"--out={out}", f"--noise={second}", *flags)
+        monkeypatch, capfd, f"--run={run}", f"--out={out}", f"--noise={second}", *flags
+    )
     assert code == 2 and "noise was" in line and "--overwrite" in line
     assert sample(run, out, f"--noise={first}", *flags)["num"] == 4
 
@@ -261,8 +273,14 @@ def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_
     noise = save(tmp_path / "x0.npy", rng.normal(size=(3, 8, 24, 1)))
     masks = save(tmp_path / "m.npy", rng.random((3, 8, 24, 1)))
     sidecar = sample(
-        converted, tmp_path / "out", f"--noise={noise}", f"--masks={masks}", "--classes=0,3",
-        "--raw", "--steps=2")  # fmt: skip
+        converted,
+        tmp_path / "out",
+        f"--noise={noise}",
+        f"--masks={masks}",
+        "--classes=0,3",
+        "--raw",
+        "--steps=2",
+    )
     arrays = load(tmp_path / "out")
     assert arrays["images"].shape == (3, 8, 24, 1) and arrays["classes"].tolist() == [0, 3, 0]
     np.testing.assert_array_equal(arrays["masks"], np.load(masks).astype(np.float32))
@@ -272,17 +290,29 @@ def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags, message", [
-    ([], "extents and intensities of its images are not known; give --noise and --raw, or convert"),
-    (["--raw"], "give --noise, or convert again with --data or --size"),
-    (["--noise=x0.npy"], "give --raw, or convert again with --data"),
-    (["--noise=odd.npy", "--raw"], "(8, 23), but the network needs extents divisible by 2"),
-    (["--noise=x0.npy", "--raw"], "no records to take conditions from; give --masks and --classes"),
-    (["--noise=x0.npy", "--raw", "--masks=labels.npy", "--classes=0"], "labels cannot be encoded"),
-    (["--noise=x0.npy", "--raw", "--masks=m.npy", "--classes=0"], "holds 2, --masks holds 3"),
-    (["--noise=x0.npy", "--raw", "--num=3"], "--num=3: --noise holds 2"),
-    (["--noise=x0.npy", "--raw", "--classes=4"], "'4' is no class of this run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            [],
+            "extents and intensities of its images are not known; give --noise and --raw, or convert",
+        ),
+        (["--raw"], "give --noise, or convert again with --data or --size"),
+        (["--noise=x0.npy"], "give --raw, or convert again with --data"),
+        (["--noise=odd.npy", "--raw"], "(8, 23), but the network needs extents divisible by 2"),
+        (
+            ["--noise=x0.npy", "--raw"],
+            "no records to take conditions from; give --masks and --classes",
+        ),
+        (
+            ["--noise=x0.npy", "--raw", "--masks=labels.npy", "--classes=0"],
+            "labels cannot be encoded",
+        ),
+        (["--noise=x0.npy", "--raw", "--masks=m.npy", "--classes=0"], "holds 2, --masks holds 3"),
+        (["--noise=x0.npy", "--raw", "--num=3"], "--num=3: --noise holds 2"),
+        (["--noise=x0.npy", "--raw", "--classes=4"], "'4' is no class of this run"),
+    ],
+)
 def test_what_a_converted_run_cannot_do_is_said_in_one_line(
     converted, tmp_path, monkeypatch, capfd, flags, message
 ):
@@ -299,7 +329,8 @@ def test_what_a_converted_run_cannot_do_is_said_in_one_line(
 def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypatch, capfd):
     path = save(tmp_path / "x0.npy", np.zeros((2, 8, 24, 1)))
     code, line = exit_code(
-        monkeypatch, capfd, f"--run={run}", f"--out={tmp_path / 'out'}", f"--noise={path}")
+        monkeypatch, capfd, f"--run={run}", f"--out={tmp_path / 'out'}", f"--noise={path}"
+    )
     assert code == 2 and "(2, 8, 24, 1), but this run starts from [N, 16, 16, 1]" in line
 
 
@@ -322,7 +353,8 @@ def test_a_denoiser_starts_from_the_splits_images_or_the_users(tmp_path):
     same = save_run(tmp_path / "same", from_noise, facts)
     sample(same, tmp_path / "noise", f"--noise={tmp_path / 'scaled.npy'}", "--steps=1")
     np.testing.assert_array_equal(
-        load(tmp_path / "own")["images"], load(tmp_path / "noise")["images"])
+        load(tmp_path / "own")["images"], load(tmp_path / "noise")["images"]
+    )
     with pytest.raises(ValueError, match=r"--noise: the flow of .* starts from images"):
         sample(run, tmp_path / "x", f"--noise={tmp_path / 'scaled.npy'}")
     with pytest.raises(ValueError, match=r"--source: the flow of .* starts from noise"):

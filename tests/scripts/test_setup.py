@@ -25,8 +25,12 @@ def repository(tmp_path):
     """A folder with setup.sh, lists of requirements and a .venv of the stand-ins."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "setup.sh", tmp_path / "scripts")
-    for name in ("requirements.txt", "requirements-cuda12.txt", "requirements-cuda13.txt",
-                 "pyproject.toml"):  # fmt: skip
+    for name in (
+        "requirements.txt",
+        "requirements-cuda12.txt",
+        "requirements-cuda13.txt",
+        "pyproject.toml",
+    ):
         (tmp_path / name).write_text("jax\n")
     write_program(tmp_path / ".venv/bin/python", PYTHON)
     write_program(tmp_path / "bin/sleep", "#!/bin/bash\n")
@@ -48,8 +52,10 @@ def set_up(repository, *arguments, **environment):
     done = subprocess.run(
         ["bash", repository / "scripts/setup.sh", *arguments],
         env=inherited | {"PATH": f"{repository}/bin:{os.environ['PATH']}", "PIP": ""} | environment,
-        capture_output=True, text=True, cwd="/",
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
     return done, calls.read_text().splitlines() if calls.exists() else []
 
 
@@ -109,7 +115,7 @@ def test_a_failed_installation_is_tried_again_and_explained(repository):
 
 
 def test_an_old_python_is_refused(repository):
-    write_program(repository / "bin/old", '#!/bin/bash\n[[ $1 == -c ]] && exit 1\necho Python 3.9')
+    write_program(repository / "bin/old", "#!/bin/bash\n[[ $1 == -c ]] && exit 1\necho Python 3.9")
     shutil.rmtree(repository / ".venv")
     done, calls = set_up(repository, PYTHON="old")
     assert done.returncode == 1
@@ -121,7 +127,8 @@ def test_an_old_python_is_refused(repository):
 def test_a_python_without_ensurepip_says_what_to_install(repository):
     write_program(
         repository / "bin/debian",
-        '#!/bin/bash\n[[ $2 == *ensurepip* ]] && exit 1\necho Python 3.11.2')
+        "#!/bin/bash\n[[ $2 == *ensurepip* ]] && exit 1\necho Python 3.11.2",
+    )
     shutil.rmtree(repository / ".venv")
     done, _ = set_up(repository, PYTHON="debian")
     assert done.returncode == 1

@@ -17,17 +17,27 @@ from motfm_jax.io.runs import read_metrics
 ROOT = Path(__file__).parents[2]
 DEBUG = "--config=configs/phantom.py:cond=none,size=debug"
 TINY = [
-    DEBUG, "--config.data.size=(16,16)", "--config.data.phantom_patients=4",
-    "--config.model.channels=(8,8)", "--config.model.head_dim=8", "--config.model.norm_groups=4",
-    "--config.train.batch_size=4", "--config.train.log_every=1", "--config.train.sample_every=1000",
-]  # fmt: skip
+    DEBUG,
+    "--config.data.size=(16,16)",
+    "--config.data.phantom_patients=4",
+    "--config.model.channels=(8,8)",
+    "--config.model.head_dim=8",
+    "--config.model.norm_groups=4",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.sample_every=1000",
+]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "scripts/train.py", *arguments], cwd=ROOT, text=True,
+        [sys.executable, "scripts/train.py", *arguments],
+        cwd=ROOT,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -43,10 +53,12 @@ MISTAKES = {
     "no config file": (["--config=configs/none.py"], "there is no file configs/none.py"),
     "bad argument": (["--config=configs/camus.py:cond=masks"], "use one of none, class, mask"),
     "no data folder": (
-        ["--config=configs/camus.py:size=debug", "--config.data.root=/no/camus"], "/no/camus"),
+        ["--config=configs/camus.py:size=debug", "--config.data.root=/no/camus"],
+        "/no/camus",
+    ),
     "no data named": (["--config=configs/brain.py:size=debug"], "config.data.root is empty"),
     "unknown flag": ([DEBUG, "--resum"], "resum"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -102,15 +114,22 @@ def test_four_devices_train_as_one(tmp_path):
     losses = {}
     for devices in (1, 4):
         workdir = tmp_path / str(devices)
-        code, _, err = finish(start(
-            *TINY, f"--workdir={workdir}", "--config.train.steps=3",
-            "--config.train.optimizer=sgd", "--config.train.lr=0.1",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"))  # fmt: skip
+        code, _, err = finish(
+            start(
+                *TINY,
+                f"--workdir={workdir}",
+                "--config.train.steps=3",
+                "--config.train.optimizer=sgd",
+                "--config.train.lr=0.1",
+                XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            )
+        )
         assert code == 0, err
         rows = read_metrics(workdir)
         losses[devices] = [row["loss"] for row in rows if "loss" in row]
         losses[devices] += [row["valid_loss"] for row in rows if "valid_loss" in row]
-        assert json.loads((workdir / "environment.json").read_text())[0]["devices"] == [
-            "cpu"
-        ] * devices
+        assert (
+            json.loads((workdir / "environment.json").read_text())[0]["devices"]
+            == ["cpu"] * devices
+        )
     assert losses[4] == pytest.approx(losses[1], rel=1e-5)

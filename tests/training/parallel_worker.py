@@ -1,6 +1,6 @@
 """One process of test_parallel.py: trains a few steps and writes down what came of it.
 
-    python parallel_worker.py OUT.npz ACCUMULATION [PORT NUM_PROCESSES PROCESS_ID]
+python parallel_worker.py OUT.npz ACCUMULATION [PORT NUM_PROCESSES PROCESS_ID]
 """
 
 import os
@@ -55,12 +55,14 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
 
     compilations = []
     state, update = tiny.make_training(
-        "adam", lr=0.03, ema=0.9, accumulation=int(accumulation), clip=0.5)
+        "adam", lr=0.03, ema=0.9, accumulation=int(accumulation), clip=0.5
+    )
     losses = []
     for step in range(STEPS):
         if step == 1:
             jax.monitoring.register_event_duration_secs_listener(
-                lambda event, *_, **__: compilations.append(event))
+                lambda event, *_, **__: compilations.append(event)
+            )
         state, metrics = update(state, batch(step), key)
         losses.append(float(metrics.loss))
     assert_replicas_equal(state)
@@ -88,7 +90,8 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     checkpoints.close()
 
     evaluate = parallel.evaluator(
-        make_eval_step(tiny.loss_fn), lambda: [batch(100), batch(101, valid=13)], key)
+        make_eval_step(tiny.loss_fn), lambda: [batch(100), batch(101, valid=13)], key
+    )
     result["valid_loss"] = evaluate(restored.weights)
     scale = parallel.map_batches(lambda params, rows: {"x": rows["x"] * params["scale"]})
     rows = np.arange(8.0, dtype=np.float32)[:, None]
@@ -108,10 +111,20 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
         run.start(STEPS + 1)
         checkpoints = Checkpoints(run.checkpoints, {"a": 1}, {})
         outcome = train(
-            parallel.replicate(jax.tree.map(np.asarray, restored)), batches(), key=key,
-            update=update, evaluate=evaluate, learning_rate=lambda step: 0.1, run=run,
-            checkpoints=checkpoints, num_steps=40, batch_size=ROWS, log_every=5, eval_every=6,
-            save_every=20)
+            parallel.replicate(jax.tree.map(np.asarray, restored)),
+            batches(),
+            key=key,
+            update=update,
+            evaluate=evaluate,
+            learning_rate=lambda step: 0.1,
+            run=run,
+            checkpoints=checkpoints,
+            num_steps=40,
+            batch_size=ROWS,
+            log_every=5,
+            eval_every=6,
+            save_every=20,
+        )
         assert outcome.stopped_by
         assert outcome.step == int(outcome.state.step) == checkpoints.steps[-1]
         assert outcome.step == (8 if processes == 1 else 10), outcome.step

@@ -24,8 +24,16 @@ compiled = functools.cache(lambda: make_training(**SETTINGS)[1])
 def train_run(folder, num_steps, batches=batches_from, **settings):
     """Trains in a run directory, from its last checkpoint where it has one."""
     arguments = dict(
-        key=KEY, update=compiled(), evaluate=None, learning_rate=lambda step: 0.01,
-        num_steps=num_steps, batch_size=8, log_every=1, eval_every=4, save_every=4)
+        key=KEY,
+        update=compiled(),
+        evaluate=None,
+        learning_rate=lambda step: 0.01,
+        num_steps=num_steps,
+        batch_size=8,
+        log_every=1,
+        eval_every=4,
+        save_every=4,
+    )
     with open_run(folder, SETTINGS, resume=True) as run:
         checkpoints = Checkpoints(run.checkpoints, SETTINGS, {}, keep_every=4)
         try:
@@ -34,8 +42,12 @@ def train_run(folder, num_steps, batches=batches_from, **settings):
                 state = parallel.replicate(checkpoints.restore(state))
             run.start(int(state.step))
             return train(
-                state, batches(int(state.step)), run=run, checkpoints=checkpoints,
-                **(arguments | settings))
+                state,
+                batches(int(state.step)),
+                run=run,
+                checkpoints=checkpoints,
+                **(arguments | settings),
+            )
         finally:
             checkpoints.close()
 
@@ -122,8 +134,11 @@ def test_after_a_signal_there_is_one_more_update_but_no_samples(tmp_path):
         return 1.0
 
     outcome = train_run(
-        tmp_path / "run", 10, evaluate=evaluate,
-        hooks=[Hook(2, lambda step, weights: called.append(step))])
+        tmp_path / "run",
+        10,
+        evaluate=evaluate,
+        hooks=[Hook(2, lambda step, weights: called.append(step))],
+    )
     assert (outcome.step, outcome.stopped_by) == (5, signal.SIGTERM)
     assert called == [2]
     assert restore_weights(tmp_path / "run").step == 5
@@ -198,9 +213,20 @@ def test_metrics_are_read_late_and_all_of_them(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.jax, "device_get", device_get)
     train(
-        make_training()[0], batches_from(0), key=KEY, update=update, evaluate=None,
-        learning_rate=lambda step: 0.0, run=Unused(), checkpoints=Unused(), num_steps=8,
-        batch_size=8, log_every=6, eval_every=6, save_every=8)
+        make_training()[0],
+        batches_from(0),
+        key=KEY,
+        update=update,
+        evaluate=None,
+        learning_rate=lambda step: 0.0,
+        run=Unused(),
+        checkpoints=Unused(),
+        num_steps=8,
+        batch_size=8,
+        log_every=6,
+        eval_every=6,
+        save_every=8,
+    )
     # The first at once (it compiles); then two behind; at the log points, all that is left.
     assert lead == [0, 2, 2, 2, 1, 0, (6, 3.5), 1, 0, (8, 7.5), "save"]
 

@@ -13,8 +13,11 @@ GB = 10**9
 
 def of_batch(rows: int) -> Memory:
     state, update = tiny.make_training(lr=1.0)
-    compiled = jax.jit(lambda *given: update(*given)).lower(
-        state, tiny.batch_at(0, rows), jax.random.key(0)).compile()
+    compiled = (
+        jax.jit(lambda *given: update(*given))
+        .lower(state, tiny.batch_at(0, rows), jax.random.key(0))
+        .compile()
+    )
     return memory.of_training(compiled, state.params)
 
 
@@ -33,13 +36,19 @@ def test_images_are_those_that_fill_the_device_but_a_tenth():
 
 def test_a_line_says_what_an_update_needs_and_what_would_fit():
     line = describe(Memory(4 * GB, 2 * GB, 20 * GB), batch_size=8, accumulation=2, devices=2)
-    assert line == ("memory: an update of 2 images a device needs 4 GB of 20 GB; about 16 would "
-                    "fit (train.batch_size=64)")
+    assert line == (
+        "memory: an update of 2 images a device needs 4 GB of 20 GB; about 16 would "
+        "fit (train.batch_size=64)"
+    )
 
 
-@pytest.mark.parametrize("fixed, says", [
-    (2, "train.batch_size=8 fits, and so does train.accumulation=2 with the batch as it is"),
-    (9, "too much; model.remat=True")])
+@pytest.mark.parametrize(
+    "fixed, says",
+    [
+        (2, "train.batch_size=8 fits, and so does train.accumulation=2 with the batch as it is"),
+        (9, "too much; model.remat=True"),
+    ],
+)
 def test_an_update_that_does_not_fit_is_refused_with_a_way_out(fixed, says):
     held = Memory((fixed + 8) * GB, fixed * GB, 9 * GB)
     with pytest.raises(ValueError, match=says) as error:
@@ -50,11 +59,13 @@ def test_an_update_that_does_not_fit_is_refused_with_a_way_out(fixed, says):
 def test_the_program_examined_is_the_one_that_runs():
     seen, compiled = [], []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event))
+        lambda event, *_, **__: compiled.append(event)
+    )
     state = tiny.make_training(lr=1.0)[0]
     update = parallel.train_step(
         lambda state, batch, key: (state, batch.image.sum()),
-        lambda program, state: seen.append(memory.needed(program)))
+        lambda program, state: seen.append(memory.needed(program)),
+    )
     for step in range(2):
         state, _ = update(state, tiny.batch_at(step), jax.random.key(0))
     assert len(seen) == 1 and seen[0] > np.prod(tiny.SIZE)

@@ -35,7 +35,11 @@ def run_workers(out, devices, processes=1, accumulation=1):
     running = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(out), str(accumulation), *arguments],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for arguments in connection
     ]
     try:
@@ -75,8 +79,8 @@ def test_a_process_can_join_others_once_everything_is_imported():
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     joins = (
-        "import jax, motfm_jax.experiment; "
-        f"jax.distributed.initialize('localhost:{port}', 1, 0)")
+        f"import jax, motfm_jax.experiment; jax.distributed.initialize('localhost:{port}', 1, 0)"
+    )
     subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
 
 
@@ -112,7 +116,8 @@ def test_weights_moved(one_device):
 
 
 @pytest.mark.parametrize(
-    "batch_size, accumulation, nearest", [(10, 1, 8), (12, 2, 8), (3, 1, 4), (4, 2, 8)])
+    "batch_size, accumulation, nearest", [(10, 1, 8), (12, 2, 8), (3, 1, 4), (4, 2, 8)]
+)
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch, batch_size, accumulation, nearest):
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     with pytest.raises(ValueError, match=f"train.batch_size={batch_size} .* does: {nearest}$"):

@@ -41,20 +41,26 @@ watched.leave(done=True)
 """
 
 
-@pytest.mark.parametrize("fates, codes, ended", [
-    ("work die work", (75, -9, 75), 1),
-    ("die work work", (-9, 75, 75), 0),
-    ("work work fail", (75, 75, 2), 2),
-    ("fail work work", (2, 75, 75), 0),
-    ("fail fail fail", (2, 2, 2), None),
-    ("late done done", (0, 0, 0), None),
-    ("done late late", (0, 0, 0), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fates, codes, ended",
+    [
+        ("work die work", (75, -9, 75), 1),
+        ("die work work", (-9, 75, 75), 0),
+        ("work work fail", (75, 75, 2), 2),
+        ("fail work work", (2, 75, 75), 0),
+        ("fail fail fail", (2, 2, 2), None),
+        ("late done done", (0, 0, 0), None),
+        ("done late late", (0, 0, 0), None),
+    ],
+)
 def test_when_one_ends_before_its_time_the_others_stop_and_say_so(tmp_path, fates, codes, ended):
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(number), str(tmp_path), fate], text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+            [sys.executable, "-c", WORKER, str(number), str(tmp_path), fate],
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+        )
         for number, fate in enumerate(fates.split())
     ]
     said = [process.communicate(timeout=60)[1] for process in running]

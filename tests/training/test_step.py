@@ -114,7 +114,9 @@ def test_draws_change_with_the_step_the_index_and_the_dropout_key():
     def watch(params, batch, keys, dropout_key):
         jax.debug.callback(
             lambda *arrays: seen.append([np.array(a) for a in arrays]),
-            jax.random.key_data(keys), jax.random.key_data(dropout_key))
+            jax.random.key_data(keys),
+            jax.random.key_data(dropout_key),
+        )
         return loss_fn(params, batch, keys, dropout_key)
 
     train(watch, steps=2, accumulation=2)
@@ -163,7 +165,8 @@ def test_the_update_is_a_branch_on_a_cpu_alone():
     traced = step.trace(init_state(init_params(), optimizer, 0.9), batch_at(0), KEY)
     cpu, cuda = (
         traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.case")
-        for platform in ("cpu", "cuda"))  # both have the choice of the platform itself
+        for platform in ("cpu", "cuda")
+    )  # both have the choice of the platform itself
     assert cpu == cuda + 1
 
 

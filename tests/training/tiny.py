@@ -24,7 +24,8 @@ def init_params():
 
 def convolve(x, kernel):
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def loss_fn(params, batch, keys, dropout_key):
@@ -55,5 +56,6 @@ def make_training(name="sgd", lr=0.1, ema=0.0, accumulation=1, clip=0.0):
     """(replicated state before the first update, compiled update)"""
     optimizer = make_optimizer(name, make_schedule(lr), clip)
     update = parallel.train_step(
-        make_train_step(loss_fn, optimizer, ema, accumulation, parallel.AXIS))
+        make_train_step(loss_fn, optimizer, ema, accumulation, parallel.AXIS)
+    )
     return parallel.replicate(init_state(init_params(), optimizer, ema)), update

@@ -58,8 +58,13 @@ def monai_step(scheduler, x, level, eta):
 
 def diffusers_step(scheduler, x, level, eta):
     return scheduler.step(
-        estimated_noise(x, level), level, x, eta=eta, use_clipped_model_output=True,
-        return_dict=False)[0]
+        estimated_noise(x, level),
+        level,
+        x,
+        eta=eta,
+        use_clipped_model_output=True,
+        return_dict=False,
+    )[0]
 
 
 def trajectory(take, scheduler, x0):
@@ -76,9 +81,11 @@ def single_steps(take, scheduler, x0):
     levels = scheduler.timesteps.tolist()
     pairs = [
         [one_step(take, scheduler, x0, levels[step], 10 * step + 1, eta) for eta in ETAS]
-        for step in VISITED]
-    return tuple(torch.stack([torch.stack([pair[n] for pair in row]) for row in pairs])
-                 for n in range(2))  # fmt: skip
+        for step in VISITED
+    ]
+    return tuple(
+        torch.stack([torch.stack([pair[n] for pair in row]) for row in pairs]) for n in range(2)
+    )
 
 
 def from_monai(x0, x1):
@@ -89,7 +96,8 @@ def from_monai(x0, x1):
     for clip in (False, True):
         ddpm = DDPMScheduler(1000, clip_sample=clip)
         take = lambda scheduler, x, level, eta: scheduler.step(  # noqa: E731
-            estimated_noise(x, level), level, x)[0]
+            estimated_noise(x, level), level, x
+        )[0]
         pairs = [one_step(take, ddpm, x0, level, level, 1.0) for level in DDPM_LEVELS]
         name = "ddpm_clipped" if clip else "ddpm"
         arrays[name], arrays[f"{name}_fresh"] = (torch.stack(column) for column in zip(*pairs))
@@ -101,13 +109,19 @@ def from_diffusers(x0, x1):
     for schedule, name in (("linear", "linear"), ("cosine", "squaredcos_cap_v2")):
         for spacing in ("leading", "trailing"):
             ddim = diffusers.DDIMScheduler(
-                1000, beta_start=1e-4, beta_end=0.02, beta_schedule=name,
-                timestep_spacing=spacing, clip_sample=True)
+                1000,
+                beta_start=1e-4,
+                beta_end=0.02,
+                beta_schedule=name,
+                timestep_spacing=spacing,
+                clip_sample=True,
+            )
             case = f"{schedule}_{spacing}"
             arrays[f"{case}_trajectory"] = trajectory(diffusers_step, ddim, x0)
             arrays[f"{case}_levels"] = ddim.timesteps.to(torch.int32)
             arrays[f"{case}_steps"], arrays[f"{case}_fresh"] = single_steps(
-                diffusers_step, ddim, x0)
+                diffusers_step, ddim, x0
+            )
         arrays[f"{schedule}_alpha_bar"] = ddim.alphas_cumprod
         arrays[f"{schedule}_noised"] = noised(ddim, x0, x1)
     return arrays

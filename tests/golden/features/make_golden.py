@@ -41,9 +41,14 @@ def fill(model):
     import torch
 
     state = model.state_dict()
-    model.load_state_dict({
-        name: torch.from_numpy(draw(name, tuple(value.shape))) if value.is_floating_point()
-        else value for name, value in state.items()})
+    model.load_state_dict(
+        {
+            name: torch.from_numpy(draw(name, tuple(value.shape)))
+            if value.is_floating_point()
+            else value
+            for name, value in state.items()
+        }
+    )
     return model.eval()
 
 
@@ -76,22 +81,36 @@ def main() -> None:
     seen = [x.mean(dim=(2, 3)).numpy() for x in features.eval()(first(rgb))]
     logits = inception.fc(torch.from_numpy(seen[-1])).numpy()
     np.savez_compressed(
-        folder / "inception.npz", **dict(zip(("64", "192", "768", "2048"), seen)), logits=logits)
+        folder / "inception.npz", **dict(zip(("64", "192", "768", "2048"), seen)), logits=logits
+    )
 
     volume = np.repeat(images(2, 8, 24, 20, 1), 3, axis=-1)
-    mean, spread = (np.array(v, np.float32) for v in (
-        (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)))
+    mean, spread = (
+        np.array(v, np.float32)
+        for v in ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+    )
     r3d = fill(r3d_18(weights=None))
     r3d.fc = torch.nn.Identity()
-    np.savez_compressed(
-        folder / "r3d.npz", **{"512": r3d(first((volume - mean) / spread)).numpy()})
+    np.savez_compressed(folder / "r3d.npz", **{"512": r3d(first((volume - mean) / spread)).numpy()})
 
-    clip = fill(CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, projection_dim=24, num_hidden_layers=2,
-        num_attention_heads=4, image_size=28, patch_size=7)))
+    clip = fill(
+        CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=32,
+                intermediate_size=48,
+                projection_dim=24,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=28,
+                patch_size=7,
+            )
+        )
+    )
     resized = torch.nn.functional.interpolate(first(rgb), size=(28, 28), mode="bicubic").numpy()
-    mean, spread = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (
-        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
+    mean, spread = (
+        np.array(v, np.float32).reshape(1, 3, 1, 1)
+        for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    )
     embedded = clip(torch.from_numpy((resized - mean) / spread)).image_embeds.numpy()
     embedded = embedded / np.linalg.norm(embedded, axis=-1, keepdims=True)
     np.savez_compressed(folder / "clip.npz", resized=np.moveaxis(resized, 1, -1), clip=embedded)
@@ -104,8 +123,7 @@ def vgg_layers(vgg, *shape: int) -> dict[str, np.ndarray]:
     import torch
 
     x = np.repeat(images(*shape, 1), 3, axis=-1)
-    mean, spread = (np.array(v, np.float32) for v in (
-        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, spread = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     network = torch.nn.Module()
     network.features = vgg.make_layers(vgg.cfgs["E"], batch_norm=False)
     fill(network)

@@ -33,8 +33,15 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from torchmetrics.image.kid import poly_mmd
 
 PACKAGES = (
-    "torch", "monai", "torchmetrics", "pytorch-fid", "torch-fidelity", "scikit-image",
-    "scikit-learn", "scipy")  # fmt: skip
+    "torch",
+    "monai",
+    "torchmetrics",
+    "pytorch-fid",
+    "torch-fidelity",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+)
 
 
 def features(random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -60,7 +67,8 @@ def features(random: np.random.Generator) -> dict[str, np.ndarray]:
 
 def _pytorch_fid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return calculate_frechet_distance(
-        x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
+        x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False)
+    )
 
 
 def _kernels(kernel, x: np.ndarray, y: np.ndarray, **arguments) -> tuple[np.ndarray, ...]:
@@ -85,7 +93,8 @@ def images(random: np.random.Generator) -> dict[str, np.ndarray]:
     x, y = (_channels_first(arrays[name]) for name in ("images", "references"))
     return arrays | {
         "ssim_skimage": structural_similarity(
-            image, reference, data_range=255, channel_axis=-1, **window),
+            image, reference, data_range=255, channel_axis=-1, **window
+        ),
         "ssim_monai": _ssim(x, y, 2, 11),
         "ms_ssim_monai": compute_ms_ssim(x, y, 2, data_range=255).numpy().ravel(),
         "psnr_skimage": peak_signal_noise_ratio(reference, image, data_range=255),
@@ -99,8 +108,9 @@ def volumes(random: np.random.Generator) -> dict[str, np.ndarray]:
     weights = (0.1, 0.3, 0.6)
     return arrays | {
         "ssim_monai": _ssim(x, y, 3, 11),
-        "ms_ssim_monai": compute_ms_ssim(
-            x, y, 3, data_range=255, kernel_size=5, weights=weights).numpy().ravel(),
+        "ms_ssim_monai": compute_ms_ssim(x, y, 3, data_range=255, kernel_size=5, weights=weights)
+        .numpy()
+        .ravel(),
         "linear_mmd_monai": compute_mmd(y, x, None).numpy(),
     }
 
@@ -118,8 +128,9 @@ def labels(random: np.random.Generator) -> dict[str, np.ndarray]:
     """A plane and a volume of three structures, the prediction a distortion of the reference."""
     arrays = {}
     for name, shape, spacing in (
-        ("plane", (40, 34), (0.5, 1.25)), ("volume", (16, 14, 18), (2.0, 0.75, 1.0))
-    ):  # fmt: skip
+        ("plane", (40, 34), (0.5, 1.25)),
+        ("volume", (16, 14, 18), (2.0, 0.75, 1.0)),
+    ):
         field = gaussian_filter(random.normal(size=shape), 3)
         bent = field + 0.35 * field.std() * gaussian_filter(random.normal(size=shape), 1) / 0.3
         bounds = np.quantile(field, (0.4, 0.65, 0.85))
