@@ -9,7 +9,7 @@ channel is named as in `modality` of dataset.json, and can be left out where the
 """
 
 from motfm_jax import presets
-from motfm_jax.config import default, parse_arguments
+from motfm_jax.settings import default, parse_arguments
 
 
 def get_config(arguments: str = ""):

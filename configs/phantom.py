@@ -9,7 +9,7 @@ size=debug|small|paper.
 """
 
 from motfm_jax import presets
-from motfm_jax.config import default, parse_arguments
+from motfm_jax.settings import default, parse_arguments
 
 
 def get_config(arguments: str = ""):

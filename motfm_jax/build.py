@@ -10,9 +10,8 @@ import optax
 from ml_collections import ConfigDict
 
 from motfm_jax import datasets
-from motfm_jax.arrays import Adversaries, Array, Batch, Condition, Network, Params, encode_mask
+from motfm_jax.core import Adversaries, Array, Batch, Condition, Network, Params, encode_mask
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation.generate import make_solver
 from motfm_jax.features import weights as published
 from motfm_jax.methods import adversarial, diffusion, flow
 from motfm_jax.methods.solve import Solver
@@ -21,6 +20,7 @@ from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
 from motfm_jax.nn.spade import SpadeSettings, spade_networks
 from motfm_jax.nn.spectral import refresh
 from motfm_jax.nn.unet import UNetSettings
+from motfm_jax.sampling.generate import make_solver
 from motfm_jax.training.optim import (
     Schedule,
     make_adversarial_optimizer,

@@ -15,8 +15,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from motfm_jax import config as configs
-from motfm_jax import datasets
+from motfm_jax import datasets, settings
 from motfm_jax.io import malloc
 
 _ROOM = "; make room, then call it again: what is complete is kept"
@@ -170,7 +169,7 @@ def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, Conf
             "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
             "of a --workdir that holds a run can do without"
         )
-    configs.check(values.config)
+    settings.check(values.config)
     return values, values.config
 
 
@@ -185,7 +184,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
     if not path.is_file():
         return None
     try:
-        return datasets.distrust_cache(configs.from_json(json.loads(path.read_text())))
+        return datasets.distrust_cache(settings.from_json(json.loads(path.read_text())))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: cannot be used ({error}); restore it, or give --config"

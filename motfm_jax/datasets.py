@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from motfm_jax import config as configs
+from motfm_jax import settings
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, holds_entries, open_cached
 from motfm_jax.data.camus import Camus
@@ -50,7 +50,7 @@ def distrust_cache(config: ConfigDict) -> ConfigDict:
 
 def features_dir() -> Path:
     """Where the published feature networks are kept."""
-    return cache_dir(configs.default()) / "features"
+    return cache_dir(settings.default()) / "features"
 
 
 def source(config: ConfigDict, split: str) -> Source:

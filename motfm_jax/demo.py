@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import datasets, loading, presets
-from motfm_jax.config import check, default, from_json
+from motfm_jax import datasets, presets, runs
 from motfm_jax.data.cache import Arrays
-from motfm_jax.evaluation.conditions import Conditions, choose
-from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.experiment import train
 from motfm_jax.io import images
+from motfm_jax.methods.ode import Solver
 from motfm_jax.metrics.contrast import darker_share
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.sampling.conditions import Conditions, choose
+from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
+from motfm_jax.settings import check, default, from_json
+from motfm_jax.trainer import train
 
 NUM, SHOWN = 200, 8
 CALLS = {"one_call": 1, "ten_calls": 10}
@@ -55,7 +55,7 @@ def demo(run: Path) -> float:
     check_same_demo(run)
     if train(config(), run, resume=True).stopped_by:
         raise KeyboardInterrupt  # saved; the same command goes on
-    trained = loading.load_run(run)
+    trained = runs.load_run(run)
     real = datasets.arrays(trained.config, "valid")
     conditions = choose(
         trained.config.cond,

@@ -27,16 +27,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import cli, datasets
-from motfm_jax import config as configs
+from motfm_jax import cli, datasets, settings
 from motfm_jax.benchmark.cases import NETWORKS, SIZES, WORK, Case, Inputs, draw
 from motfm_jax.benchmark.feed import feed
 from motfm_jax.benchmark.ours import largest_batch, ours
 from motfm_jax.benchmark.timing import matrix_peak, measure, ratio
 from motfm_jax.evaluation.tables import Table
+from motfm_jax.interop.torch_weights import to_torch
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import whole_file
-from motfm_jax.io.torch_weights import to_torch
 
 ROOT = Path(__file__).parents[1]
 LARGEST_TRAINED_ON_CPU = {2: 256, 3: 64}
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str]) -> None:
     cases = list(chosen(asked))
     if not cases:
         raise ValueError("no case is left of those flags; see --help")
-    cache = datasets.cache_dir(configs.default())
+    cache = datasets.cache_dir(settings.default())
     feeds = [feed(dims, side, cache) for dims, side in FEED]
     rows, peak = [], matrix_peak()
     with tqdm(cases, unit="case", disable=None) as bar:

@@ -17,8 +17,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import cli, datasets, exchange
+from motfm_jax import cli, datasets
 from motfm_jax.features import weights
+from motfm_jax.interop import exchange
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:

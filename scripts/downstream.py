@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import cli, datasets, loading
+from motfm_jax import cli, datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import downstream, synthetic, tables
-from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.sampling.outputs import read_sidecar
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.seeds < 1:
         raise ValueError(f"--seeds={asked.seeds}: at least 1")
     enable_compile_cache()
-    trained = loading.load_run(asked.run)
+    trained = runs.load_run(asked.run)
     if trained.intensity is None:
         raise ValueError(f"{asked.run}: was converted without its data; convert again with --data")
     if asked.data_root:

@@ -29,12 +29,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import cli, datasets, loading
+from motfm_jax import cli, datasets, runs
 from motfm_jax.data.pipeline import read_pairs
 from motfm_jax.evaluation import downstream, tables
 from motfm_jax.evaluation.audit import auditor
-from motfm_jax.evaluation.conditions import choose
-from motfm_jax.evaluation.outputs import read_sidecar
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.restoration import restore
 from motfm_jax.evaluation.score import scorer
@@ -43,6 +41,8 @@ from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.files import whole_file
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.metrics.contrast import darker_share
+from motfm_jax.sampling.conditions import choose
+from motfm_jax.sampling.outputs import read_sidecar
 
 POWERS = (0.02, 0.065, 0.2)  # of speckle; the paper's 11.87 dB are 0.065
 
@@ -128,10 +128,10 @@ def contrast(asked: argparse.Namespace) -> None:
     print(f"{asked.darker} darker than {asked.brighter} in {share:.1%} of {number} images")
 
 
-def sampled_from(asked: argparse.Namespace) -> tuple[loading.Trained, ImageSet, bool]:
-    """The run that --samples come from, its data where it is now, the images, and if they are raw."""
+def sampled_from(asked: argparse.Namespace) -> tuple[runs.Trained, ImageSet, bool]:
+    """The run of --samples, its data, the images, and whether they are raw."""
     sidecar, arrays = read_samples(asked.samples, training_step=int, checkpoint=str)
-    trained = loading.load_run(asked.run, sidecar["training_step"])
+    trained = runs.load_run(asked.run, sidecar["training_step"])
     if trained.checkpoint_hash != sidecar["checkpoint"]:
         raise ValueError(
             f"{asked.samples}: its images come from other weights than step "
@@ -233,7 +233,7 @@ def memorisation(asked: argparse.Namespace) -> None:
 def restoration(asked: argparse.Namespace) -> None:
     enable_compile_cache()
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
-    trained = loading.load_run(asked.run, which)
+    trained = runs.load_run(asked.run, which)
     config, facts = trained.config, trained.facts
     if config.flow.source == "noise":
         raise ValueError(

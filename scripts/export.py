@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import build, cli, loading
+from motfm_jax import build, cli, runs
 from motfm_jax.io.export import check_destination, write_export
 from motfm_jax.methods.solve import num_calls, solve
 from motfm_jax.nn.dispatch import Capabilities
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = Path(asked.out)
     check_destination(out, asked.overwrite)
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
-    trained = loading.load_run(Path(asked.run), which, attention="xla")
+    trained = runs.load_run(Path(asked.run), which, attention="xla")
     if trained.config.flow.source != "noise":
         raise ValueError(
             f"{asked.run}: config.flow.source={trained.config.flow.source!r}; only a sampler that "

@@ -16,8 +16,7 @@ import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import cli, datasets
-from motfm_jax import config as configs
+from motfm_jax import cli, datasets, settings
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.report import plan as plans
 from motfm_jax.report.page import write_report
@@ -62,7 +61,7 @@ def count_training(anatomy: plans.Anatomy) -> int:
     made = runpy.run_path(anatomy.config)["get_config"](anatomy.arguments)
     fields = {**anatomy.settings, "data.root": anatomy.root or made.data.root}
     made.update_from_flattened_dict(fields)
-    configs.check(made)
+    settings.check(made)
     for split in ("valid", "test"):
         datasets.arrays(made, split)
     return len(datasets.arrays(made, "train"))

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from motfm_jax import build, cli, datasets, loading
+from motfm_jax import build, cli, datasets, runs
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import read_pairs
-from motfm_jax.evaluation import given
-from motfm_jax.evaluation.conditions import DEFAULT_NUM, check_num, choose
-from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.sampling import given
+from motfm_jax.sampling.conditions import DEFAULT_NUM, check_num, choose
+from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
 
 
 def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_sources(asked: argparse.Namespace, trained: loading.Trained) -> np.ndarray:
+def read_sources(asked: argparse.Namespace, trained: runs.Trained) -> np.ndarray:
     """What the images of a run that does not start from noise start from, scaled."""
     config, facts = trained.config, trained.facts
     if asked.noise:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"--seed={asked.seed} with --noise: nothing is drawn; leave one out")
     enable_compile_cache()
     which = int(asked.checkpoint) if asked.checkpoint.isdecimal() else asked.checkpoint
-    trained = loading.load_run(Path(asked.run), which)
+    trained = runs.load_run(Path(asked.run), which)
     config, facts, model = trained.config, trained.facts, trained.model
     solver = build.solver(
         config,

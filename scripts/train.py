@@ -15,10 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from motfm_jax import cli
-from motfm_jax.experiment import train
+from motfm_jax import cli, parallel
 from motfm_jax.io.compile_cache import enable_compile_cache
-from motfm_jax.training import parallel
+from motfm_jax.trainer import train
 
 flags.DEFINE_string("workdir", None, "run directory to write")
 flags.DEFINE_bool("resume", False, "go on with the run in workdir; start where nothing is yet")

@@ -1,7 +1,6 @@
 """A small config and the facts of its data."""
 
-from motfm_jax import config as configs
-from motfm_jax import presets
+from motfm_jax import presets, settings
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 
@@ -17,7 +16,7 @@ FACTS = Facts(
 
 
 def make_config(**changes):
-    config = configs.default()
+    config = settings.default()
     presets.apply(config, 2, "debug")
     config.update_from_flattened_dict(
         {
@@ -30,5 +29,5 @@ def make_config(**changes):
             **{name.replace("__", "."): value for name, value in changes.items()},
         }
     )
-    configs.check(config)
+    settings.check(config)
     return config

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from debug_run import FACTS, make_config
 
-from motfm_jax import build, datasets, presets
-from motfm_jax import config as configs
-from motfm_jax.arrays import Batch
+from motfm_jax import build, datasets, presets, settings
+from motfm_jax.core import Batch
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.features import weights
 from motfm_jax.methods.diffusion import DDIM
+from motfm_jax.methods.ode import Solver
 from motfm_jax.nn.dispatch import Capabilities
-from motfm_jax.sampling.ode import Solver
 
 A100, H100 = Capabilities("gpu", 8.0), Capabilities("gpu", 9.0)
 
@@ -62,7 +61,7 @@ def test_a_limit_applies_to_training_examples_only():
 
 
 def test_a_brain_has_an_affine_and_three_dimensions():
-    config = configs.default()
+    config = settings.default()
     presets.apply(config, 3, "debug")
     config.update_from_flattened_dict(
         {"data.source": "phantom_brain", "data.phantom_patients": 3, "data.size": (8, 8, 8)}
@@ -111,7 +110,7 @@ MASK = np.array([[[0, 1], [2, 1]]], np.uint8)
 LABEL = np.array([2], np.int32)
 
 
-@pytest.mark.parametrize("cond", configs.CONDITIONS)
+@pytest.mark.parametrize("cond", settings.CONDITIONS)
 def test_a_condition_holds_what_the_config_asks_for(cond):
     condition = build.model(make_config(cond=cond), FACTS).condition
     made = condition(MASK, LABEL)
@@ -252,7 +251,7 @@ def test_a_perceptual_loss_looks_through_the_published_network(tmp_path, monkeyp
 def test_every_source_is_reached():
     sources = {"phantom_echo": "PhantomEcho", "phantom_brain": "PhantomBrain"}
     for (name, kind), split in itertools.product(sources.items(), ("train", "valid", "test")):
-        config = configs.default()
+        config = settings.default()
         config.update_from_flattened_dict(
             {
                 "data.source": name,
@@ -291,7 +290,7 @@ def test_augmentation_is_none_unless_asked_for():
 
 
 def test_a_run_is_sampled_as_its_method_and_config_say_unless_told_otherwise():
-    config = configs.default()
+    config = settings.default()
     assert build.solver(config) == Solver("euler", 10)
     assert build.solver(config, "heun", 3) == Solver("heun", 3)
     config.method = "ddpm"
@@ -312,7 +311,7 @@ def test_a_run_is_sampled_as_its_method_and_config_say_unless_told_otherwise():
     ],
 )
 def test_a_solver_of_another_method_is_refused(method, arguments, message):
-    config = configs.default()
+    config = settings.default()
     config.method = method
     with pytest.raises(ValueError, match=message):
         build.solver(config, **arguments)
@@ -320,7 +319,7 @@ def test_a_solver_of_another_method_is_refused(method, arguments, message):
 
 def test_a_diffusion_learns_the_noise_and_not_the_velocity():
     """A network that answers 0: the flow's loss is E (x1 - x0)^2, the diffusion's E x0^2 = 1."""
-    config, image = configs.default(), np.full((64, 16, 16, 1), 3.0, np.float32)
+    config, image = settings.default(), np.full((64, 16, 16, 1), 3.0, np.float32)
     network = build.Network(
         lambda params, condition: None, lambda params, x, t, context, key: jnp.zeros_like(x)
     )

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from motfm_jax import build
-from motfm_jax import config as configs
-from motfm_jax.arrays import Batch
+from motfm_jax import build, settings
+from motfm_jax.core import Batch
 from motfm_jax.data.records import Facts
 from motfm_jax.nn.attention import attend
 from motfm_jax.nn.dispatch import Capabilities
@@ -39,9 +38,9 @@ def get_config(path, arguments=""):
 def variants():
     anatomies = {"phantom": ("anatomy=echo,", "anatomy=brain,")}
     for path in FILES:
-        conditions = ("none", "mask") if path.stem == "brain" else configs.CONDITIONS
+        conditions = ("none", "mask") if path.stem == "brain" else settings.CONDITIONS
         for cond, size, anatomy in itertools.product(
-            conditions, configs.SIZES, anatomies.get(path.stem, ("",))
+            conditions, settings.SIZES, anatomies.get(path.stem, ("",))
         ):
             yield path, f"{anatomy}cond={cond},size={size}"
 
@@ -57,22 +56,22 @@ def test_there_are_config_files():
 @pytest.mark.parametrize("path, arguments", list(variants()), ids=name)
 def test_every_size_and_condition_is_valid_and_survives_being_saved(path, arguments):
     config = get_config(path, arguments)
-    configs.check(config)
+    settings.check(config)
     assert config.cond == re.search("cond=([^,]*)", arguments)[1]
-    again = configs.from_json(json.loads(json.dumps(config.to_dict())))
+    again = settings.from_json(json.loads(json.dumps(config.to_dict())))
     assert again.to_dict() == config.to_dict()
     assert repr(again.to_dict()) == repr(config.to_dict()), "tuples and numbers keep their types"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_the_command_in_the_docstring_and_no_arguments_at_all_are_valid(path):
-    configs.check(get_config(path))
+    settings.check(get_config(path))
     documented = re.search(rf"--config=configs/{path.name}:(\S+)", load(path).__doc__)[1]
     config = get_config(path, documented)
     for field, value in re.findall(r"--config\.(\S+)=(\S+)", load(path).__doc__):
         room, _, last = field.rpartition(".")
-        setattr(configs.field(config, room), last, value)
-    configs.check(config)
+        setattr(settings.field(config, room), last, value)
+    settings.check(config)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -82,7 +81,7 @@ def test_what_a_config_file_does_not_take_is_refused(path):
             load(path).get_config(arguments)
     if path.stem == "brain":
         with pytest.raises(ValueError, match="no classes"):
-            configs.check(get_config(path, "cond=class"))
+            settings.check(get_config(path, "cond=class"))
 
 
 # Conditioning and parameters of the original's five networks, counted in MONAI.
@@ -106,7 +105,7 @@ def test_the_original_networks_have_the_original_number_of_parameters(stem):
     cond, count = ORIGINAL[stem]
     config = load(FOLDER / "original" / f"{stem}.py").get_config()
     config.data.root = "dataset.pkl"
-    configs.check(config)
+    settings.check(config)
     assert config.cond == cond and config.model.time == "floor" and config.model.head_dim == 0
     facts = Facts(
         tuple(config.data.size), 1, tuple("abcd") if "class" in cond else (), tuple("abcd"), None

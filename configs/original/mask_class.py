@@ -9,7 +9,7 @@ defaults: Adam at 1e-4, a batch of 1 accumulated 8 times, no moving average.
 """
 
 from motfm_jax import presets
-from motfm_jax.config import default
+from motfm_jax.settings import default
 
 
 def get_config():

@@ -9,7 +9,7 @@ Single attention heads, floored time, each volume scaled to [-1, 1], as the orig
 """
 
 from motfm_jax import presets
-from motfm_jax.config import default
+from motfm_jax.settings import default
 
 
 def get_config():

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import config as configs
-from motfm_jax import presets
+from motfm_jax import presets, settings
 
 WORK = ("forward", "train", "sample")
 # Those of the original, beside PyTorch with the same weights, and those of size=paper, alone.
@@ -77,7 +76,7 @@ def config(case: Case, root: Path) -> ConfigDict:
     if case.has_original:
         path = root / "configs" / "original" / f"{case.network}.py"
         return runpy.run_path(str(path))["get_config"]()
-    made = configs.default()
+    made = settings.default()
     made.cond = "mask+class" if case.conditioned else "none"
     presets.apply(made, case.dims, "paper")
     return made

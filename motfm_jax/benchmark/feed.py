@@ -4,8 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from motfm_jax import config as configs
-from motfm_jax import datasets, presets
+from motfm_jax import datasets, presets, settings
 from motfm_jax.data import pipeline
 
 BATCH = {2: 16, 3: 4}
@@ -25,7 +24,7 @@ def feed(dims: int, side: int, cache: Path, seconds: float = 4.0) -> dict[str, A
     Returns:
       name, side, batch, examples_per_second.
     """
-    config = configs.default()
+    config = settings.default()
     presets.apply(config, dims, "paper")
     config.cond = "mask"
     config.data.update(

@@ -12,11 +12,11 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from motfm_jax import build
-from motfm_jax.arrays import Batch, Condition
 from motfm_jax.benchmark.cases import Case, Inputs, config, draw
+from motfm_jax.core import Batch, Condition
 from motfm_jax.data.records import Facts
 from motfm_jax.methods import flow
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.ode import Solver
 from motfm_jax.training import memory
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.packing import Packing

@@ -26,7 +26,7 @@ import numpy as np
 from motfm_jax.data import entry
 from motfm_jax.data.entry import Progress
 from motfm_jax.data.records import Source, refuse_many
-from motfm_jax.disk import is_at, sync
+from motfm_jax.io.disk import is_at, sync
 
 VERSION = 2  # raise when what is stored for the same source changes
 

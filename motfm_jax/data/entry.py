@@ -18,7 +18,7 @@ from motfm_jax.data.records import (
     not_finite,
     refuse_many,
 )
-from motfm_jax.disk import sync
+from motfm_jax.io.disk import sync
 
 Progress = Callable[[int, int], None]  # (examples done, examples in all)
 

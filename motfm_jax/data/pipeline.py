@@ -7,7 +7,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from motfm_jax.arrays import Batch
+from motfm_jax.core import Batch
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.speckle import Speckle

@@ -82,7 +82,7 @@ def auditor(
             )
         ours = _nearest(generated, references, max_shift)
         report = {
-            "measure": "root mean square difference of intensities after the best cyclic translation",
+            "measure": "RMS difference of intensities after the best cyclic translation",
             "units": "the network's" if raw else "the training data's",
             "max_shift": max_shift,
             "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},

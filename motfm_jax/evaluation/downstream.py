@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from motfm_jax.arrays import Array, Batch, Params
+from motfm_jax import parallel
+from motfm_jax.core import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
@@ -24,7 +25,6 @@ from motfm_jax.metrics.classification import classification
 from motfm_jax.metrics.overlap import overlap, summarise
 from motfm_jax.nn.resnet import ResNetSettings, resnet
 from motfm_jax.nn.segmenter import unet_resnet
-from motfm_jax.training import parallel
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step

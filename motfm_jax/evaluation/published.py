@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from motfm_jax.arrays import Params
+from motfm_jax import parallel
+from motfm_jax.core import Params
 from motfm_jax.evaluation.sets import ImageSet
 from motfm_jax.features import weights
 from motfm_jax.metrics import inception_score
@@ -18,7 +19,6 @@ from motfm_jax.metrics.frechet import frechet_distance
 from motfm_jax.metrics.inception_score import Answers
 from motfm_jax.metrics.kernel import cmmd, kid
 from motfm_jax.metrics.moments import Moments, merge, moments
-from motfm_jax.training import parallel
 
 NETWORKS = {2: ("inception", "clip"), 3: ("r3d",)}  # by dimensions
 FID_LAYERS = ("64", "192", "768", "2048")  # the paper does not say which; pytorch-fid has 2048

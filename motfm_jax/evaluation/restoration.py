@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.arrays import Array, Condition, Network, Params
-from motfm_jax.evaluation import generate, tables
-from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.core import Array, Condition, Network, Params
+from motfm_jax.evaluation import tables
 from motfm_jax.io import images as pictures
 from motfm_jax.metrics import similarity
+from motfm_jax.sampling import generate
+from motfm_jax.sampling.conditions import Conditions
 
 STRIP_STEPS = 10  # Figure 4 of the paper
 SHOWN = 8  # images in the comparison

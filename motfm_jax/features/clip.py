@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.features.layers import Conv, dense, layer_norm, resize, to_rgb
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)

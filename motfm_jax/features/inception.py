@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.features.layers import Conv, dense, resize, to_rgb
 
 SIDE = 299

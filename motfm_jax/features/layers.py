@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.nn.layers import Draws
 
 _CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.features.layers import Conv, to_rgb
 
 MEAN = np.array((0.43216, 0.394666, 0.37645), np.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.features.layers import Conv, to_rgb
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)

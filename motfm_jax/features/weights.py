@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.core import Array, Params
 from motfm_jax.features.clip import ClipImageTower
 from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18

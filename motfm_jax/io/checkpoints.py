@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.disk import sync
+from motfm_jax.io.disk import sync
 from motfm_jax.io.hashes import hash_each, hash_json
 from motfm_jax.io.orbax_files import (
     ITEMS,

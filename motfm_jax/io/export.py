@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from motfm_jax.arrays import Array, Params, fold_keys, normal_per_example
+from motfm_jax.core import Array, Params, fold_keys, normal_per_example
 
 # (params, x0 [B, *S, C], mask [B, *S] uint8 | None, label [B] int32 | None) -> images [B, *S, C]
 SampleFn = Callable[[Params, Array, Array | None, Array | None], Array]

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from motfm_jax.disk import sync
+from motfm_jax.io.disk import sync
 
 MOST_INFLATED = 100  # times its size that an archive may hold; and
 FREELY_INFLATED = 2**30  # bytes that any may hold

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from motfm_jax.disk import sync
+from motfm_jax.io.disk import sync
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import read_json
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.arrays import (
+from motfm_jax.core import (
     Adversaries,
     Array,
     Batch,
@@ -19,7 +19,7 @@ from motfm_jax.arrays import (
     Params,
     normal_per_example,
 )
-from motfm_jax.sampling.ode import Solution
+from motfm_jax.methods.ode import Solution
 
 # Of the layers relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of VGG19.
 PERCEPTUAL_LAYERS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)

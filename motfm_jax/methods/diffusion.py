@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Array, Batch, Condition, Network, Params, normal_per_example
-from motfm_jax.sampling.ode import Solution
+from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
+from motfm_jax.methods.ode import Solution
 
 LEVELS = 1000
 # A table, since a compiler may divide by 999 in a way that rounds below the level.

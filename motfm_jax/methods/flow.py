@@ -6,8 +6,8 @@ Source: Yazdani et al. 2025 (MOTFM), section 2; Lipman et al. 2023; Liu et al. 2
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.arrays import Array, Batch, Condition, Network, Params, normal_per_example
-from motfm_jax.sampling.ode import Solution, Solver, integrate
+from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
+from motfm_jax.methods.ode import Solution, Solver, integrate
 
 
 def linear_path(x0: Array, x1: Array, t: Array) -> tuple[Array, Array]:

@@ -1,11 +1,10 @@
 """From noise to images, whatever the method: the kind of solver says which."""
 
-from motfm_jax.arrays import Array, Condition, Network, Params
-from motfm_jax.methods import adversarial, diffusion, flow
+from motfm_jax.core import Array, Condition, Network, Params
+from motfm_jax.methods import adversarial, diffusion, flow, ode
 from motfm_jax.methods.adversarial import OneCall
 from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.sampling import ode
-from motfm_jax.sampling.ode import Solution
+from motfm_jax.methods.ode import Solution
 
 # Of a flow, of a diffusion, of a generator.
 Solver = ode.Solver | DDIM | OneCall

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.metrics import checks
 
 BLOCK_ROWS = 1024  # references compared with all queries at once, by features

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
 
 

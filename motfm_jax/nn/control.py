@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array, Condition, Network, Params
+from motfm_jax.core import Array, Condition, Network, Params
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, conv
 from motfm_jax.nn.unet import Encoder, UNet, UNetSettings, skip_features

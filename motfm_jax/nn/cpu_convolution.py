@@ -22,7 +22,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 
 Padding = tuple[tuple[int, int], ...]
 

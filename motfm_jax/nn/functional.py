@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.core import Array, Params
 from motfm_jax.nn.layers import Draws
 
 _ANY_COUNT = 2**31 - 1  # of numbers drawn while it is not known how many are needed

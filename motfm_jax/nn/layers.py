@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.nn import cpu_convolution
 
 GROUP_NORM_EPSILON = 1e-6

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.core import Array, Params
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, GroupNorm, linear
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Adversaries, Array, Condition, Network, Params
+from motfm_jax.core import Adversaries, Array, Condition, Network, Params
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, conv, downsample, upsample
 from motfm_jax.nn.spectral import SpectralConv, settle

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.core import Array, Params
 from motfm_jax.nn.layers import Draws, conv
 
 _KERNEL, _VECTOR = "conv/kernel", "singular"

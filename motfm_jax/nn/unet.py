@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 from motfm_jax.nn.attention import AttentionBlock, SpatialTransformer
 from motfm_jax.nn.dispatch import Choice
 from motfm_jax.nn.layers import Draws, GroupNorm, ResBlock, TimeEmbedding, conv

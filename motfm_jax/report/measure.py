@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax import datasets, loading
+from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream, synthetic
@@ -44,7 +44,7 @@ class Real(NamedTuple):
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
-    trained = loading.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
+    trained = runs.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
     train, reference = (
         datasets.arrays(trained.config, split) for split in ("train", plan.reference)
     )

@@ -11,7 +11,7 @@ NOT_RUN = "not run"
 
 
 class Measure(NamedTuple):
-    """A group of columns: its title, its key in the rows, whether less is better (None: neither)."""
+    """Columns: title, key in the rows, and whether less is better (None: neither)."""
 
     title: str
     key: str

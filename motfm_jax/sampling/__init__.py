@@ -1,1 +1,1 @@
-"""Integration of the sampling ODE."""
+"""Generated images: noise and conditions in, images and folders of them out."""

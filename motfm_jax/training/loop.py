@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from motfm_jax.arrays import Array, Batch, Params
-from motfm_jax.training import parallel
+from motfm_jax import parallel
+from motfm_jax.core import Array, Batch, Params
 from motfm_jax.training.progress import Progress
 from motfm_jax.training.state import TrainState
 from motfm_jax.training.step import Metrics

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 
 Schedule = Callable[[Array | int], Array]
 

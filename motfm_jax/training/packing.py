@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Params
+from motfm_jax.core import Params
 
 
 class Packing:

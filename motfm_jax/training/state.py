@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from motfm_jax.arrays import Array, Params
+from motfm_jax.core import Array, Params
 
 
 class TrainState(NamedTuple):

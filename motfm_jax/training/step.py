@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from motfm_jax.arrays import Array, Batch, Params, fold_keys
+from motfm_jax.core import Array, Batch, Params, fold_keys
 from motfm_jax.training.state import TrainState
 
 # (params, batch of B examples, one key an example [B], dropout key or None) -> loss of each [B].

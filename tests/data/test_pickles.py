@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import encode_mask
+from motfm_jax.core import encode_mask
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.pickles import PickleSet, read_pickle, to_entry, write_pickle
 

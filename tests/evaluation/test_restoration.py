@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax.arrays import Condition, Network
-from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.core import Condition, Network
 from motfm_jax.evaluation.restoration import STRIPS, restore
+from motfm_jax.sampling.conditions import Conditions
 
 REAL = np.random.default_rng(0).uniform(-0.5, 0.5, (5, 16, 16, 1)).astype(np.float32)
 SOURCES = {"power 0.1": REAL - 0.125, "power 0.4": REAL - 0.25}

@@ -128,7 +128,7 @@ def refusals_pass(path: Path) -> Iterator[None]:
 
 def read_nifti(path: Path) -> None:
     from motfm_jax.data import camus, decathlon, files
-    from motfm_jax.evaluation.given import read_masks
+    from motfm_jax.sampling.given import read_masks
 
     files.read(path)
     for read in (
@@ -171,8 +171,8 @@ def pickle_seeds() -> list[bytes]:
 
 
 def read_yaml(path: Path) -> None:
-    from motfm_jax.io import foreign_config
-    from motfm_jax.original import translate
+    from motfm_jax.interop import foreign_config
+    from motfm_jax.interop.original import translate
 
     translate(foreign_config.read_yaml(path), str(path))
 
@@ -190,27 +190,27 @@ solver_args: {method: midpoint, step_size: 0.2}
 
 
 def read_json(path: Path) -> None:
-    from motfm_jax import cli, config
+    from motfm_jax import cli, settings
 
     folder = path.with_suffix(".run")
     folder.mkdir()
     try:
         (folder / "config.json").write_bytes(path.read_bytes())
-        config.check(cli._saved_config(["--resume", f"--workdir={folder}"]))
+        settings.check(cli._saved_config(["--resume", f"--workdir={folder}"]))
     finally:
         shutil.rmtree(folder)
 
 
 def json_seeds() -> list[bytes]:
-    from motfm_jax import config
+    from motfm_jax import settings
 
-    whole = config.default().to_dict()
+    whole = settings.default().to_dict()
     parts = [{name: whole[name]} for name in ("data", "model", "train")]
     return [json.dumps(values).encode() for values in (whole, *parts)]
 
 
 def read_png(path: Path) -> None:
-    from motfm_jax.evaluation.given import read_masks
+    from motfm_jax.sampling.given import read_masks
 
     read_masks([path], LABELS, SIZE, "pad")
 

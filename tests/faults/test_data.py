@@ -18,7 +18,7 @@ from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import CLASSES, Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.pickles import PickleSet
-from motfm_jax.evaluation import given
+from motfm_jax.sampling import given
 
 FLAT, SOLID = (12, 8), (8, 6, 4)  # x first, as on disk
 LABELS = ("background", "cavity", "myocardium", "atrium")

@@ -18,15 +18,17 @@ import pytest
 from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
-from motfm_jax import config, loading
+from motfm_jax import runs, settings
 from motfm_jax.data import files, integrity
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.pickles import PickleSet
-from motfm_jax.evaluation import downstream, given
+from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
+from motfm_jax.interop import foreign_config
 from motfm_jax.io import files as io_files
-from motfm_jax.io import foreign_config, torch_files
+from motfm_jax.io import torch_files
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
+from motfm_jax.sampling import given
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -355,12 +357,12 @@ def test_text_behind_a_config_file_is_never_run(parse, text):
     ],
 )
 def test_a_saved_config_is_values_of_known_fields(values):
-    refused(lambda: config.from_json(values))
+    refused(lambda: settings.from_json(values))
 
 
 def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
     class Read:
-        config, params, step, path = config.default().to_dict(), {}, 1, tmp_path / "5"
+        config, params, step, path = settings.default().to_dict(), {}, 1, tmp_path / "5"
 
     for facts in (
         {},
@@ -370,8 +372,8 @@ def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
         {"size": [8, 8], "channels": 1, "classes": [], "mask_labels": [], "intensity": {"mode": 1}},
     ):
         Read.facts = facts
-        monkeypatch.setattr(loading, "restore_weights", lambda run, which: Read)
-        refused(lambda: loading.load_run(tmp_path), tmp_path / "5", "another program's")
+        monkeypatch.setattr(runs, "restore_weights", lambda run, which: Read)
+        refused(lambda: runs.load_run(tmp_path), tmp_path / "5", "another program's")
 
 
 def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from motfm_jax import cli, datasets, presets
-from motfm_jax.config import default
-from motfm_jax.experiment import train
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.settings import default
+from motfm_jax.trainer import train
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sample.py"
 

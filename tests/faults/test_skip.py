@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_data import FLAT, SOLID, again, camus, content, decathlon, packed, with_value
 
-from motfm_jax import config, datasets, experiment
+from motfm_jax import datasets, settings, trainer
 from motfm_jax.data import files
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.camus import Camus
@@ -208,7 +208,7 @@ def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[1]["image"].fill(7))(tmp_path)
-    made = config.default()
+    made = settings.default()
     made.data.update(
         dict(source="pickle", root=str(tmp_path / "data.pkl"), size=FLAT, on_fault="skip")
     )
@@ -222,7 +222,7 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[2].pop("image"))(tmp_path)
-    made = config.default()
+    made = settings.default()
     made.data.update(
         dict(source="pickle", root=str(tmp_path / "data.pkl"), size=(8, 8), on_fault="skip")
     )
@@ -230,8 +230,8 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
         dict(channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1)
     )
     made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
-    monkeypatch.setattr(experiment.loop, "train", lambda *_, **__: None)
-    experiment.train(made, tmp_path / "run")
+    monkeypatch.setattr(trainer.loop, "train", lambda *_, **__: None)
+    trainer.train(made, tmp_path / "run")
     said = capsys.readouterr().out
     assert "train: 1 left out, listed in skipped.json" in said and "train[2]: keys" in said
     kept = json.loads((tmp_path / "run/skipped.json").read_text())

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Condition, Network, encode_mask, fold_keys, normal_per_example
-from motfm_jax.config import CONDITIONS
+from motfm_jax.core import Condition, Network, encode_mask, fold_keys, normal_per_example
 from motfm_jax.io import export
 from motfm_jax.methods import flow
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.ode import Solver
+from motfm_jax.settings import CONDITIONS
 
 LABELS, CLASSES = ("background", "cavity", "myocardium"), ("2CH", "4CH")
 SIZES = {2: (8, 6), 3: (4, 6, 2)}

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from motfm_jax.io.torch_weights import read_torch_weights, write_torch_weights
+from motfm_jax.interop.torch_weights import read_torch_weights, write_torch_weights
 
 STATE = {
     "unet.conv_in.conv.weight": np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) / 7,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Adversaries, Batch, Condition, Network, normal_per_example
+from motfm_jax.core import Adversaries, Batch, Condition, Network, normal_per_example
 from motfm_jax.methods import adversarial
 from motfm_jax.methods.solve import num_calls, solve
 

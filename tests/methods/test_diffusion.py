@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Batch, Condition, Network, fold_keys, normal_per_example
+from motfm_jax.core import Batch, Condition, Network, fold_keys, normal_per_example
 from motfm_jax.methods import diffusion
 from motfm_jax.methods.diffusion import DDIM
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Condition, Network
+from motfm_jax.core import Condition, Network
 from motfm_jax.methods import diffusion
 from motfm_jax.methods.diffusion import DDIM
 

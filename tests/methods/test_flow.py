@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Batch, Condition, Network, fold_keys, normal_per_example
+from motfm_jax.core import Batch, Condition, Network, fold_keys, normal_per_example
 from motfm_jax.methods import flow
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.ode import Solver
 
 loss = jax.jit(flow.loss, static_argnums=0, static_argnames="time_distribution")
 
@@ -160,11 +160,10 @@ def test_the_condition_is_encoded_once_and_the_network_called_per_stage(solver, 
 def test_an_adaptive_solve_encodes_outside_its_loop_too():
     counts = {"encode": 0, "apply": 0}
     network, params = counting_network(counts), {"scale": jnp.float32(2.0)}
-    sample = lambda x0: (
-        flow.sample(  # noqa: E731
-            network, params, x0, Condition(label=jnp.eye(2)), Solver("adaptive")
-        ).x
-    )
+
+    def sample(x0):
+        return flow.sample(network, params, x0, Condition(label=jnp.eye(2)), Solver("adaptive")).x
+
     names = list(operations(jax.make_jaxpr(sample)(jnp.zeros((2, 4, 4, 1))).jaxpr))
     assert ("sin", False) in names and ("sin", True) not in names
     assert any(loop for _, loop in names), "there is a loop"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from networks import draw, make_settings, parameter_shapes, random_params
 
-from motfm_jax.arrays import Condition
+from motfm_jax.core import Condition
 from motfm_jax.methods import flow
+from motfm_jax.methods.ode import Solver
 from motfm_jax.nn.control import attach, velocity_network
-from motfm_jax.sampling.ode import Solver
 
 CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
 ZERO_OUTPUTS = ("skip_convs", "middle_conv", "mask_embedding/conv_out")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Condition
+from motfm_jax.core import Condition
 from motfm_jax.nn import spade
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.spectral import SpectralConv, refresh, settle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from networks import draw, make_settings, parameter_shapes, random_params
 
-from motfm_jax.arrays import Condition
+from motfm_jax.core import Condition
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.unet import skip_features
 
@@ -52,6 +52,14 @@ def test_the_decoder_takes_the_skips_of_the_original_in_reverse():
     ]
 
 
+def velocity_of(network, params, x, condition):
+    return network.apply(params, x, jnp.zeros(2), network.encode(params, condition), None)
+
+
+def mean_square(velocity, params):
+    return jnp.mean(jnp.square(velocity(params, X, T, None)))
+
+
 @pytest.mark.parametrize("num_classes, mask_channels", [(0, 0), (3, 2)])
 def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_channels):
     names = []
@@ -67,9 +75,7 @@ def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_chann
             label=jnp.zeros((2, num_classes)) if num_classes else None,
         )
         velocity = jax.eval_shape(
-            lambda params, x, condition: network.apply(  # noqa: B023
-                params, x, jnp.zeros(2), network.encode(params, condition), None
-            ),  # noqa: B023
+            functools.partial(velocity_of, network),
             shapes,
             x,
             condition,
@@ -116,9 +122,8 @@ def test_heads_change_the_velocity():
 def test_recomputing_blocks_changes_no_gradient():
     programs, gradients = [], []
     for remat in (False, True):
-        loss = lambda params: jnp.mean(  # noqa: E731
-            jnp.square(compiled(remat=remat)(params, X, T, None))
-        )  # noqa: B023
+        velocity = compiled(remat=remat)
+        loss = functools.partial(mean_square, velocity)
         gradients.append(jax.jit(jax.value_and_grad(loss))(params()))
         programs.append(str(jax.make_jaxpr(loss)(params())))
     assert ["checkpoint" in program or "remat" in program for program in programs] == [False, True]

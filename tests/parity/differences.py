@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Batch, Condition, Network, Params
-from motfm_jax.io.torch_weights import from_torch
+from motfm_jax.core import Batch, Condition, Network, Params
+from motfm_jax.interop.torch_weights import from_torch
 from motfm_jax.methods import flow
+from motfm_jax.methods.ode import Solver
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Choice
 from motfm_jax.nn.unet import UNetSettings
-from motfm_jax.sampling.ode import Solver
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Largest accepted differences, several times those found on a CPU; what each is relative to is

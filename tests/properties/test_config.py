@@ -9,8 +9,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motfm_jax import config, original
+from motfm_jax import settings
 from motfm_jax.data.records import Facts
+from motfm_jax.interop import original
 from motfm_jax.io.runs import leaves
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -29,13 +30,13 @@ def saved(name, arguments):
 KNOWN = [
     saved(name, f"method={method},cond={cond},size={size}")
     for name, method, cond, size in itertools.product(
-        ("phantom", "camus", "brain"), config.METHODS, ("none", "mask"), config.SIZES
+        ("phantom", "camus", "brain"), settings.METHODS, ("none", "mask"), settings.SIZES
     )
     if (method, cond) != ("spade", "none")
 ]
 FACTS = Facts((32, 32), 1, ("a", "b"), ("background", "label"), None)
 THEIRS = [
-    original.to_yaml(config.from_json(known | {"cond": cond}), FACTS)[0]
+    original.to_yaml(settings.from_json(known | {"cond": cond}), FACTS)[0]
     for known, cond in ((KNOWN[0], "none"), (KNOWN[3], "mask+class"))
 ]
 
@@ -47,7 +48,7 @@ NUMBERS = st.one_of(
     st.booleans(),
 )
 TEXTS = st.one_of(
-    st.text(max_size=4), st.sampled_from(sorted(set(itertools.chain(*config.CHOICES.values()))))
+    st.text(max_size=4), st.sampled_from(sorted(set(itertools.chain(*settings.CHOICES.values()))))
 )
 SCALARS = st.one_of(NUMBERS, TEXTS, st.none())
 VALUES = st.recursive(
@@ -104,21 +105,21 @@ def test_an_edited_config_is_taken_or_refused_by_the_field(known, data):
     made = []
 
     def read():
-        made.append(config.from_json(values))
-        config.check(made[0])
+        made.append(settings.from_json(values))
+        settings.check(made[0])
 
     said = refusal(read)
     assert not said or said.startswith("config.")
     if made:  # it is saved and read again as it is
         text = json.dumps(made[0].to_dict())
-        assert json.dumps(config.from_json(json.loads(text)).to_dict()) == text
+        assert json.dumps(settings.from_json(json.loads(text)).to_dict()) == text
     if not said:
         refusal(lambda: original.to_yaml(made[0], FACTS))
 
 
 @given(VALUES)
 def test_anything_else_in_the_place_of_a_config_is_refused(values):
-    said = refusal(lambda: config.check(config.from_json(values)))
+    said = refusal(lambda: settings.check(settings.from_json(values)))
     assert said or values == {}
 
 
@@ -131,7 +132,7 @@ def test_an_edited_config_of_the_original_is_translated_or_refused(theirs, data)
     if made:
         made[0].config.data.size = (1024,) * len(made[0].config.data.size)
         made[0].config.data.root = "data"
-        refusal(lambda: config.check(made[0].config))
+        refusal(lambda: settings.check(made[0].config))
 
 
 @given(
@@ -147,5 +148,5 @@ def test_an_edited_config_of_the_original_is_translated_or_refused(theirs, data)
 def test_arguments_of_a_config_file_are_known_or_refused(text):
     defaults = dict(method="flow", cond="none", size="paper")
     found = {}
-    said = refusal(lambda: found.update(config.parse_arguments(text, **defaults)))
+    said = refusal(lambda: found.update(settings.parse_arguments(text, **defaults)))
     assert said.startswith("config argument") or found.keys() == defaults.keys()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motfm_jax.sampling import ode
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods import ode
+from motfm_jax.methods.ode import Solver
 
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "tsit5": 5, "dopri5": 5}
 BATCH, DEGREE = 16, 5  # polynomials in t have DEGREE + 1 coefficients

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import datasets, loading
+from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.io.files import write_npz
@@ -166,7 +166,7 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
     real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
     monkeypatch.setattr(
-        loading, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
+        runs, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
     )
     monkeypatch.setattr(datasets, "arrays", lambda config, split: real)
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
@@ -207,7 +207,7 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
     )
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
     monkeypatch.setattr(
-        loading, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
+        runs, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
     )
     folder = sample_folder(tmp_path, Cell("echo", "M", 1), "test")
     folder.mkdir(parents=True)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
-from motfm_jax import build, cli, original
+from motfm_jax import build, cli
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.phantom import PhantomEcho
 from motfm_jax.data.records import Facts
-from motfm_jax.io.torch_weights import to_torch, write_torch_weights
+from motfm_jax.interop import original
+from motfm_jax.interop.torch_weights import to_torch, write_torch_weights
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 YAML = {

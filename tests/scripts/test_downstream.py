@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motfm_jax import datasets, loading
+from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.outputs import FORMAT, read_sidecar
 from motfm_jax.evaluation.synthetic import read_generated
+from motfm_jax.sampling.outputs import FORMAT, read_sidecar
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = (16, 16)
@@ -36,7 +36,7 @@ def real(monkeypatch):
     arrays = Arrays(images, None, labels, meta, ("dark", "bright"))
     splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
     run = SimpleNamespace(intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
-    monkeypatch.setattr(loading, "load_run", lambda path, which="best": run)
+    monkeypatch.setattr(runs, "load_run", lambda path, which="best": run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     return arrays
 

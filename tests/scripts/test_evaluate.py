@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motfm_jax import config as configs
-from motfm_jax import datasets, loading
+from motfm_jax import datasets, runs, settings
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.outputs import FORMAT
+from motfm_jax.sampling.outputs import FORMAT
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
@@ -67,7 +66,7 @@ def audited(folder, monkeypatch, *flags, checkpoint="abc"):
     arrays = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(80)])
     intensity = Intensity.fit(images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
     run = SimpleNamespace(checkpoint_hash=checkpoint, intensity=intensity, config=None)
-    monkeypatch.setattr(loading, "load_run", lambda path, which: run)
+    monkeypatch.setattr(runs, "load_run", lambda path, which: run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     np.savez(folder / "samples.npz", images=images[[5, 6, 7]].astype(np.float32))
     (folder / "samples.json").write_text(
@@ -118,9 +117,9 @@ def test_samples_that_are_damaged_are_named(main, tmp_path, monkeypatch):
 
 
 def test_restore_is_for_flows_from_images(main, tmp_path, monkeypatch):
-    config = configs.default()
+    config = settings.default()
     run = SimpleNamespace(config=config, facts=None)
-    monkeypatch.setattr(loading, "load_run", lambda path, which: run)
+    monkeypatch.setattr(runs, "load_run", lambda path, which: run)
     flags = ["restore", "--run=run", f"--out={tmp_path / 'out'}"]
     with pytest.raises(ValueError, match="starts from noise; train one with"):
         main(flags)

@@ -14,12 +14,12 @@ import jax.export
 import numpy as np
 import pytest
 
-from motfm_jax import build, cli, loading
-from motfm_jax.config import CONDITIONS, default
+from motfm_jax import build, cli, runs
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation import generate
 from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.sampling import generate
+from motfm_jax.settings import CONDITIONS, default
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LABELS, CLASSES = ("background", "cavity", "myocardium"), ("2CH", "4CH")
@@ -260,13 +260,13 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
 
 
 def test_a_flow_from_degraded_images_is_refused(run, tmp_path, monkeypatch):
-    load_run = loading.load_run
+    load_run = runs.load_run
 
     def from_images(*arguments, **options):
         trained = load_run(*arguments, **options)
         trained.config.flow.source = "speckle"
         return trained
 
-    monkeypatch.setattr(loading, "load_run", from_images)
+    monkeypatch.setattr(runs, "load_run", from_images)
     with pytest.raises(ValueError, match=r"flow.source='speckle'; only a sampler that starts"):
         script("export")([f"--run={run}", f"--out={tmp_path / 'out'}"])

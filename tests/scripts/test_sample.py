@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax import build, cli, datasets
-from motfm_jax import config as configs
+from motfm_jax import build, cli, datasets, settings
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation.generate import start_noise
 from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.sampling.generate import start_noise
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sample.py"
 
@@ -35,7 +34,7 @@ class State(NamedTuple):
 
 def tiny(**data):
     """The config of a mask + class run on 16 x 16 phantoms."""
-    config = configs.default()
+    config = settings.default()
     config.cond = "mask+class"
     config.data.update(size=(16, 16), phantom_patients=4, **data)
     config.model.update(
@@ -255,7 +254,7 @@ def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("motfm_jax.evaluation.outputs.write", interrupted)
+        patch.setattr("motfm_jax.sampling.outputs.write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sample(run, out, f"--noise={first}", *flags)
     code, line = exit_code(
@@ -295,7 +294,7 @@ def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_
     [
         (
             [],
-            "extents and intensities of its images are not known; give --noise and --raw, or convert",
+            "extents and intensities of its images are not known; give --noise and --raw",
         ),
         (["--raw"], "give --noise, or convert again with --data or --size"),
         (["--noise=x0.npy"], "give --raw, or convert again with --data"),

@@ -14,9 +14,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 
+from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.runs import open_run
-from motfm_jax.training import parallel
 from motfm_jax.training.loop import train
 from motfm_jax.training.step import make_eval_step
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import batch_at, batches_from, init_params, loss_fn, make_training
 
+from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 from motfm_jax.io.runs import open_run, read_metrics
-from motfm_jax.training import loop, parallel
+from motfm_jax.training import loop
 from motfm_jax.training.loop import Hook, NonFiniteError, train
 from motfm_jax.training.step import Metrics, make_eval_step
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tiny
 
-from motfm_jax.training import memory, parallel
+from motfm_jax import parallel
+from motfm_jax.training import memory
 from motfm_jax.training.memory import Memory, describe
 
 GB = 10**9

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Batch, normal_per_example
-from motfm_jax.training import parallel
+from motfm_jax import parallel
+from motfm_jax.core import Batch, normal_per_example
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step

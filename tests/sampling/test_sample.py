@@ -6,14 +6,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Condition, Network
+from motfm_jax.core import Condition, Network
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pickles import read_pickle
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation import outputs
-from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.ode import Solver
+from motfm_jax.sampling import outputs
+from motfm_jax.sampling.conditions import Conditions
+from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
 
 CLASSES = ("2CH_ED", "2CH_ES")
 INTENSITY = Intensity("percentile", "dataset", (-1.0, 1.0), (0.5, 99.5), 10.0, 50.0)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.sampling import ode
-from motfm_jax.sampling.ode import Solver, integrate, num_calls
+from motfm_jax.methods import ode
+from motfm_jax.methods.ode import Solver, integrate, num_calls
 
 FIXED = [name for name in ode.METHODS if name != "adaptive"]
 

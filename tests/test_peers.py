@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import os, pathlib, socket, struct, sys, time
 import numpy as np
-from motfm_jax.training import peers
+from motfm_jax import peers
 
 number, folder, fate = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 peers.GRACE_S = 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.evaluation.conditions import Conditions, choose, parse_classes
+from motfm_jax.sampling.conditions import Conditions, choose, parse_classes
 
 CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
 LABELS = ("background", "cavity", "myocardium")

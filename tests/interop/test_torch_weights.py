@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.io.torch_weights import from_torch, to_torch
+from motfm_jax.interop.torch_weights import from_torch, to_torch
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Choice
 from motfm_jax.nn.unet import UNetSettings

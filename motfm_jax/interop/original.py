@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from motfm_jax import presets
-from motfm_jax.config import check, default
 from motfm_jax.data.records import Facts
-from motfm_jax.io.foreign_config import MOST, Fields, is_number
+from motfm_jax.interop.foreign_config import MOST, Fields, is_number
+from motfm_jax.settings import check, default
 
 # Fields that say how the original runs, not what it computes.
 WITHOUT_EFFECT = {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.evaluation import given
+from motfm_jax.sampling import given
 
 DEFAULT_NUM = 16
 MOST_NUM = 10**7  # images of one call

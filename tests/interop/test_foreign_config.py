@@ -2,7 +2,7 @@
 
 import pytest
 
-from motfm_jax.io.foreign_config import read_yaml
+from motfm_jax.interop.foreign_config import read_yaml
 
 
 @pytest.mark.parametrize(

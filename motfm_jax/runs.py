@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import build, datasets
-from motfm_jax import config as configs
+from motfm_jax import build, datasets, settings
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
@@ -60,7 +59,7 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Train
 def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
     """The config of a checkpoint, which may be a stranger's."""
     try:
-        config = datasets.distrust_cache(configs.from_json(weights.config))
+        config = datasets.distrust_cache(settings.from_json(weights.config))
         if tuple(config.data.size) != facts.size:
             raise ValueError(
                 f"config.data.size={tuple(config.data.size)}, its data had {facts.size}"
@@ -68,7 +67,7 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
         checked = config.copy_and_resolve_references()
         if not any(facts.size):  # weights converted without their data
             checked.data.size = (2 ** len(config.model.channels),) * len(facts.size)
-        configs.check_network(checked)
+        settings.check_network(checked)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its config cannot be used ({error}); give a run of scripts/train.py"

@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import build, datasets, loading, original
-from motfm_jax.config import check
+from motfm_jax import build, datasets, runs
 from motfm_jax.data.files import content_hash
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
-from motfm_jax.io import torch_weights
+from motfm_jax.interop import original, torch_weights
+from motfm_jax.interop.foreign_config import read_yaml
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.foreign_config import read_yaml
 from motfm_jax.io.runs import CONVERTED, open_run
+from motfm_jax.settings import check
 from motfm_jax.training.state import TrainState
 
 
 class Converted(NamedTuple):
     """What came of a conversion: the run, where its weights are from, and what to know of it."""
 
-    trained: loading.Trained
+    trained: runs.Trained
     origin: str
     solver: tuple[str, int]
     notes: list[str]
@@ -93,10 +93,10 @@ def from_torch(
             "notes": notes,
         },
     )
-    return Converted(loading.load_run(out), read.origin, said.solver, notes)
+    return Converted(runs.load_run(out), read.origin, said.solver, notes)
 
 
-def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[loading.Trained, list[str]]:
+def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[runs.Trained, list[str]]:
     """A run's weights (the moving average where it keeps one) in the original's layout.
 
     Args:
@@ -112,7 +112,7 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[loading.T
     """
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another name")
-    trained = loading.load_run(run, which)
+    trained = runs.load_run(run, which)
     if trained.config.method != "flow":
         raise ValueError(
             f"{run}: config.method={trained.config.method!r}; the original is a flow and would "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Array
+from motfm_jax.core import Array
 
 
 class RK4(diffrax.AbstractERK):

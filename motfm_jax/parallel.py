@@ -13,8 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from motfm_jax.arrays import Array, Batch, Params
-from motfm_jax.training.peers import Peers, exit_now
+from motfm_jax.core import Array, Batch, Params
+from motfm_jax.peers import Peers, exit_now
 
 AXIS = "data"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from debug_run import FACTS, INTENSITY, make_config
 
-from motfm_jax import build, datasets, loading
+from motfm_jax import build, datasets, runs
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.hashes import hash_json
 from motfm_jax.training.state import TrainState
@@ -56,16 +56,16 @@ def retold(saved, folder, **said):
 def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
     config = make_config(train__lr=2e-3)
     params = zeros_like_params(config)
-    trained = loading.load_run(save_run(tmp_path, config, params))
+    trained = runs.load_run(save_run(tmp_path, config, params))
     assert trained.step == 7
     assert trained.config.to_dict() == config.to_dict()
     assert json.dumps(trained.facts.to_json()) == json.dumps(FACTS.to_json())
     assert trained.intensity == INTENSITY
     assert set(trained.params) == set(params)
     assert all((leaf == 1).all() for leaf in trained.params.values())
-    assert trained.checkpoint_hash == loading.load_run(tmp_path, 7).checkpoint_hash
+    assert trained.checkpoint_hash == runs.load_run(tmp_path, 7).checkpoint_hash
     assert trained.model.sites == build.model(config, FACTS).sites
-    (site,) = loading.load_run(tmp_path, attention="xla").model.sites
+    (site,) = runs.load_run(tmp_path, attention="xla").model.sites
     assert site.endswith("xla (asked for)")
 
 
@@ -74,11 +74,11 @@ def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
     config = make_config()
     config.data.cache = str(tmp_path / "cache")
     run = save_run(tmp_path / "run", config, zeros_like_params(config))
-    assert loading.load_run(run).config.data.cache == ""  # not there
+    assert runs.load_run(run).config.data.cache == ""  # not there
     (tmp_path / "cache" / "thesis").mkdir(parents=True)
-    assert loading.load_run(run).config.data.cache == ""
+    assert runs.load_run(run).config.data.cache == ""
     datasets.arrays(config, "train")
-    assert loading.load_run(run).config.data.cache == str(tmp_path / "cache")
+    assert runs.load_run(run).config.data.cache == str(tmp_path / "cache")
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_run_of_another_architecture_is_refused_naming_parameters(tmp_path):
     for name, (other, message) in others.items():
         run = save_run(tmp_path / name, config, zeros_like_params(other))
         with pytest.raises(ValueError, match=f"another architecture.*{message}") as error:
-            loading.load_run(run)
+            runs.load_run(run)
         assert "\n" not in str(error.value)
 
 
@@ -103,7 +103,7 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
 
     run = save_run(tmp_path, Saved(), {"weight": np.zeros(2, np.float32)})
     with pytest.raises(ValueError, match=r"config\.colour: there is no such field"):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change, size
     run = retold(saved, tmp_path, config=config, facts=facts.to_json())
     name = next(iter(change))
     with pytest.raises(ValueError, match=rf"/7: its config cannot be used \(config\.{name}="):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_facts_that_cannot_be_are_refused(saved, tmp_path, name, value):
     facts = dataclasses.replace(FACTS, **{name: value})
     run = retold(saved, tmp_path, facts=facts.to_json())
     with pytest.raises(ValueError, match="/7: its facts are another program's"):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(saved, tmp_path):
@@ -185,7 +185,7 @@ def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(saved, tmp_path)
     facts = dataclasses.replace(FACTS, size=(15, 15), unknown=("size",))
     run = retold(saved, tmp_path, config=config.to_dict(), facts=facts.to_json())
     with pytest.raises(ValueError, match=r"/7: its config .*each side must be a multiple of 2"):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16, 16), (2**31, 2**31)])
@@ -193,9 +193,9 @@ def test_a_config_and_facts_of_different_sizes_are_refused(saved, tmp_path, size
     facts = dataclasses.replace(FACTS, size=size, spacing_mm=None)
     run = retold(saved, tmp_path, facts=facts.to_json())
     with pytest.raises(ValueError, match=r"/7: its config .*data\.size=\(16, 16\), its data had"):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 def test_there_is_nothing_to_load(tmp_path):
     with pytest.raises(ValueError, match="no checkpoints/ in it"):
-        loading.load_run(tmp_path)
+        runs.load_run(tmp_path)

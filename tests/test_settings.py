@@ -4,49 +4,49 @@ import json
 
 import pytest
 
-from motfm_jax import config, presets
+from motfm_jax import presets, settings
 
 NAN, INFINITE = float("nan"), float("inf")
 
 
 def make_config(changes=()):
-    made = config.default()
+    made = settings.default()
     with made.unlocked():
         made.update_from_flattened_dict(dict(changes))
     return made
 
 
 def test_the_default_is_valid_and_locked():
-    config.check(config.default())
+    settings.check(settings.default())
     with pytest.raises(AttributeError, match="lr"):
-        config.default().train.lrr = 1.0
+        settings.default().train.lrr = 1.0
 
 
-@pytest.mark.parametrize("path", config.CHOICES)
+@pytest.mark.parametrize("path", settings.CHOICES)
 def test_a_choice_that_does_not_exist_is_refused_with_the_ones_that_do(path):
-    choices = config.CHOICES[path]
+    choices = settings.CHOICES[path]
     with pytest.raises(ValueError, match=f"^config.{path}='nothing': use one of {choices[0]}"):
-        config.check(make_config({path: "nothing"}))
+        settings.check(make_config({path: "nothing"}))
     near = choices[-1][:-1] + "_"
     with pytest.raises(ValueError, match=f"did you mean '{choices[-1]}'".replace("+", r"\+")):
-        config.check(make_config({path: near}))
+        settings.check(make_config({path: near}))
 
 
-@pytest.mark.parametrize("path", config.POSITIVE)
+@pytest.mark.parametrize("path", settings.POSITIVE)
 def test_a_number_that_must_be_positive(path):
-    kind = type(config.field(config.default(), path))
+    kind = type(settings.field(settings.default(), path))
     for value in (0, -1) if kind is int else (0.0, -1e-9, NAN, INFINITE):
         with pytest.raises(ValueError, match=f"^config.{path}={value}: needs .* above 0"):
-            config.check(make_config({path: value}))
+            settings.check(make_config({path: value}))
 
 
-@pytest.mark.parametrize("path", config.NOT_NEGATIVE)
+@pytest.mark.parametrize("path", settings.NOT_NEGATIVE)
 def test_a_number_that_must_not_be_negative(path):
-    kind = type(config.field(config.default(), path))
+    kind = type(settings.field(settings.default(), path))
     for value in (-1,) if kind is int else (-1e-9, NAN, INFINITE):
         with pytest.raises(ValueError, match=f"^config.{path}={value}: needs .* 0 or more"):
-            config.check(make_config({path: value}))
-    config.check(make_config({"train.steps": 1, path: 0}))
+            settings.check(make_config({path: value}))
+    settings.check(make_config({"train.steps": 1, path: 0}))
 
 
 DECATHLON = {"data.source": "decathlon", "data.root": "brains", "data.size": (32, 32, 32)}
@@ -56,7 +56,10 @@ WRONG = [
     ({"model.channels": (32, True)}, "config.model.channels=.*whole numbers"),
     ({"model.channels": (32, "64")}, "config.model.channels=.*whole numbers"),
     ({"model.channels": (), "model.attention": ()}, "config.model.channels=.*one or more"),
-    ({"model.channels": (32, 48), "model.attention": (False, False)}, "48 .*config.model.norm_gr"),
+    (
+        {"model.channels": (32, 48), "model.attention": (False, False)},
+        "48 .*config.model.norm_gr",
+    ),
     ({"model.attention": (True,)}, "config.model.attention=.*one flag for each of the 5 levels"),
     ({"model.attention": (0, 0, 0, 1, 1)}, "config.model.attention=.*True or False"),
     ({"model.head_dim": 33}, "config.model.head_dim=33: the 224 channels"),
@@ -137,17 +140,17 @@ EDGES = [
 @pytest.mark.parametrize("changes, message", WRONG)
 def test_what_cannot_work_is_refused_naming_the_field(changes, message):
     with pytest.raises(ValueError, match=message) as error:
-        config.check(make_config(changes))
+        settings.check(make_config(changes))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changes", EDGES)
 def test_values_at_the_edge_of_the_rules_are_taken(changes):
-    config.check(make_config(changes))
+    settings.check(make_config(changes))
 
 
 def test_arguments_replace_the_defaults_of_a_config_file():
-    parse = config.parse_arguments
+    parse = settings.parse_arguments
     defaults = dict(cond="none", size="paper")
     assert parse("", **defaults) == defaults
     assert parse("size=debug", **defaults) == {"cond": "none", "size": "debug"}
@@ -171,18 +174,18 @@ def test_arguments_replace_the_defaults_of_a_config_file():
 )
 def test_arguments_that_a_config_file_does_not_take(text, message):
     with pytest.raises(ValueError, match=message):
-        config.parse_arguments(text, method="flow", cond="none", size="paper")
+        settings.parse_arguments(text, method="flow", cond="none", size="paper")
 
 
 def test_a_saved_config_comes_back_and_older_ones_take_defaults():
     made = make_config({**DECATHLON, "data.label_map": ((2, 1), (3, 1)), "train.lr": 3e-4})
-    again = config.from_json(json.loads(json.dumps(made.to_dict())))
+    again = settings.from_json(json.loads(json.dumps(made.to_dict())))
     assert again.to_dict() == made.to_dict()
     assert again.data.label_map == ((2, 1), (3, 1)), "pairs are tuples again, not lists"
     assert again.is_locked
-    assert config.from_json({"train": {"lr": 1}}).to_dict() == {
-        **config.default().to_dict(),
-        "train": {**config.default().train.to_dict(), "lr": 1.0},
+    assert settings.from_json({"train": {"lr": 1}}).to_dict() == {
+        **settings.default().to_dict(),
+        "train": {**settings.default().train.to_dict(), "lr": 1.0},
     }
 
 
@@ -208,7 +211,7 @@ def test_a_saved_config_comes_back_and_older_ones_take_defaults():
 )
 def test_a_saved_config_with_fields_or_types_of_another_program(values, message):
     with pytest.raises(ValueError, match=message):
-        config.from_json(values)
+        settings.from_json(values)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_a_saved_config_with_fields_or_types_of_another_program(values, message)
 def test_a_preset_cannot_set_an_unknown_field_or_another_type(monkeypatch, fields, error):
     monkeypatch.setitem(presets._SIZES[2], "debug", [fields])
     with pytest.raises(error):
-        presets.apply(config.default(), 2, "debug")
+        presets.apply(settings.default(), 2, "debug")
 
 
 DEBUG = "--config=configs/phantom.py:size=debug"
@@ -293,12 +296,12 @@ CHANNEL = {
     ],
 )
 def test_what_a_flow_starts_from_must_exist(changes, message):
-    config.check(make_config(SPECKLE))
-    config.check(make_config(CHANNEL))
+    settings.check(make_config(SPECKLE))
+    settings.check(make_config(CHANNEL))
     with pytest.raises(ValueError, match=message):
-        config.check(make_config(changes))
+        settings.check(make_config(changes))
 
 
 def test_a_controlnet_needs_masks():
     with pytest.raises(ValueError, match=r"config.train.base='runs/base' with config.cond='class'"):
-        config.check(make_config({"train.base": "runs/base", "cond": "class"}))
+        settings.check(make_config({"train.base": "runs/base", "cond": "class"}))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
+from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.training import parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 ROOT = Path(__file__).parents[2]
@@ -78,9 +78,7 @@ def test_a_process_can_join_others_once_everything_is_imported():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    joins = (
-        f"import jax, motfm_jax.experiment; jax.distributed.initialize('localhost:{port}', 1, 0)"
-    )
+    joins = f"import jax, motfm_jax.trainer; jax.distributed.initialize('localhost:{port}', 1, 0)"
     subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
 
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.arrays import Condition, Network
-from motfm_jax.evaluation import generate
-from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax.core import Condition, Network
 from motfm_jax.methods import diffusion
 from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.sampling.ode import Solver
+from motfm_jax.methods.ode import Solver
+from motfm_jax.sampling import generate
+from motfm_jax.sampling.conditions import Conditions
 
 SHAPE = (4, 6, 1)
 EULER = Solver("euler", 4)

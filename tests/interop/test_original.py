@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from motfm_jax import original
-from motfm_jax.config import check
 from motfm_jax.data.records import Facts
+from motfm_jax.interop import original
+from motfm_jax.settings import check
 
 # The fields of the original's default config.
 VALUES = {

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.arrays import Array, Condition, Network, Params, fold_keys, normal_per_example
-from motfm_jax.evaluation.conditions import Conditions
+from motfm_jax import parallel
+from motfm_jax.core import Array, Condition, Network, Params, fold_keys, normal_per_example
 from motfm_jax.io.files import open_npz, whole_file
+from motfm_jax.methods import ode
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.solve import Solver, solve
-from motfm_jax.sampling import ode
-from motfm_jax.training import parallel
+from motfm_jax.sampling.conditions import Conditions
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
 

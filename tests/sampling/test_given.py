@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation.given import known, read_classes, read_masks, read_noise
+from motfm_jax.sampling.given import known, read_classes, read_masks, read_noise
 
 CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
 LABELS = ("background", "cavity", "myocardium")

@@ -9,16 +9,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import build, datasets, experiment, loading, presets
-from motfm_jax.config import CONDITIONS, METHODS, check, default
+from motfm_jax import build, datasets, presets, runs, trainer
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation.conditions import choose
-from motfm_jax.evaluation.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.experiment import check_facts, draw_losses, num_steps, train
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.hashes import hash_json
 from motfm_jax.io.runs import read_metrics
+from motfm_jax.sampling.conditions import choose
+from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
+from motfm_jax.settings import CONDITIONS, METHODS, check, default
+from motfm_jax.trainer import check_facts, draw_losses, num_steps, train
 from motfm_jax.training import loop
 
 SIZES = {2: (16, 16), 3: (8, 8, 8)}
@@ -55,7 +55,7 @@ def tiny(dims: int, cond: str, method: str = "flow", **train_fields):
 
 
 def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarray:
-    trained = loading.load_run(run)
+    trained = runs.load_run(run)
     steps = 1 if trained.config.method == "spade" else 2
     conditions = choose(
         trained.config.cond,
@@ -148,7 +148,7 @@ def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
 @pytest.mark.slow
 def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(tiny(2, "none", "ddpm", steps=2), tmp_path / "base")
-    base = loading.load_run(tmp_path / "base")
+    base = runs.load_run(tmp_path / "base")
 
     def config(steps):
         made = tiny(2, "mask", "ddpm", steps=steps)
@@ -159,7 +159,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(config(2), run)
     (tmp_path / "base").rename(tmp_path / "moved")  # a run that has begun needs it no more
     train(config(4), run, resume=True)
-    trained = loading.load_run(run, "last")
+    trained = runs.load_run(run, "last")
     for name, value in base.params.items():
         np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
     copied = "controlnet/encoder/conv_in/kernel"
@@ -169,7 +169,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
         train(config(2), tmp_path / "other")
     (tmp_path / "moved").rename(tmp_path / "base")
     train(config(1), run, overwrite=True)
-    trained = loading.load_run(run, "last")
+    trained = runs.load_run(run, "last")
     for name, value in base.params.items():
         np.testing.assert_array_equal(trained.params[name], value, err_msg=name)
     for field, value in (("method", "flow"), ("cond", "mask+class")):
@@ -204,7 +204,7 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     train(config(2), run)
     assert train(config(4), run, resume=True).step == 4
     assert (run / "samples" / "0000004.png").exists()
-    trained = loading.load_run(run)
+    trained = runs.load_run(run)
     arrays = datasets.arrays(trained.config, "valid")
     starts, real = pipeline.read_pairs(
         arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts)
@@ -274,7 +274,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     sums = run / "checkpoints" / "1" / "sums" / "metadata"  # else it counts as damaged
     sums.write_text(json.dumps(json.loads(sums.read_text()) | {"config": hash_json(changed)}))
     with pytest.raises(ValueError, match=r"another architecture.*unet/encoder/down_blocks/1"):
-        loading.load_run(run)
+        runs.load_run(run)
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_resuming_with_other_data_is_refused(tmp_path):
 
 
 def test_processes_that_read_other_checkpoints_do_not_train_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment.parallel, "gather", lambda step: np.array([step, step + 10]))
+    monkeypatch.setattr(trainer.parallel, "gather", lambda step: np.array([step, step + 10]))
     with pytest.raises(ValueError, match=r"checkpoints of different steps \(\[0, 10\]\)"):
         train(tiny(2, "none", steps=1), tmp_path)
 

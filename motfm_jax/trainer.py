@@ -12,11 +12,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from motfm_jax import build, datasets, loading
-from motfm_jax import config as configs
+from motfm_jax import build, datasets, parallel, runs, settings
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation import generate
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.files import read_json
@@ -31,7 +29,8 @@ from motfm_jax.io.runs import (
     read_metrics,
 )
 from motfm_jax.nn.control import attach
-from motfm_jax.training import loop, memory, parallel
+from motfm_jax.sampling import generate
+from motfm_jax.training import loop, memory
 from motfm_jax.training.packing import Packing
 from motfm_jax.training.state import TrainState, init_state
 from motfm_jax.training.step import make_eval_step, make_train_step
@@ -70,7 +69,7 @@ def train(
     optimizer, learning_rate, refresh = build.update(config, total)
     base = {}
     if train_config.base and (overwrite or not has_checkpoints(workdir)):
-        base = loading.base_weights(config, data.facts)
+        base = runs.base_weights(config, data.facts)
     loss = build.loss(config, model)
 
     resolved = config.to_dict()
@@ -93,7 +92,7 @@ def train(
         overwrite=overwrite,
         writes=first,
         may_change=may_change,
-        defaults=configs.default().to_dict(),
+        defaults=settings.default().to_dict(),
     ) as run:
         if first:
             parallel.barrier("run directory")
@@ -250,7 +249,7 @@ def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, 
       ValueError: the data has other channels, classes or mask labels than the network.
     """
     weights = restore_weights(run)
-    known, _ = loading.read_facts(weights)
+    known, _ = runs.read_facts(weights)
     for name, there, here in (
         ("image channels", known.channels, facts.channels),
         ("classes", len(known.classes), len(facts.classes)),

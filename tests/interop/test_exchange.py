@@ -8,18 +8,19 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from motfm_jax import build, loading, original
+from motfm_jax import build, runs
 from motfm_jax.cli import _saved_config
-from motfm_jax.config import default
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.phantom import PhantomEcho
 from motfm_jax.data.records import Facts
-from motfm_jax.exchange import from_torch, to_torch
-from motfm_jax.experiment import train
+from motfm_jax.interop import original
+from motfm_jax.interop.exchange import from_torch, to_torch
+from motfm_jax.interop.torch_weights import to_torch as original_state
+from motfm_jax.interop.torch_weights import write_torch_weights
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.runs import is_untrained
-from motfm_jax.io.torch_weights import to_torch as original_state
-from motfm_jax.io.torch_weights import write_torch_weights
+from motfm_jax.settings import default
+from motfm_jax.trainer import train
 
 SIZE = (16, 16)
 YAML = {
@@ -112,7 +113,7 @@ def test_training_goes_on_from_the_weights_with_a_fresh_optimiser(
     assert weights.step == 1 and weights.facts["unknown"] == []
     for name, values in params.items():  # one update of Adam moves each by the learning rate
         np.testing.assert_allclose(weights.params[name], values, atol=1.1e-6, err_msg=name)
-    assert loading.load_run(run).intensity is not None
+    assert runs.load_run(run).intensity is not None
     config.train.steps = 2
     assert train(config, run, resume=True).step == 2
     config.train.lr = 1e-3  # from now on it is a run like any other

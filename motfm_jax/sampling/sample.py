@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.arrays import Array, Condition, Network, Params
+from motfm_jax.core import Array, Condition, Network, Params
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
-from motfm_jax.evaluation import generate, outputs
-from motfm_jax.evaluation.conditions import Conditions
 from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.solve import Solver
+from motfm_jax.sampling import generate, outputs
+from motfm_jax.sampling.conditions import Conditions
 
 TRAJECTORY_IMAGES = 8
 
@@ -172,7 +172,7 @@ def sample_to_folder(
             intensity=intensity and intensity.to_json(),
             environment=environment(),
         )
-        outputs.write(
+        folder.write(
             out,
             generated,
             conditions,

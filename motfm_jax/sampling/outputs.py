@@ -18,11 +18,11 @@ import numpy as np
 
 from motfm_jax.data import pickles
 from motfm_jax.data.records import Record
-from motfm_jax.disk import is_at
-from motfm_jax.evaluation.conditions import Conditions
-from motfm_jax.evaluation.generate import Generated
 from motfm_jax.io import images as pictures
+from motfm_jax.io.disk import is_at
 from motfm_jax.io.files import check_archive, whole_file, write_npz
+from motfm_jax.sampling.conditions import Conditions
+from motfm_jax.sampling.generate import Generated
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"

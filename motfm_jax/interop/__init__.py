@@ -1,0 +1,1 @@
+"""Weights, configs and data of the PyTorch original, in both directions."""
