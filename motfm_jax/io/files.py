@@ -1,6 +1,5 @@
-"""Files that are whole or not there."""
+"""Archives of arrays."""
 
-import json
 import math
 import os
 import zipfile
@@ -8,42 +7,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from motfm_jax.io.disk import sync
+from motfm_jax.io.folders import read_json as read_json
+from motfm_jax.io.folders import whole_file
 
 MOST_INFLATED = 100  # times its size that an archive may hold; and
 FREELY_INFLATED = 2**30  # bytes that any may hold
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: never a half-written file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    draft = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
-    try:
-        yield draft
-        sync(draft)
-        os.replace(draft, path)
-        sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def read_json(path: Path, cure: str = "restore it from a copy, or make it again") -> Any:
-    """What a JSON file holds.
-
-    Raises:
-      ValueError: it cannot be read, with the cure.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); {cure}") from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:

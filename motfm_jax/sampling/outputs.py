@@ -27,7 +27,8 @@ from motfm_jax.sampling.generate import Generated
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
 # All that is ever written to an output folder, drafts of killed writers included.
-OWN = re.compile(r"\.?(samples|grid|trajectory|sample_\d+)(\.\d+)?\.(npz|json|png|pkl|nii\.gz)")
+DRAFT = r"(\.[0-9a-f]{8}\.)?"
+OWN = re.compile(DRAFT + r"(samples|grid|trajectory|sample_\d+)\.(npz|json|png|pkl|nii\.gz)")
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
@@ -88,7 +89,7 @@ def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> It
         # In this order a kill at any point leaves neither batches of other settings nor a folder
         # that is no longer known to be ours.
         if overwrite:
-            _delete(partial, re.compile(r"\.?batch_.*"))
+            _delete(partial, re.compile(DRAFT + "batch_.*"))
         with whole_file(partial / SETTINGS) as draft:
             draft.write_text(json.dumps(settings))
         if overwrite:

@@ -172,7 +172,7 @@ def sample_to_folder(
             intensity=intensity and intensity.to_json(),
             environment=environment(),
         )
-        folder.write(
+        outputs.write(
             out,
             generated,
             conditions,
