@@ -8,14 +8,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from motfm_jax import settings
+from motfm_jax.data import find_source
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, holds_entries, open_cached
-from motfm_jax.data.camus import Camus
-from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.entry import Progress
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
-from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts, Source
 from motfm_jax.data.speckle import Speckle
 
@@ -55,37 +52,10 @@ def features_dir() -> Path:
 
 def source(config: ConfigDict, split: str) -> Source:
     """The examples of one split, undecoded."""
-    data = config.data
-    if data.source == "phantom_echo":
-        return PhantomEcho(split, data.size, data.phantom_patients, data.classes, data.split_seed)
-    if data.source == "phantom_brain":
-        return PhantomBrain(split, data.size, data.phantom_patients, data.split_seed)
-    if data.source == "camus":
-        return Camus(
-            data.root,
-            split,
-            data.size,
-            data.fit,
-            data.split,
-            data.split_seed,
-            data.classes,
-            data.on_fault,
-        )
-    if data.source == "decathlon":
-        return Decathlon(
-            data.root,
-            split,
-            data.size,
-            data.channel,
-            data.fit,
-            data.crop_foreground,
-            data.spacing_mm,
-            data.label_map,
-            data.split_seed,
-            config.flow.source_channel if config.flow.source == "channel" else "",
-            data.on_fault,
-        )
-    return PickleSet(data.root, split, data.size, data.fit, data.on_fault)
+    kind = find_source(config.data.source)
+    if config.flow.source == "channel":
+        return kind.from_config(config.data, split, source_channel=config.flow.source_channel)
+    return kind.from_config(config.data, split)
 
 
 def arrays(config: ConfigDict, split: str, progress: Progress | None = None) -> Arrays:

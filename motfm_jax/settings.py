@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from motfm_jax.data import find_source
+
 METHODS = ("flow", "ddpm", "spade")
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
@@ -24,7 +26,8 @@ def default() -> ConfigDict:
             # none | class | mask | mask+class
             cond="none",
             data=dict(
-                # phantom_echo | phantom_brain | camus | decathlon | pickle
+                # phantom_echo | phantom_brain | camus | decathlon | pickle, or a name that was
+                # added to motfm_jax.data.SOURCES
                 source="phantom_echo",
                 root="",  # folder (camus, decathlon) or file (pickle)
                 cache="",  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
@@ -120,11 +123,8 @@ def default() -> ConfigDict:
 CHOICES = {
     "method": METHODS,
     "cond": CONDITIONS,
-    "data.source": ("phantom_echo", "phantom_brain", "camus", "decathlon", "pickle"),
     "data.fit": ("pad", "stretch"),
-    "data.split": ("official", "paper"),
     "data.on_fault": ("stop", "skip"),
-    "data.classes": ("view_phase", "view", "phase"),
     "data.intensity.mode": ("none", "minmax", "percentile", "zscore"),
     "data.intensity.scope": ("dataset", "sample"),
     "data.mask_encoding": ("onehot", "scalar"),
@@ -359,10 +359,10 @@ def _check_source(config: ConfigDict) -> None:
                 "percentile send to a known value; use one of them"
             )
         return
-    if data.source != "decathlon":
+    if not getattr(find_source(data.source), "has_channels", False):
         raise ValueError(
-            f"config.flow.source='channel' with config.data.source={data.source!r}: only a "
-            "Decathlon folder has several channels; use decathlon"
+            f"config.flow.source='channel' with config.data.source={data.source!r}: it has one "
+            "channel; use a source with several, such as decathlon"
         )
     if not flow.source_channel or flow.source_channel.lower() == data.channel.lower():
         raise ValueError(
@@ -379,18 +379,21 @@ def _check_source(config: ConfigDict) -> None:
 
 def _check_data(config: ConfigDict) -> None:
     data = config.data
-    dims = {"phantom_echo": 2, "camus": 2, "phantom_brain": 3, "decathlon": 3}.get(data.source)
-    if dims and len(data.size) != dims:
-        raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {dims}-D")
-    if data.source in ("camus", "decathlon", "pickle") and not data.root:
+    kind = find_source(data.source)
+    if kind.dims and len(data.size) not in kind.dims:
+        ranks = " or ".join(f"{rank}-D" for rank in kind.dims)
+        raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {ranks}")
+    if kind.needs_root and not data.root:
         raise ValueError(
             f"config.data.root is empty: {data.source} needs the path of the data, "
             "--config.data.root=PATH"
         )
-    if "class" in config.cond and data.source == "decathlon":
+    if "class" in config.cond and getattr(kind, "classes", None) == ():
         raise ValueError(
-            f"config.cond={config.cond!r}: a Decathlon folder has no classes; use none or mask"
+            f"config.cond={config.cond!r}: {data.source} data have no classes; use none or mask"
         )
+    if hasattr(kind, "check_config"):
+        kind.check_config(data)
     for name in ("range", "percentiles"):
         _check_numbers(f"data.intensity.{name}", data.intensity[name], count=2)
     low, high = data.intensity.range
@@ -403,15 +406,6 @@ def _check_data(config: ConfigDict) -> None:
         raise ValueError(
             f"config.data.intensity.percentiles=({low}, {high}): 0 <= first < second <= 100"
         )
-    if data.spacing_mm:
-        _check_numbers("data.spacing_mm", data.spacing_mm, count=len(data.size), above=0)
-    for pair in data.label_map:
-        labels = pair if isinstance(pair, Sequence) else ()
-        if len(labels) != 2 or not all(type(n) is int and 0 <= n < 256 for n in labels):
-            raise ValueError(
-                f"config.data.label_map={tuple(data.label_map)}: give pairs (from, to) of labels "
-                "from 0 to 255, such as ((4, 3),)"
-            )
 
 
 def parse_arguments(text: str, **defaults: str) -> dict[str, str]:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data import files, geometry
-from motfm_jax.data.records import Record, refuse_many, tried
+from motfm_jax.data.examination import Progress, Report
+from motfm_jax.data.records import Record, check_choice, refuse_many, tried
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -34,6 +35,7 @@ LISTS = {
     "valid": "database_split/subgroup_validation.txt",
     "test": "database_split/subgroup_testing.txt",
 }
+RULES = ("official", "paper")
 VERSION = 1  # of what this file makes of the data: raise it when records change
 
 
@@ -57,6 +59,9 @@ class Camus:
     Raises:
       ValueError: what is missing or wrong; files are only opened when a record is asked for.
     """
+
+    dims = (2,)
+    needs_root = True
 
     def __init__(
         self,
@@ -106,6 +111,33 @@ class Camus:
         if not self.frames:
             refuse_many(self.faults, len(self.faults))
         self.mask_labels = MASK_LABELS if with_mask else ()
+
+    @classmethod
+    def from_config(cls, data: Any, split: str) -> "Camus":
+        """A split from the fields of config.data."""
+        return cls(
+            data.root,
+            split,
+            data.size,
+            data.fit,
+            data.split,
+            data.split_seed,
+            data.classes,
+            data.on_fault,
+        )
+
+    @staticmethod
+    def check_config(data: Any) -> None:
+        """Raises ValueError for a split rule or classes that CAMUS does not have."""
+        check_choice("split", data.split, RULES)
+        check_choice("classes", data.classes, CLASSES)
+
+    @staticmethod
+    def check(root: str | Path, progress: Progress | None = None) -> Report:
+        """Reads every frame; see `integrity.check_camus`."""
+        from motfm_jax.data.integrity import check_camus
+
+        return check_camus(root, progress)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data import files, geometry
+from motfm_jax.data.examination import Progress, Report
 from motfm_jax.data.records import Record, refuse_many, tried
 
 SPLITS = ("train", "valid", "test", "unlabelled")
@@ -55,6 +56,9 @@ class Decathlon:
       ValueError: what is missing or wrong; images are only opened when a record is asked for.
     """
 
+    dims = (3,)
+    needs_root = True
+    has_channels = True
     classes: tuple[str, ...] = ()
 
     def __init__(
@@ -111,6 +115,47 @@ class Decathlon:
         for old in self.labels:
             self._targets[old] = self.label_map.get(old, old)
 
+    @classmethod
+    def from_config(cls, data: Any, split: str, source_channel: str = "") -> "Decathlon":
+        """A split from the fields of config.data."""
+        return cls(
+            data.root,
+            split,
+            data.size,
+            data.channel,
+            data.fit,
+            data.crop_foreground,
+            data.spacing_mm,
+            data.label_map,
+            data.split_seed,
+            source_channel,
+            data.on_fault,
+        )
+
+    @staticmethod
+    def check_config(data: Any) -> None:
+        """Raises ValueError for a spacing or label map that cannot be used."""
+        steps = data.spacing_mm
+        if steps and not (len(steps) == len(data.size) and all(_is_length(step) for step in steps)):
+            raise ValueError(
+                f"config.data.spacing_mm={tuple(steps)}: give {len(data.size)} numbers, each above "
+                "0"
+            )
+        for pair in data.label_map:
+            labels = pair if isinstance(pair, Sequence) else ()
+            if len(labels) != 2 or not all(type(n) is int and 0 <= n < 256 for n in labels):
+                raise ValueError(
+                    f"config.data.label_map={tuple(data.label_map)}: give pairs (from, to) of "
+                    "labels from 0 to 255, such as ((4, 3),)"
+                )
+
+    @staticmethod
+    def check(root: str | Path, progress: Progress | None = None) -> Report:
+        """Reads every volume; see `integrity.check_decathlon`."""
+        from motfm_jax.data.integrity import check_decathlon
+
+        return check_decathlon(root, progress)
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -155,6 +200,10 @@ class Decathlon:
             "labels": {str(value): name for value, name in self.labels.items()},
             "files": files.hash_files(self.root, paths),
         }
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < float("inf")
 
 
 def read_image(path: Path, channels: Sequence[str]) -> files.Volume:

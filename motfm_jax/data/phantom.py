@@ -16,7 +16,7 @@ import numpy as np
 from motfm_jax.data import phantom_brain, phantom_echo
 from motfm_jax.data.phantom_brain import age_class, render_brain
 from motfm_jax.data.phantom_echo import PHASES, VIEWS, draw_heart, render_echo, sector_mm
-from motfm_jax.data.records import Record
+from motfm_jax.data.records import Record, check_choice
 
 VERSION = 2  # of what the phantoms look like; part of the fingerprint
 SPLITS = ("train", "valid", "test")
@@ -57,6 +57,8 @@ class PhantomEcho:
       seed: of patients and noise.
     """
 
+    dims = (2,)
+    needs_root = False
     mask_labels = phantom_echo.LABELS
 
     def __init__(
@@ -74,6 +76,16 @@ class PhantomEcho:
         self.patients = _patients(split, num_patients)
         self.class_by = classes
         self.classes = CLASSES[classes]
+
+    @classmethod
+    def from_config(cls, data: Any, split: str) -> "PhantomEcho":
+        """A split from the fields of config.data."""
+        return cls(split, data.size, data.phantom_patients, data.classes, data.split_seed)
+
+    @staticmethod
+    def check_config(data: Any) -> None:
+        """Raises ValueError for classes that the phantom does not have."""
+        check_choice("classes", data.classes, CLASSES)
 
     def __len__(self) -> int:
         return 4 * len(self.patients)
@@ -104,6 +116,8 @@ class PhantomBrain:
       seed: of patients and noise.
     """
 
+    dims = (3,)
+    needs_root = False
     classes = phantom_brain.CLASSES
     mask_labels = phantom_brain.LABELS
 
@@ -111,6 +125,11 @@ class PhantomBrain:
         self.size = _size(size, 3)
         self.split, self.num_patients, self.seed = split, num_patients, seed
         self.patients = _patients(split, num_patients)
+
+    @classmethod
+    def from_config(cls, data: Any, split: str) -> "PhantomBrain":
+        """A split from the fields of config.data."""
+        return cls(split, data.size, data.phantom_patients, data.split_seed)
 
     def __len__(self) -> int:
         return len(self.patients)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data import files, geometry, unpickle
+from motfm_jax.data.examination import Progress, Report
 from motfm_jax.data.pickle_entries import numbers, read_entry, shown, write_entry
 from motfm_jax.data.records import Record, refuse_many, tried
 
@@ -53,6 +54,9 @@ class PickleSet:
       ValueError: what is missing or wrong in the file, with split and position.
     """
 
+    dims = None
+    needs_root = True
+
     def __init__(
         self,
         path: str | Path,
@@ -82,6 +86,18 @@ class PickleSet:
         self.mask_labels = tuple(
             "background" if value == 0 else f"label {value}" for value in self.contents.mask_values
         )
+
+    @classmethod
+    def from_config(cls, data: Any, split: str) -> "PickleSet":
+        """A split from the fields of config.data."""
+        return cls(data.root, split, data.size, data.fit, data.on_fault)
+
+    @staticmethod
+    def check(root: str | Path, progress: Progress | None = None) -> Report:
+        """Reads every entry; see `integrity.check_pickle`."""
+        from motfm_jax.data.integrity import check_pickle
+
+        return check_pickle(root, progress)
 
     def __len__(self) -> int:
         return len(self.entries)

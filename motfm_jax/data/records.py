@@ -1,7 +1,8 @@
 """One example as read from disk, and what networks and samplers must know of a data set."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -79,6 +80,14 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
             f"{name}: class {record.label}, but the declared classes are 0 to "
             f"{len(source.classes) - 1} ({', '.join(source.classes)})"
         )
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError where a field of config.data is none of the choices."""
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"config.data.{name}={value!r}: use one of {', '.join(choices)}{hint}")
 
 
 def check_varied(source: Source, index: int, record: Record) -> None:

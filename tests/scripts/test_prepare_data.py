@@ -1,6 +1,5 @@
 """scripts/prepare_data.py as a user runs it."""
 
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -11,20 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motfm_jax.commands import prepare
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        asked = module.flags([str(argument) for argument in arguments])
-        return asked.run(asked)
-
-    return run
+    return lambda *arguments: prepare.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +174,6 @@ def test_phantom_writes_nothing_for_wrong_settings(main, layout, wrong, message,
 
 @pytest.mark.parametrize("made", [True, False])
 def test_an_interrupted_phantom_can_be_written_again(main, made, tmp_path, monkeypatch):
-    from motfm_jax.data import phantom
 
     def interrupt(folder, *_):
         folder.mkdir()
@@ -196,11 +188,11 @@ def test_an_interrupted_phantom_can_be_written_again(main, made, tmp_path, monke
     out = tmp_path / "new"
     if made:
         out.mkdir()
-    monkeypatch.setattr(phantom, "write_camus_tree", interrupt)
+    monkeypatch.setitem(prepare.TREES, "camus", interrupt)
     with pytest.raises(KeyboardInterrupt):
         main("phantom", "--layout=camus", f"--out={out}")
     assert list(tmp_path.iterdir()) == ([out] if made else [])
-    monkeypatch.setattr(phantom, "write_camus_tree", write)
+    monkeypatch.setitem(prepare.TREES, "camus", write)
     assert main("phantom", "--layout=camus", f"--out={out}") == 0
     assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [Path("new/whole.txt")]
 
