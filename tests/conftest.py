@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,18 +28,27 @@ settings.register_profile(  # --hypothesis-profile
 )
 settings.load_profile("motfm")
 
-# Tests of whole runs: what they ask does not depend on how well programs are compiled.
-WHOLE_RUNS = ("faults", "report", "scripts", "test_exchange.py", "test_experiment.py")
+# Tests of whole runs: their results do not depend on how well programs are compiled.
+WHOLE_RUNS = ("faults", "report", "scripts", "test_exchange.py", "test_trainer.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked nightly too")
 
 
 def pytest_configure(config):
     if "jax" in sys.modules:
         raise pytest.UsageError("a pytest plugin imported JAX before its test settings were made")
     # Compiled programs are shared by the workers and kept for the next run.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    cache = config.cache.mkdir("jax") if hasattr(config, "cache") else tempfile.mkdtemp()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if not config.option.all and "nightly" not in config.option.markexpr:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import jax
@@ -62,20 +72,16 @@ def _decoded_data_in_a_temporary_folder(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _whole_runs_are_compiled_quickly(request):
     """Without XLA's optimisations, here and in the processes that a test starts."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] not in WHOLE_RUNS:
-        yield
-        return
-    import jax
+    quick = request.path.relative_to(Path(__file__).parent).parts[0] in WHOLE_RUNS
+    if quick or "jax" in sys.modules:
+        import jax
 
-    def switch(quick):
-        jax.clear_caches()  # programs compiled either way do not meet
-        jax.config.update("jax_disable_most_optimizations", quick)
-
+        if jax.config.read("jax_disable_most_optimizations") != quick:
+            jax.clear_caches()  # programs compiled either way do not meet
+            jax.config.update("jax_disable_most_optimizations", quick)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        switch(True)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
         yield
-        switch(False)
 
 
 @pytest.fixture(autouse=True)

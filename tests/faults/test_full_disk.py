@@ -38,7 +38,7 @@ def assert_said(done):
     assert "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_and_a_sampling_go_on_once_there_is_room(small_disk):
     run, out = small_disk / "run", small_disk / "samples"
     train = [

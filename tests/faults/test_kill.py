@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("what", ["train", "sample"])
 def test_a_few_kills_change_nothing(tmp_path, what):
     flags = [f"--what={what}", "--kills=3", "--num=40", f"--out={tmp_path / 'kills'}"]

@@ -56,7 +56,7 @@ def start(run, *arguments):
     return processes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_process_dies_and_the_run_goes_on(tmp_path):
     run = tmp_path / "run"
     processes = start(run, "--config.train.steps=100000", "--config.train.save_every=2")

@@ -40,7 +40,7 @@ def sample(monkeypatch, *flags):
     return exit_.value.code
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_but_writing_fails_and_nothing_is_lost(small_disk, tmp_path, monkeypatch, capfd):
     run, cache = small_disk / "run", small_disk / "cache"
     train(tiny(cache), run)
