@@ -4,7 +4,6 @@ Every process holds the whole state, replicated over its own devices, and feeds 
 global batch; the mean over devices inside the step keeps all copies equal.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,11 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from motfm_jax.core import Array, Batch, Params
-from motfm_jax.peers import Peers, exit_now
 
 AXIS = "data"
-
-_peers: Peers | None = None  # of this process, once it has joined others
+TIMEOUT_S = 20  # how long a process may be silent, or wait at its end for the others
 
 
 def connect(
@@ -26,11 +23,11 @@ def connect(
 ) -> None:
     """Joins this process to the others; call it before anything touches a device.
 
-    From then on a process that dies, or ends by an error, stops the others: see `leave`, `end`.
+    When a process dies or fails, JAX's coordination service aborts the others after `TIMEOUT_S`.
 
     Args:
-      coordinator: "" for a single process; "auto" under SLURM, Open MPI or Kubernetes, which say
-        the rest themselves; else "host:port" of process 0.
+      coordinator: "" for a single process; "auto" under SLURM, Open MPI or Kubernetes, where JAX
+        finds the numbers itself; else "host:port" of process 0.
       num_processes: number of processes, with "host:port".
       process_id: this process's number from 0, with "host:port".
 
@@ -44,50 +41,26 @@ def connect(
                 "give --coordinator=HOST:PORT of process 0 too, or neither"
             )
         return
-    # JAX's own service for SIGTERM keeps it from ending a process that does not train yet.
-    jax.config.update("jax_enable_preemption_service", False)
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"coordinator {coordinator!r} with num_processes={num_processes}, "
-            f"process_id={process_id}: give the number of processes and this one's, from 0"
+    address = {}
+    if coordinator != "auto":
+        if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+            raise ValueError(
+                f"coordinator {coordinator!r} with num_processes={num_processes}, "
+                f"process_id={process_id}: give the number of processes and this one's, from 0"
+            )
+        address = dict(
+            coordinator_address=coordinator, num_processes=num_processes, process_id=process_id
         )
-    else:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    if jax.process_count() > 1:
-        _meet()
-        global _peers
-        host = "" if coordinator == "auto" else coordinator.rpartition(":")[0].strip("[]")
-        _peers = Peers(jax.process_index(), jax.process_count(), host, gather)
-
-
-def _meet() -> None:
-    """Connects all devices of all processes, while the processes are at the same point.
-
-    Gloo gives up on a process that comes more than 30 s late to the first collective of a group of
-    devices, and compiling alone may set processes so far apart; later ones wait as long as needed.
-    """
+    # JAX's own handler of SIGTERM would keep a process alive before training has begun.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        **address, heartbeat_timeout_seconds=TIMEOUT_S, shutdown_timeout_seconds=TIMEOUT_S
+    )
+    # Every group of devices meets here, while the processes are at the same point: gloo waits 30 s
+    # at a group's first collective, and compiling may separate the processes by more than that.
     ones = np.ones(jax.local_device_count(), np.float32)
     jax.block_until_ready(jax.pmap(lambda one: jax.lax.psum(one, AXIS), axis_name=AXIS)(ones))
-
-
-def leave() -> None:
-    """To be called once this process's work is done: from here on it does not stop the others."""
-    global _peers
-    if _peers is not None:
-        _peers.leave(done=True)
-        _peers = None
-
-
-def end(code: int) -> None:
-    """Exits; where `leave` was not reached without waiting for others, as JAX would at exit."""
-    if _peers is not None:
-        _peers.leave(done=False)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        exit_now(code)
-    sys.exit(code)
+    barrier("connected")
 
 
 def check_batch_size(batch_size: int, accumulation: int = 1) -> None:

@@ -153,7 +153,7 @@ def train(
                 tqdm.write(line)
 
         try:
-            return loop.train(
+            outcome = loop.train(
                 parallel.replicate(state),
                 pipeline.train_batches(
                     data.train,
@@ -207,6 +207,8 @@ def train(
             checkpoints.close()
             if first:
                 draw_losses(run.path)
+    parallel.barrier("done")  # JAX aborts a process that leaves long before another
+    return outcome
 
 
 def _valid_batches(config: ConfigDict, data: datasets.Data) -> Callable:

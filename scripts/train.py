@@ -6,8 +6,8 @@
 Ctrl-C, SIGTERM or a terminal that closes saves and exits, with the shells' code for it (130, 143,
 129), so that a scheduler can tell it from a training that is done; --resume goes on exactly where
 it was. Several processes (one a node): the same command in each with --coordinator=auto under
-SLURM, or with --coordinator=HOST:PORT --num_processes=N --process_id=I. Where one of them ends
-before its time the others exit with 75.
+SLURM, or with --coordinator=HOST:PORT --num_processes=N --process_id=I. When one of them dies, the
+others are aborted within half a minute; start all of them again with --resume.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     enable_compile_cache()
     parallel.connect(values.coordinator, values.num_processes, values.process_id)
     outcome = train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
-    parallel.leave()
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
 
 if __name__ == "__main__":
-    cli.run(main, parallel.end)
+    cli.run(main)

@@ -139,7 +139,6 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     if process == 0:
         np.savez(out, **result)
     parallel.barrier("done")
-    parallel.leave()
 
 
 main(*sys.argv[1:])
