@@ -14,7 +14,6 @@ from motfm_jax.data.files import content_hash
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
-from motfm_jax.interop.foreign_config import read_yaml
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.runs import CONVERTED, open_run
 from motfm_jax.settings import check
@@ -139,7 +138,7 @@ def _config(
         if inside is None:
             raise ValueError(f"{weights}: holds no config; give the original's YAML with --config")
         return original.translate(inside, str(weights))
-    said = original.translate(read_yaml(yaml), str(yaml))
+    said = original.translate(original.read_yaml(yaml), str(yaml))
     if inside is not None:
         other = original.translate(inside, str(weights))
         differing = [

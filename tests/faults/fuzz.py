@@ -171,10 +171,9 @@ def pickle_seeds() -> list[bytes]:
 
 
 def read_yaml(path: Path) -> None:
-    from motfm_jax.interop import foreign_config
-    from motfm_jax.interop.original import translate
+    from motfm_jax.interop import original
 
-    translate(foreign_config.read_yaml(path), str(path))
+    original.translate(original.read_yaml(path), str(path))
 
 
 def yaml_seeds() -> list[bytes]:

@@ -2,7 +2,6 @@
 
 import ast
 import gzip
-import itertools
 import json
 import pickle
 import struct
@@ -24,7 +23,6 @@ from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
-from motfm_jax.interop import foreign_config
 from motfm_jax.io import files as io_files
 from motfm_jax.io import torch_files
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
@@ -294,21 +292,6 @@ def test_entries_are_files_below_the_folder(tmp_path, path, key):
 def test_a_description_without_end_is_one_line(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     refused(lambda: Decathlon(tmp_path, "train", SOLID), tmp_path / "dataset.json")
-
-
-ALIASES = {
-    "lists": ("a: &a [1]", "{1}: &{1} [*{0}, *{0}]"),
-    "merged": ("a: &a {x: 1}", "{1}: &{1} {{<<: [*{0}, *{0}]}}"),
-}
-
-
-@pytest.mark.parametrize("kind", ALIASES)
-def test_a_yaml_of_aliases_is_refused(tmp_path, kind):
-    first, line = ALIASES[kind]
-    lines = [line.format(*pair) for pair in itertools.pairwise("abcdefghijklmnopqrstuvwxyz")]
-    path = tmp_path / "config.yaml"
-    path.write_text("\n".join([first, *lines, "model_args: {spatial_dims: *z}"]))
-    refused(lambda: foreign_config.read_yaml(path), path, "aliases (*name), at most")
 
 
 CODE = "__import__('os').system('touch ran')"
