@@ -202,9 +202,9 @@ def test_the_readmes_lines_run_with_jax_numpy_and_flatbuffers_alone(
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_projects_readme_run_there_too(exported, bare_python, tmp_path):
+def test_the_lines_of_the_documentation_run_there_too(exported, bare_python, tmp_path):
     made = exported(2, "mask+class")
-    text = (SCRIPTS.parent / "README.md").read_text().partition("## Export")[2]
+    text = (SCRIPTS.parent / "docs/export.md").read_text()
     lines = text.partition("```python\n")[2].partition("```")[0]
     size = ", ".join(map(str, SIZES[2]))
     assert "(4, 64, 64)" in lines
