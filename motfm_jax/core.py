@@ -10,6 +10,8 @@ Array = jax.Array
 Params = dict[str, Array]  # flat: "unet/down/0/blocks/1/conv1/kernel" -> array
 Context = Any  # what Network.encode returns: any pytree of arrays
 
+Progress = Callable[[str, int, int], None]  # (what is done, how many are done, of how many)
+
 
 class Batch(NamedTuple):
     """Examples as the input pipeline yields them (numpy) and the training step receives them.
@@ -65,10 +67,13 @@ class Adversaries(NamedTuple):
         to images in one call, whatever the time.
       discriminate: (params, image [B, *S, C], map) -> for each discriminator the results of its
         layers; the last is its verdict, [B, *S', 1].
+      perceive: image in [-1, 1] -> features of the layers of a pretrained network, for a perceptual
+        loss; None without one.
     """
 
     generator: Network
     discriminate: Callable[[Params, Array, Array], list[list[Array]]]
+    perceive: Callable[[Array], list[Array]] | None = None
 
 
 def encode_mask(mask: Array, num_labels: int, encoding: str) -> Array:

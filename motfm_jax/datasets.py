@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from motfm_jax import settings
 from motfm_jax.data import find_source
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, holds_entries, open_cached
@@ -43,11 +42,6 @@ def distrust_cache(config: ConfigDict) -> ConfigDict:
     if config.data.cache and not holds_entries(Path(config.data.cache)):
         config.data.cache = ""
     return config
-
-
-def features_dir() -> Path:
-    """Where the published feature networks are kept."""
-    return cache_dir(settings.default()) / "features"
 
 
 def source(config: ConfigDict, split: str) -> Source:

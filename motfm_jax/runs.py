@@ -1,7 +1,7 @@
 """A trained run read back: its weights with the network they belong to."""
 
+import json
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,47 +12,37 @@ from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.model import Bundle
+from motfm_jax.settings import value
 
 
-class Trained(NamedTuple):
-    """A checkpoint read back, ready to sample from.
-
-    Attributes:
-      config, facts, intensity, model: as the run was trained with; intensity is None where a
-        converted checkpoint does not say it.
-      params: EMA weights where the run keeps them, numpy float32 by name.
-      step: of the checkpoint.
-      checkpoint_hash: of the weights' names, shapes and values.
-    """
-
-    config: ConfigDict
-    facts: Facts
-    intensity: Intensity | None
-    model: build.Model
-    params: dict[str, np.ndarray]
-    step: int
-    checkpoint_hash: str
-
-
-def load_run(run: Path, which: str | int = "best", attention: str = "") -> Trained:
+def load_run(run: Path, which: str | int = "best", attention: str = "") -> Bundle:
     """A run's checkpoint with the network it belongs to.
 
     Args:
       run: run directory.
-      which: "best" (lowest validation loss), "last" or a step.
+      which: "best" (lowest validation loss), "last" or a step, also in digits.
       attention: overrides the run's attention implementation.
 
     Raises:
       ValueError: no such run or checkpoint, or one that does not fit its config.
     """
+    which = int(which) if isinstance(which, str) and which.isdecimal() else which
     weights = restore_weights(run, which)
-    facts, intensity = read_facts(weights)
+    facts = read_facts(weights)
     config = _read_config(weights, facts)
-    built = build.model(config, facts, attention=attention)
-    wanted = jax.eval_shape(built.init, jax.random.key(0))
-    check_parameters(weights.params, wanted, str(weights.path))
-    return Trained(
-        config, facts, intensity, built, weights.params, weights.step, hash_arrays(weights.params)
+    built = build.architecture(config, facts, attention=attention)
+    expected = jax.eval_shape(built.init, jax.random.key(0))
+    check_parameters(weights.params, expected, str(weights.path))
+    return Bundle(
+        built.network,
+        weights.params,
+        built.condition,
+        facts,
+        config,
+        str(run),
+        hash_arrays(weights.params),
+        weights.step,
     )
 
 
@@ -75,24 +65,23 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
     return config
 
 
-def read_facts(weights: Weights) -> tuple[Facts, Intensity | None]:
-    """The facts of a checkpoint's data, which may be a stranger's, and the intensity they hold.
+def read_facts(weights: Weights) -> Facts:
+    """The facts of a checkpoint's data, which may be a stranger's.
 
     Raises:
-      ValueError: they are not what scripts/train.py writes.
+      ValueError: they are not what a training writes.
     """
     try:
         facts = Facts.from_json(weights.facts)
-        intensity, _ = (  # the second is checked alone
-            Intensity.from_json(said) if said else None
-            for said in (facts.intensity, facts.source_intensity)
-        )
+        for intensity in (facts.intensity, facts.source_intensity):
+            if intensity:
+                Intensity.from_json(intensity)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its facts are another program's ({error!r}); give a run of "
             "scripts/train.py"
         ) from error
-    return facts, intensity
+    return facts
 
 
 def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
@@ -102,33 +91,21 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
       ValueError: no such run, or one of another kind of model, network, condition or data.
     """
     base = load_run(Path(config.train.base))
-    here, there = config.to_dict(), base.config.to_dict()
     cond = {"mask": "none", "mask+class": "class"}[config.cond]
     pairs = {
-        "method": (there["method"], here["method"]),
-        "cond": (there["cond"], cond),
-        **{
-            f"model.{name}": (there["model"][name], here["model"][name])
-            for name in (
-                "channels",
-                "res_blocks",
-                "attention",
-                "head_dim",
-                "transformer_layers",
-                "time",
-                "norm_groups",
-            )
-        },
-        "flow.source": (there["flow"]["source"], here["flow"]["source"]),
-        "diffusion.schedule": (there["diffusion"]["schedule"], here["diffusion"]["schedule"]),
+        path: (value(base.config, path), cond if path == "cond" else value(config, path))
+        for path, field in settings.leaves(settings.fields())
+        if field.fixed and path != "data.mask_encoding"
+    }
+    pairs |= {
         "image channels": (base.facts.channels, facts.channels),
         "classes": (base.facts.classes, facts.classes if cond == "class" else base.facts.classes),
-        "intensity": (base.intensity, Intensity.from_json(facts.intensity)),
+        "intensity": (base.facts.intensity, json.loads(json.dumps(facts.intensity))),
     }
-    for name, (is_there, wanted) in pairs.items():
-        if is_there != wanted:
+    for name, (there, expected) in pairs.items():
+        if there != expected:
             raise ValueError(
-                f"config.train.base={config.train.base}: its {name} is {is_there}, {wanted} "
+                f"config.train.base={config.train.base}: its {name} is {there}, {expected} "
                 "needed; train the base with the same settings and data, without masks"
             )
     return base.params

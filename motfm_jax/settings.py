@@ -1,183 +1,127 @@
-"""The default config, the rules between its fields, and the arguments config files take."""
+"""The config: its fields with their rules, and the rules between them."""
 
 import difflib
-import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from motfm_jax.data import find_source
+from motfm_jax.data import SOURCES
+from motfm_jax.fields import Field, choice, number, numbers, one_of, positive
+from motfm_jax.methods import METHODS
 
-METHODS = ("flow", "ddpm", "spade")
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
+MOST_BLOCKS = 100  # a program grows with each block
+
+Fields = Mapping[str, "Field | Fields"]
+
+
+def fields() -> Fields:
+    """Every field there is. A method brings a section of its settings."""
+    return {
+        "seed": number(0),
+        # what is learned, see motfm_jax.methods; a generator's levels are model.channels
+        "method": Field("flow", lambda name: one_of(name, METHODS)).fix(),
+        "cond": choice(*CONDITIONS).fix(),
+        "data": DATA,
+        "model": MODEL,
+        **{method.section: method.settings for method in METHODS.values()},
+        "train": TRAIN,
+    }
+
+
+DATA: Fields = {
+    "source": Field("phantom_echo", lambda name: one_of(name, SOURCES)),
+    "root": Field(""),  # folder (camus, decathlon) or file (pickle)
+    "cache": Field(""),  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
+    "size": numbers((64, 64), kind=int, above=0),  # that the networks see, (H, W) or (D, H, W)
+    "fit": choice("pad", "stretch"),  # what happens to the aspect ratio
+    "split": choice("official", "paper"),  # camus; the others: seeded by split_seed
+    "split_seed": number(0),
+    "classes": choice("view_phase", "view", "phase"),  # camus, phantom_echo
+    "channel": Field(""),  # decathlon: name in dataset.json's "modality"; "" = the only one
+    "crop_foreground": Field(False),  # decathlon
+    "spacing_mm": Field(()),  # decathlon: resample to this before fitting to size; () = never
+    "label_map": Field(()),  # decathlon: pairs (from, to); () = unchanged
+    # an example that cannot be read: stop | skip (leave out and list, at most half)
+    "on_fault": choice("stop", "skip"),
+    "limit": number(0),  # use only the first so many training examples; 0 = all
+    "phantom_patients": positive(100),
+    "intensity": {
+        "mode": choice("minmax", "none", "percentile", "zscore"),
+        "scope": choice("dataset", "sample"),
+        "range": numbers((-1.0, 1.0), count=2),  # minmax and percentile map to this
+        "percentiles": numbers((0.5, 99.5), count=2),
+    },
+    "mask_encoding": choice("onehot", "scalar").fix(),  # scalar: the original's
+    "augment": {
+        "flip": Field(False),  # left-right
+        "affine": number(0.0),  # largest rotation [rad]; scale and shift follow it
+        "gamma": number(0.0),  # largest |log gamma|
+    },
+    "workers": number(0),  # Grain worker processes
+}
+MODEL: Fields = {
+    "channels": numbers((32, 64, 128, 224, 256), kind=int, above=0).fix(),
+    "res_blocks": positive(2, MOST_BLOCKS).fix(),
+    "attention": Field((False, False, False, True, True)).fix(),
+    "head_dim": number(32).fix(),  # channels a head; 0 = the original's single head per level
+    "transformer_layers": positive(4, MOST_BLOCKS).fix(),  # with class conditioning
+    "mask_embedding": positive(16),  # width of the first convolution that the mask passes
+    "time": choice("continuous", "floor").fix(),  # floor: the original's floor(999 t)
+    "norm_groups": positive(32).fix(),
+    "dropout": Field(0.0, lambda rate: "" if 0 <= rate < 1 else "a rate in [0, 1)"),
+    "attention_implementation": choice("auto", "cudnn", "xla"),
+    "remat": Field(False),  # recompute UNet blocks in the backward pass: less memory, more time
+}
+TRAIN: Fields = {
+    # ControlNet: a run without masks whose UNet stays unchanged, while the mask UNet, which starts
+    # as a copy of its encoder, is trained; "" = both are trained together
+    "base": Field(""),
+    "steps": number(0),  # optimiser updates; 0 = epochs decide
+    "epochs": number(200),
+    "batch_size": positive(8),  # images an optimiser update, over all devices and accumulation
+    "accumulation": positive(1),
+    "optimizer": choice("adam", "adamw", "sgd"),
+    "lr": positive(1e-4),
+    "weight_decay": number(0.0),  # adamw
+    "warmup": number(0),  # updates of linear warm-up
+    "schedule": choice("constant", "cosine"),
+    "clip": number(1.0),  # largest global gradient norm; 0 = no clipping
+    # decay of the moving average of the weights
+    "ema": Field(0.999, lambda decay: "" if 0 <= decay < 1 else "a decay in [0, 1), 0 for none"),
+    "dtype": choice("auto", "bfloat16", "float32"),  # auto: bfloat16 on GPU, float32 elsewhere
+    "log_every": positive(50),
+    "eval_every": positive(1000),
+    "sample_every": positive(5000),
+    "save_every": positive(1000),
+    "keep_every": number(0),  # also keep each checkpoint at a multiple of this; 0 = last and best
+}
 
 
 def default() -> ConfigDict:
-    """Every field there is, with the value used where a config file says nothing."""
-    return ConfigDict(
-        dict(
-            seed=0,
-            # flow | the baselines: ddpm (the network estimates the noise), spade (a generator from
-            # masks, trained against discriminators; its levels are model.channels)
-            method="flow",
-            # none | class | mask | mask+class
-            cond="none",
-            data=dict(
-                # phantom_echo | phantom_brain | camus | decathlon | pickle, or a name that was
-                # added to motfm_jax.data.SOURCES
-                source="phantom_echo",
-                root="",  # folder (camus, decathlon) or file (pickle)
-                cache="",  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
-                size=(64, 64),  # spatial size the networks see, (H, W) or (D, H, W)
-                fit="pad",  # what happens to the aspect ratio: pad | stretch
-                split="official",  # camus: official | paper; the others: seeded by split_seed
-                split_seed=0,
-                classes="view_phase",  # camus, phantom_echo: view_phase | view | phase
-                channel="",  # decathlon: name in dataset.json's "modality"; "" = the only one
-                crop_foreground=False,  # decathlon
-                spacing_mm=(),  # decathlon: resample to this before fitting to size; () = as it is
-                label_map=(),  # decathlon: pairs (from, to); () = as they are
-                # an example that cannot be read: stop | skip (leave out and list, at most half)
-                on_fault="stop",
-                limit=0,  # use only the first so many training examples; 0 = all
-                phantom_patients=100,
-                intensity=dict(
-                    mode="minmax",  # none | minmax | percentile | zscore
-                    scope="dataset",  # dataset | sample
-                    range=(-1.0, 1.0),  # minmax and percentile map to this
-                    percentiles=(0.5, 99.5),
-                ),
-                mask_encoding="onehot",  # onehot | scalar (the original's)
-                augment=dict(
-                    flip=False,  # left-right
-                    affine=0.0,  # largest rotation [rad]; scale and shift follow it
-                    gamma=0.0,  # largest |log gamma|
-                ),
-                workers=0,  # Grain worker processes
-            ),
-            model=dict(
-                channels=(32, 64, 128, 224, 256),
-                res_blocks=2,
-                attention=(False, False, False, True, True),
-                head_dim=32,  # channels a head; 0 = the original's single head per level
-                transformer_layers=4,  # with class conditioning
-                mask_embedding=16,  # width of the first convolution the mask passes
-                time="continuous",  # continuous | floor (the original's floor(999 t))
-                norm_groups=32,
-                dropout=0.0,
-                attention_implementation="auto",  # auto | cudnn | xla
-                remat=False,  # UNet blocks anew in the backward pass: less memory, more time
-            ),
-            flow=dict(
-                time_distribution="uniform",  # uniform | logit_normal
-                # noise | speckle (denoising: the image with speckle) | channel (decathlon: image to
-                # image, from source_channel to data.channel)
-                source="noise",
-                speckle_power=(0.02, 0.2),  # least and greatest mean square over the image's
-                source_channel="",  # name in dataset.json's "modality"
-            ),
-            diffusion=dict(  # with method ddpm
-                schedule="linear",  # of the 1,000 levels: linear (Ho et al.) | cosine
-                spacing="leading",  # levels DDIM visits: leading | trailing; see methods/diffusion
-                eta=0.0,  # fresh noise in sampling, 0 (DDIM) to 1 (ancestral)
-            ),
-            spade=dict(
-                hidden=128,  # channels of the convolution by which a normalisation reads the mask
-                width=64,  # channels of a discriminator's first layer
-                discriminators=2,  # each sees the image at half the size of the one before
-                feature_weight=10.0,  # of feature matching in the generator's loss
-                # of the perceptual (VGG19) loss in the generator's, 10 in the publication; above 0
-                # it needs the published weights: scripts/convert.py features --network=vgg
-                perceptual_weight=0.0,
-                discriminator_rate=4.0,  # times train.lr: the discriminators' learning rate
-            ),
-            train=dict(
-                # ControlNet: a run without masks whose UNet stays as it is, while the mask UNet,
-                # begun as a copy of its encoder, is trained; "" = both are trained together
-                base="",
-                steps=0,  # optimiser updates; 0 = epochs decide
-                epochs=200,
-                batch_size=8,  # images an optimiser update, over all devices and accumulation
-                accumulation=1,
-                optimizer="adam",  # adam | adamw | sgd
-                lr=1e-4,
-                weight_decay=0.0,  # adamw
-                warmup=0,  # updates of linear warm-up
-                schedule="constant",  # constant | cosine
-                clip=1.0,  # largest global gradient norm; 0 = no clipping
-                ema=0.999,  # 0 = none
-                dtype="auto",  # auto (bfloat16 on GPU, float32 elsewhere) | bfloat16 | float32
-                log_every=50,
-                eval_every=1000,
-                sample_every=5000,
-                save_every=1000,
-                keep_every=0,  # also keep each checkpoint at a multiple of this; 0 = last and best
-            ),
-        )
-    ).lock()
+    """Every field with the value used where a config file says nothing."""
+    return ConfigDict(_defaults(fields())).lock()
 
 
-CHOICES = {
-    "method": METHODS,
-    "cond": CONDITIONS,
-    "data.fit": ("pad", "stretch"),
-    "data.on_fault": ("stop", "skip"),
-    "data.intensity.mode": ("none", "minmax", "percentile", "zscore"),
-    "data.intensity.scope": ("dataset", "sample"),
-    "data.mask_encoding": ("onehot", "scalar"),
-    "model.time": ("continuous", "floor"),
-    "model.attention_implementation": ("auto", "cudnn", "xla"),
-    "flow.time_distribution": ("uniform", "logit_normal"),
-    "flow.source": ("noise", "speckle", "channel"),
-    "diffusion.schedule": ("linear", "cosine"),
-    "diffusion.spacing": ("leading", "trailing"),
-    "train.optimizer": ("adam", "adamw", "sgd"),
-    "train.schedule": ("constant", "cosine"),
-    "train.dtype": ("auto", "bfloat16", "float32"),
-}
-POSITIVE = (
-    "model.res_blocks",
-    "model.transformer_layers",
-    "model.norm_groups",
-    "model.mask_embedding",
-    "train.batch_size",
-    "train.accumulation",
-    "train.lr",
-    "train.log_every",
-    "train.eval_every",
-    "train.sample_every",
-    "train.save_every",
-    "data.phantom_patients",
-    "spade.hidden",
-    "spade.width",
-    "spade.discriminators",
-    "spade.discriminator_rate",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "data.split_seed",
-    "data.limit",
-    "data.workers",
-    "data.augment.affine",
-    "data.augment.gamma",
-    "model.head_dim",
-    "train.steps",
-    "train.epochs",
-    "train.warmup",
-    "train.clip",
-    "train.weight_decay",
-    "train.keep_every",
-    "spade.feature_weight",
-    "spade.perceptual_weight",
-)
-LARGEST = 2**32  # whole numbers are below it, as seeds and counts have 32 bits
-MOST = {"model.res_blocks": 100, "model.transformer_layers": 100}  # programs grow with each block
+def _defaults(tree: Fields) -> dict[str, Any]:
+    return {
+        name: each.default if isinstance(each, Field) else _defaults(each)
+        for name, each in tree.items()
+    }
 
 
-def field(config: ConfigDict, path: str):
+def leaves(tree: Fields, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """("train.lr", its field), ... ."""
+    for name, each in tree.items():
+        if isinstance(each, Field):
+            yield prefix + name, each
+        else:
+            yield from leaves(each, f"{prefix}{name}.")
+
+
+def value(config: ConfigDict, path: str) -> Any:
     """The value at "train.lr"."""
     for name in path.split("."):
         config = config[name]
@@ -188,12 +132,12 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value or a pair of values cannot work."""
     check_network(config)
     _check_data(config)
-    if config.flow.source != "noise":
-        _check_source(config)
-    if config.method == "ddpm":
-        _check_diffusion(config)
-    if config.method == "spade":
-        _check_spade(config)
+    if config.flow.source != "noise" and not METHODS[config.method].starts_from_images:
+        raise ValueError(
+            f"config.flow.source={config.flow.source!r} with config.method={config.method!r}: only "
+            "a flow starts from anything but noise; use method flow"
+        )
+    METHODS[config.method].check(config)
     train = config.train
     if train.base and "mask" not in config.cond:
         raise ValueError(
@@ -207,54 +151,20 @@ def check(config: ConfigDict) -> None:
             f"config.train.batch_size={train.batch_size} (images an update) does not divide into "
             f"config.train.accumulation={train.accumulation} equal parts"
         )
-    if not 0 <= train.ema < 1:
-        raise ValueError(f"config.train.ema={train.ema}: a decay in [0, 1), 0 for none")
 
 
 def check_network(config: ConfigDict) -> None:
     """The part of `check` that needs no data: each field by itself, and the network's sizes."""
-    for path, choices in CHOICES.items():
-        value = field(config, path)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"config.{path}={value!r}: use one of {', '.join(choices)}{hint}")
-    for path in POSITIVE + NOT_NEGATIVE:
-        value, positive = field(config, path), path in POSITIVE
-        most = MOST.get(path, LARGEST if isinstance(value, int) else math.inf)
-        if isinstance(value, bool) or not 0 <= value < most or (positive and not value):
-            bound = "above 0" if positive else "0 or more"
-            raise ValueError(f"config.{path}={value!s:.40}: needs a number {bound}, below {most}")
+    for path, field in leaves(fields()):
+        setting = value(config, path)
+        needed = field.rule(setting)
+        if needed:
+            raise ValueError(f"config.{path}={setting!r:.80}: {needed}")
     _check_model(config)
-
-
-def _check_numbers(
-    path: str,
-    values: Sequence,
-    count: int = 0,
-    kind: type | tuple = (int, float),
-    above: float = -math.inf,
-) -> None:
-    """A tuple's entries: numbers of a kind above a bound, `count` of them (0: one or more)."""
-    largest = sys.float_info.max  # a whole number may be beyond it
-    fit = all(
-        isinstance(value, kind)
-        and not isinstance(value, bool)
-        and max(above, -largest) < value < largest
-        for value in values
-    )
-    if not fit or not values or (count and len(values) != count):
-        numbers = "whole numbers" if kind is int else "numbers"
-        bound = f", each above {above}" if math.isfinite(above) else ""
-        raise ValueError(
-            f"config.{path}={tuple(values)}: give {count or 'one or more'} {numbers}{bound}"
-        )
 
 
 def _check_model(config: ConfigDict) -> None:
     model, size = config.model, config.data.size
-    _check_numbers("model.channels", model.channels, kind=int, above=0)
-    _check_numbers("data.size", size, kind=int, above=0)
     if len(size) not in (2, 3):
         raise ValueError(f"config.data.size={tuple(size)}: give (H, W) or (D, H, W)")
     if not all(isinstance(attends, bool) for attends in model.attention):
@@ -286,100 +196,11 @@ def _check_model(config: ConfigDict) -> None:
                 f"config.model.head_dim={model.head_dim}: the {width} channels of a level (or "
                 "the middle) that attends do not divide into such heads; 0 gives one head"
             )
-    if not 0 <= model.dropout < 1:
-        raise ValueError(f"config.model.dropout={model.dropout}: a rate in [0, 1)")
-
-
-def _check_diffusion(config: ConfigDict) -> None:
-    if not 0 <= config.diffusion.eta <= 1:
-        raise ValueError(
-            f"config.diffusion.eta={config.diffusion.eta}: 0 (no fresh noise) to 1 (ancestral)"
-        )
-    _check_signed_range(config, "its schedules suppose")
-
-
-def _check_spade(config: ConfigDict) -> None:
-    if "mask" not in config.cond:
-        raise ValueError(
-            f"config.method='spade' with config.cond={config.cond!r}: it makes images from masks; "
-            "use cond mask or mask+class"
-        )
-    if config.train.base:
-        raise ValueError(
-            f"config.train.base={config.train.base!r} with config.method='spade': only a UNet can "
-            "be kept; leave it empty"
-        )
-    if config.model.dropout:
-        raise ValueError(
-            f"config.model.dropout={config.model.dropout} with config.method='spade': only a UNet "
-            "has it; leave it 0"
-        )
-    if config.train.optimizer != "adam":
-        raise ValueError(
-            f"config.train.optimizer={config.train.optimizer!r} with config.method='spade': it is "
-            "trained with adam"
-        )
-    weight, size = config.spade.perceptual_weight, tuple(config.data.size)
-    if weight and (len(size) != 2 or min(size) < 16):
-        raise ValueError(
-            f"config.spade.perceptual_weight={weight} with config.data.size={size}: VGG19 sees 2-D "
-            "images of 16 pixels a side and more; leave it 0"
-        )
-    _check_signed_range(config, "its generator ends in a tanh and makes")
-
-
-def _check_signed_range(config: ConfigDict, why: str) -> None:
-    intensity = config.data.intensity
-    if intensity.mode not in ("minmax", "percentile") or tuple(intensity.range) != (-1, 1):
-        raise ValueError(
-            f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
-            f"config.method={config.method!r}: {why} images in [-1, 1]; use minmax or percentile "
-            "and range (-1, 1)"
-        )
-
-
-def _check_source(config: ConfigDict) -> None:
-    flow, data = config.flow, config.data
-    if config.method != "flow":
-        raise ValueError(
-            f"config.flow.source={flow.source!r} with config.method={config.method!r}: only a flow "
-            "starts from anything but noise; use method flow"
-        )
-    if flow.source == "speckle":
-        _check_numbers("flow.speckle_power", flow.speckle_power, count=2, above=0)
-        if flow.speckle_power[0] > flow.speckle_power[1]:
-            raise ValueError(
-                f"config.flow.speckle_power={tuple(flow.speckle_power)}: the least, then the "
-                "greatest"
-            )
-        if data.intensity.mode not in ("minmax", "percentile"):
-            raise ValueError(
-                f"config.data.intensity.mode={data.intensity.mode!r} with config.flow.source="
-                "'speckle': speckle grows with the distance from black, which only minmax and "
-                "percentile send to a known value; use one of them"
-            )
-        return
-    if not getattr(find_source(data.source), "has_channels", False):
-        raise ValueError(
-            f"config.flow.source='channel' with config.data.source={data.source!r}: it has one "
-            "channel; use a source with several, such as decathlon"
-        )
-    if not flow.source_channel or flow.source_channel.lower() == data.channel.lower():
-        raise ValueError(
-            f"config.flow.source_channel={flow.source_channel!r}, config.data.channel="
-            f"{data.channel!r}: give two different names of dataset.json's modality, the first of "
-            "the images to start from, the second of those to make"
-        )
-    if data.augment.gamma:
-        raise ValueError(
-            f"config.data.augment.gamma={data.augment.gamma} with config.flow.source='channel': it "
-            "would change the contrast that is to be learned; set it to 0"
-        )
 
 
 def _check_data(config: ConfigDict) -> None:
     data = config.data
-    kind = find_source(data.source)
+    kind = SOURCES[data.source]
     if kind.dims and len(data.size) not in kind.dims:
         ranks = " or ".join(f"{rank}-D" for rank in kind.dims)
         raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {ranks}")
@@ -392,10 +213,13 @@ def _check_data(config: ConfigDict) -> None:
         raise ValueError(
             f"config.cond={config.cond!r}: {data.source} data have no classes; use none or mask"
         )
+    if config.flow.source == "channel" and not getattr(kind, "has_channels", False):
+        raise ValueError(
+            f"config.flow.source='channel' with config.data.source={data.source!r}: it has one "
+            "channel; use a source with several, such as decathlon"
+        )
     if hasattr(kind, "check_config"):
         kind.check_config(data)
-    for name in ("range", "percentiles"):
-        _check_numbers(f"data.intensity.{name}", data.intensity[name], count=2)
     low, high = data.intensity.range
     if not low < high:
         raise ValueError(
@@ -424,7 +248,7 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
                 f"{', '.join(f'{key}=...' for key in values)}"
             )
         values[name] = value
-    for name, choices in (("method", METHODS), ("cond", CONDITIONS), ("size", SIZES)):
+    for name, choices in (("method", tuple(METHODS)), ("cond", CONDITIONS), ("size", SIZES)):
         if name in values and values[name] not in choices:
             raise ValueError(
                 f"config argument {name}={values[name]}: use one of {', '.join(choices)}"

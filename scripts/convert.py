@@ -58,7 +58,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def features(asked: argparse.Namespace) -> None:
-    kept = weights.convert(asked.network, asked.weights, asked.out or datasets.features_dir())
+    kept = weights.convert(asked.network, asked.weights, asked.out or weights.default_folder())
     print(f"{kept}: the weights of {asked.network}")
 
 

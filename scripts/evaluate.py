@@ -165,7 +165,7 @@ def distances(asked: argparse.Namespace) -> None:
         f"real, {len(others)} of train": in_units(train, intensity, rows=others),
     }
     real = in_units(reference, intensity)
-    networks = Networks(asked.networks or datasets.features_dir(), len(images.shape) - 2)
+    networks = Networks(asked.networks or weights.default_folder(), len(images.shape) - 2)
     bounds = float(intensity.low), float(intensity.high)
     score = scorer(real, bounds=bounds, features=see, networks=networks)
     rows = [{"images": title} | score(shown) for title, shown in sets.items()]

@@ -231,7 +231,7 @@ def test_a_perceptual_loss_looks_through_the_published_network(tmp_path, monkeyp
     """At images from 0 to 1, with the weights that were taken over."""
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path))
     params = {"features/0/kernel": np.full((1, 1), 3.0, np.float32)}
-    weights.write(datasets.features_dir(), "vgg", params, "dcbb9e9d")
+    weights.write(weights.default_folder(), "vgg", params, "dcbb9e9d")
     monkeypatch.setattr(
         weights,
         "network",

@@ -1,7 +1,6 @@
 """Memorisation: are generated images closer to the training images than unseen real ones are?"""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.sets import ImageSet, in_units
 from motfm_jax.io import images as pictures
 from motfm_jax.io.files import whole_file
@@ -25,90 +25,116 @@ FEWEST = round(1 / QUANTILE)  # held-out images
 PAIRS = 8  # of the picture
 
 
-def auditor(
-    train: Arrays,
-    held_out: Arrays,
-    intensity: Intensity,
-    *,
-    raw: bool = False,
-    max_shift: int | None = None,
-    features: Callable[[np.ndarray], np.ndarray] | None = None,
-    network: str = "",
-) -> Callable[[Path, ImageSet], dict[str, Any]]:
+class Auditor:
     """Looks for copies in sets of generated images; the real ones are compared once.
 
     For each generated and each held-out image the nearest training image is found after the best
     cyclic translation, by the root mean square difference of intensities; see `nearest_pixels`.
 
     Args:
-      train, held_out: real images of the run's training and of another split, unscaled.
-      intensity: of the run.
+      train, held_out: real images of the model's training and of another split, unscaled.
+      intensity: of the model.
       raw: the intensity scaling of the generated images is not undone.
       max_shift: pixels along each axis; None for an eighth of the shortest side.
-      features: images as the generated ones are -> [N, F] of a trained network, to find the
-        nearest by their Euclidean distance too, with a picture of its own, audit_features.png; or
-        None.
-      network: its name, for the report.
+      features: of a network trained on this data, to find the nearest by Euclidean distance too.
 
-    Returns:
-      (folder, images [N, *S, C] in the data's units, or with raw in the network's) -> what it
-      writes to the folder's audit.json: the distances' quantiles, the share of generated images
-      closer than the held-out images' 5% quantile, and for each image its nearest. The closest
-      pairs go to audit.png.
-
-    Raises (here or there):
-      ValueError: images of different sizes, not finite, or fewer than 20 held-out images.
+    Raises:
+      ValueError: fewer than 20 held-out images, or images that are not finite.
     """
-    if len(held_out) < FEWEST:
-        raise ValueError(
-            f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {FEWEST} or "
-            "more; give a larger --split"
-        )
-    if max_shift is None:
-        max_shift = min(train.images.shape[1:-1]) // 8
-    references = in_units(train, intensity, raw)
-    real = in_units(held_out, intensity, raw)
-    floor = _nearest(real, references, max_shift)
-    names = [meta["name"] for meta in train.meta]
-    if features is not None:
-        seen = references.through(features)
-        seen_floor = nearest_features(real.through(features), seen)
 
-    def audit(out: Path, generated: ImageSet) -> dict[str, Any]:
-        if generated.shape[1:] != train.images.shape[1:]:
+    def __init__(
+        self,
+        train: Arrays,
+        held_out: Arrays,
+        intensity: Intensity,
+        *,
+        raw: bool = False,
+        max_shift: int | None = None,
+        features: Features | None = None,
+    ):
+        if len(held_out) < FEWEST:
             raise ValueError(
-                f"images {generated.shape[1:]} and training images {train.images.shape[1:]} differ "
+                f"{len(held_out)} held-out images: their {QUANTILE:.0%} quantile needs {FEWEST} or "
+                "more; give a larger --split"
+            )
+        shortest = min(train.images.shape[1:-1])
+        self._max_shift = shortest // 8 if max_shift is None else max_shift
+        self._raw, self._features, self._num_held_out = raw, features, len(held_out)
+        self._names = [meta["name"] for meta in train.meta]
+        self._train = in_units(train, intensity, raw)
+        real = in_units(held_out, intensity, raw)
+        self._floor = _nearest(real, self._train, self._max_shift)
+        if features:
+            self._seen = self._train.through(features.extract)
+            self._seen_floor = nearest_features(real.through(features.extract), self._seen)
+
+    def __call__(self, generated: ImageSet, out: Path | None = None) -> dict[str, Any]:
+        """Audits one set.
+
+        Args:
+          generated: images in the units of the data, or with raw in the network's.
+          out: folder for audit.json, and audit.png (audit_features.png) with the closest pairs,
+            which shows real images; None writes nothing.
+
+        Returns:
+          The distances' quantiles, the share of generated images closer than the held-out images'
+          5% quantile, and for each image its nearest.
+
+        Raises:
+          ValueError: images of another size, or not finite.
+        """
+        if generated.shape[1:] != self._train.shape[1:]:
+            raise ValueError(
+                f"images {generated.shape[1:]} and training images {self._train.shape[1:]} differ "
                 "in size; audit samples with the data of their own run"
             )
-        ours = _nearest(generated, references, max_shift)
+        ours = _nearest(generated, self._train, self._max_shift)
         report = {
             "measure": "RMS difference of intensities after the best cyclic translation",
-            "units": "the network's" if raw else "the training data's",
-            "max_shift": max_shift,
-            "num": {"generated": len(generated), "train": len(train), "held_out": len(held_out)},
+            "units": "the network's" if self._raw else "the training data's",
+            "max_shift": self._max_shift,
+            "num": {
+                "generated": len(generated),
+                "train": len(self._train),
+                "held_out": self._num_held_out,
+            },
             "expected_share": QUANTILE,
-            **_compared(ours, floor, names),
+            **_compared(ours, self._floor, self._names),
         }
-        _draw(out / "audit.png", generated, references, ours, names, report["share_closer"])
-        if features is not None:
-            ours = nearest_features(generated.through(features), seen)
+        if out:
+            self._draw(out / "audit.png", generated, ours, report["share_closer"])
+        if self._features:
+            ours = nearest_features(generated.through(self._features.extract), self._seen)
             report["features"] = {
-                "measure": f"Euclidean distance of the features of {network}",
-                **_compared(ours, seen_floor, names),
+                "measure": f"Euclidean distance of the features of {self._features.name}",
+                **_compared(ours, self._seen_floor, self._names),
             }
-            _draw(
-                out / "audit_features.png",
-                generated,
-                references,
-                ours,
-                names,
-                report["features"]["share_closer"],
-            )
-        with whole_file(out / "audit.json") as draft:
-            draft.write_text(json.dumps(report, indent=2) + "\n")
+            if out:
+                share = report["features"]["share_closer"]
+                self._draw(out / "audit_features.png", generated, ours, share)
+        if out:
+            with whole_file(out / "audit.json") as draft:
+                draft.write_text(json.dumps(report, indent=2) + "\n")
         return report
 
-    return audit
+    def _draw(self, path: Path, generated: ImageSet, ours: Nearest, share: float) -> None:
+        """The closest pairs: the generated image left, the moved training image right."""
+        axes, tiles, titles = tuple(range(len(generated.shape) - 2)), [], []
+        closest = np.argsort(ours.distance, kind="stable")[:PAIRS]
+        pairs = generated.take(closest), self._train.take(ours.index[closest])
+        for number, image, real in zip(closest, *pairs):
+            shift = 0 if ours.shift is None else tuple(ours.shift[number])
+            tiles += [image, np.roll(real, shift, axes)]
+            name = self._names[ours.index[number]]
+            titles += [f"generated {number}", f"{name}: {ours.distance[number]:.4g}"]
+        pictures.write_samples(
+            path,
+            np.stack(tiles),
+            titles=titles,
+            columns=4,
+            caption="closest pairs: each generated image and its nearest training image; "
+            f"{share:.1%} of {len(generated)} are closer than 95% of real held-out images",
+        )
 
 
 def _nearest(images: ImageSet, references: ImageSet, max_shift: int) -> Nearest:
@@ -143,33 +169,3 @@ def _compared(ours: Nearest, floor: Nearest, names: list[str]) -> dict[str, Any]
 def _quantiles(distances: np.ndarray) -> dict[str, float]:
     levels = {"min": 0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1}
     return {name: float(np.quantile(distances, level)) for name, level in levels.items()}
-
-
-def _draw(
-    path: Path,
-    generated: ImageSet,
-    references: ImageSet,
-    ours: Nearest,
-    names: list[str],
-    share: float,
-) -> None:
-    """The closest pairs, the generated image on the left, the moved training image beside it."""
-    axes, tiles, titles = tuple(range(len(generated.shape) - 2)), [], []
-    closest = np.argsort(ours.distance, kind="stable")[:PAIRS]
-    pairs = generated.take(closest), references.take(ours.index[closest])
-    for number, made, real in zip(closest, *pairs):
-        shift = 0 if ours.shift is None else tuple(ours.shift[number])
-        tiles += [made, np.roll(real, shift, axes)]
-        titles += [
-            f"generated {number}",
-            f"{names[ours.index[number]]}: {ours.distance[number]:.4g}",
-        ]
-    pictures.write_samples(
-        path,
-        np.stack(tiles),
-        titles=titles,
-        columns=4,
-        caption=f"closest pairs: each generated image and its nearest training image; "
-        f"{share:.1%} of {len(generated)} are closer than 95% of real held-out "
-        "images",
-    )

@@ -19,6 +19,7 @@ from motfm_jax.core import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.synthetic import generated_arrays
 from motfm_jax.io.files import open_npz, write_npz
 from motfm_jax.metrics.classification import classification
@@ -58,6 +59,20 @@ class Task(NamedTuple):
     best: str
 
 
+class Recipe(NamedTuple):
+    """How networks are trained.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: over all devices.
+      lr: of Adam, falling to 0 along a cosine.
+    """
+
+    epochs: int = 50
+    batch_size: int = 16
+    lr: float = 1e-3
+
+
 class Fitted(NamedTuple):
     """A trained network.
 
@@ -70,6 +85,9 @@ class Fitted(NamedTuple):
     params: dict[str, np.ndarray]
     epoch: int
     valid: dict[str, float]
+
+
+DEFAULT_RECIPE = Recipe()
 
 
 def make_task(name: str, depth: int, arrays: Arrays, width: int = 64) -> Task:
@@ -170,10 +188,8 @@ def fit(
     train: Arrays,
     valid: Arrays,
     intensity: Intensity,
+    recipe: Recipe = DEFAULT_RECIPE,
     *,
-    epochs: int = 50,
-    batch_size: int = 16,
-    lr: float = 1e-3,
     seed: int = 0,
     progress: Callable[[int, float, dict[str, float]], None] | None = None,
 ) -> Fitted:
@@ -184,15 +200,14 @@ def fit(
       train: images to learn from, real or generated, in the units that `intensity` takes.
       valid: real images.
       intensity: of the real training images.
-      epochs: passes over `train`.
-      batch_size: over all devices.
-      lr: of Adam, falling to 0 along a cosine.
+      recipe: see `Recipe`.
       seed: of initial weights and order.
       progress: called after each epoch with its number, mean loss and validation measures.
 
     Raises:
       ValueError: a batch that does not divide over the devices, or fewer images than a batch.
     """
+    epochs, batch_size, lr = recipe
     parallel.check_batch_size(batch_size)
     if epochs < 1 or len(train) < batch_size:
         raise ValueError(
@@ -263,10 +278,8 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
     return task, params, f"resnet{depth} {name}"
 
 
-def read_features(
-    path: Path, real: Arrays, intensity: Intensity
-) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """What a kept network makes of images [N, *S, C] in the data's units, and its name.
+def read_features(path: Path, real: Arrays, intensity: Intensity) -> Features:
+    """A saved network as a feature extractor.
 
     Args:
       path: of `write_network`.
@@ -278,7 +291,7 @@ def read_features(
     """
     task, params, name = read_network(path, real)
     features = featurizer(task, params)
-    return lambda images: features(generated_arrays(images, real), intensity), name
+    return Features(name, lambda images: features(generated_arrays(images, real), intensity))
 
 
 def predictor(task: Task) -> Callable[[Params, Arrays, Intensity], np.ndarray]:

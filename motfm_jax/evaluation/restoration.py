@@ -1,57 +1,68 @@
 """Denoising and image to image: how much nearer a flow takes its source images to the real ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.core import Array, Condition, Network, Params
+from motfm_jax.core import Progress
 from motfm_jax.evaluation import tables
 from motfm_jax.io import images as pictures
+from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.metrics import similarity
+from motfm_jax.model import Bundle
 from motfm_jax.sampling import generate
 from motfm_jax.sampling.conditions import Conditions
+from motfm_jax.sampling.generate import Request
 
+STEPS = (1, 2, 5, 10, 50)
 STRIP_STEPS = 10  # Figure 4 of the paper
 SHOWN = 8  # images in the comparison
 STRIPS = 3  # images in the strip
 
-Progress = Callable[[str, int, int], None]  # (what is solved, images done, images in all)
+
+class Task(NamedTuple):
+    """Images to restore.
+
+    Attributes:
+      sources: name, such as "power 0.065" -> [N, *S, C] float32, scaled: what a flow starts from.
+      real: [N, *S, C] float32, scaled: what the sources should become.
+      conditions: of the N images.
+      bounds: black and white. Images are clipped to them, as a display does; they are the data
+        range of PSNR and SSIM, and black is what SNR counts signal from.
+    """
+
+    sources: Mapping[str, np.ndarray]
+    real: np.ndarray
+    conditions: Conditions
+    bounds: tuple[float, float]
 
 
 def restore(
     out: Path,
+    model: Bundle,
+    task: Task,
     *,
-    network: Network,
-    params: Params,
-    condition: Callable[[Array | None, Array | None], Condition],
-    sources: Mapping[str, np.ndarray],
-    real: np.ndarray,
-    conditions: Conditions,
-    steps: Sequence[int],
-    bounds: tuple[float, float],
-    settings: Mapping[str, Any],
+    steps: Sequence[int] = STEPS,
     batch: int = 0,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measures sources and what the flow makes of them against the real images.
 
     Writes restoration.{json,md,csv}, comparison.png and strip.png, the way of some images in ten
-    steps. Goes on where an interrupted call stopped.
+    steps. Continues an interrupted call.
 
     Args:
       out: folder, made where it does not exist.
-      network, params, condition: the velocity field, see `generate.make_sampler`.
-      sources: name, such as "power 0.065" -> [N, *S, C] float32, scaled.
-      real: [N, *S, C] float32, scaled: what sources should become.
-      conditions: of the N images.
+      model: its flow starts from images.
+      task: see `Task`.
       steps: of Euler's method, each its network calls.
-      bounds: black and white. Images are clipped to them, as a display does; they are the data
-        range of PSNR and SSIM, and black is what SNR counts signal from.
-      settings: everything else the numbers depend on, JSON-able.
       batch: images a solve; 0 for `generate.default_batch`.
+      settings: everything else that the numbers depend on, JSON-able.
       overwrite: replace the measurements there, whatever their settings.
       progress: called after each batch.
 
@@ -62,24 +73,23 @@ def restore(
     Raises:
       ValueError: the folder holds measurements of other settings, or images are not finite.
     """
+    sources, real = task.sources, task.real
     results = tables.Results(
         out / "restoration.json",
         {
-            **settings,
+            **(settings or {}),
+            "checkpoint": model.checkpoint_hash,
+            "training_step": model.step,
+            "data": hash_arrays({"real": real, **sources}),
             "num": len(real),
             "sources": list(sources),
             "steps": list(steps),
-            "bounds": list(bounds),
+            "bounds": list(task.bounds),
         },
         overwrite,
     )
     # One for the measurements and the picture, whose programs are then the same.
     batch = batch or generate.default_batch(len(real), real.ndim - 2)
-    wanted = {count: generate.make_solver("euler", count) for count in steps}
-    samplers = {
-        count: generate.make_sampler(network, condition, lambda image: image, solver)
-        for count, solver in wanted.items()
-    }
     table = out / "restoration.md"  # written last: with it, all is done
     todo = [
         (name, count)
@@ -90,61 +100,37 @@ def restore(
     if not todo and table.exists():
         return results.rows
     table.unlink(missing_ok=True)
-    low, high = bounds
+    low, high = task.bounds
     clipped = np.clip(real, low, high)
+
+    def solve(start: np.ndarray, count: int, **options: Any) -> generate.Generated:
+        request = Request(model.solver("euler", count), start=start, batch=batch, raw=True)
+        return generate.generate(model, task.conditions.first(len(start)), request, **options)
+
     for name, count in todo:
-        start = sources[name]
-        restored, seconds = start, 0.0
+        restored, seconds = sources[name], 0.0
         if count:
-            solved = generate.generate(
-                samplers[count],
-                params,
-                conditions,
-                shape=start.shape[1:],
-                solver=wanted[count],
-                noise=start,
-                batch=batch,
-                timed=True,
-                progress=progress
-                and (lambda *said, what=f"{name}, steps {count}": progress(what, *said)),
-            )
+            show = progress and functools.partial(_show, progress, f"{name}, steps {count}")
+            solved = solve(sources[name], count, timed=True, progress=show)
             restored, seconds = solved.images, solved.seconds_per_image
         results.add(
             {"source": name, "steps": count},
-            _measure(np.clip(restored, low, high), clipped, bounds)
+            _measure(np.clip(restored, low, high), clipped, task.bounds)
             | {"seconds_per_image": seconds},
         )
     middle = list(sources)[len(sources) // 2]
-    few, start = np.arange(min(SHOWN, len(real))), sources[middle]
-    compared = {}
-    for count in steps:
-        compared[f"{count} step{'s' * (count > 1)}"] = generate.generate(
-            samplers[count],
-            params,
-            _first(conditions, len(few)),
-            shape=start.shape[1:],
-            solver=wanted[count],
-            noise=start[few],
-            batch=batch,
-        ).images
+    few = sources[middle][:SHOWN]
+    compared = {f"{count} step{'s' * (count > 1)}": solve(few, count).images for count in steps}
     pictures.write_comparison(
-        out / "comparison.png", {middle: start[few], **compared, "real": real[few]}, window=bounds
+        out / "comparison.png",
+        {middle: few, **compared, "real": real[:SHOWN]},
+        window=task.bounds,
     )
-    solver = generate.make_solver("euler", STRIP_STEPS)
-    strip = generate.generate_trajectory(
-        generate.make_sampler(network, condition, lambda image: image, solver, trajectory=True),
-        params,
-        conditions,
-        shape=start.shape[1:],
-        solver=solver,
-        seed=0,
-        noise=start,
-        num=STRIPS,
-    )
+    request = Request(model.solver("euler", STRIP_STEPS), start=sources[middle], raw=True)
     pictures.write_trajectory(
         out / "strip.png",
-        strip,
-        window=bounds,
+        generate.generate_trajectory(model, task.conditions, request, STRIPS),
+        window=task.bounds,
         caption=f"{middle}: from source to restored image in {STRIP_STEPS} steps",
     )
     tables.Table(
@@ -153,6 +139,10 @@ def restore(
         results.rows,
     ).write(out / "restoration")
     return results.rows
+
+
+def _show(progress: Progress, what: str, images: str, done: int, total: int) -> None:
+    progress(f"{what}: {images}", done, total)
 
 
 def _measure(images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]) -> dict[str, float]:
@@ -168,10 +158,3 @@ def _measure(images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]) 
             for measure, each in values.items()
             for name, number in ((measure, np.mean(each)), (f"{measure}_std", np.std(each)))
         }
-
-
-def _first(conditions: Conditions, num: int) -> Conditions:
-    masks, labels = conditions.masks, conditions.labels
-    return Conditions(
-        num, None if masks is None else masks[:num], None if labels is None else labels[:num]
-    )

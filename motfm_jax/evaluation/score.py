@@ -7,13 +7,20 @@ reference: the floor.
 Images are read in batches and not kept; a kernel distance keeps the features of all.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from motfm_jax.data.intensity import Intensity
+from motfm_jax.evaluation import tables
 from motfm_jax.evaluation.published import Networks, compare
-from motfm_jax.evaluation.sets import ImageSet
+from motfm_jax.evaluation.sets import ImageSet, Real, in_units
+from motfm_jax.features.weights import default_folder
+from motfm_jax.io.files import whole_file
 from motfm_jax.metrics.density import density_of_batches, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
 from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance
@@ -22,6 +29,106 @@ from motfm_jax.metrics.similarity import MS_SSIM_TAPS, MS_SSIM_WEIGHTS, ms_ssim,
 
 GREY_LEVELS = 255.0
 SSIM_SIDE = 11  # taps of its window
+
+
+class Features(NamedTuple):
+    """A feature extractor.
+
+    Attributes:
+      name: for records, such as "resnet18 classify".
+      extract: a batch of images [n, *S, C], in the units of the data -> [n, F].
+    """
+
+    name: str
+    extract: Callable[[np.ndarray], np.ndarray]
+
+
+class Scores(NamedTuple):
+    """Generated images beside real ones.
+
+    Attributes:
+      generated: distance of the generated images from the reference, by measure.
+      real: the floor: the same of other real images.
+      about: how they were measured: reference, floor, numbers of images, bounds, feature network,
+        hashes of published networks.
+      missing: published networks whose weights are not there.
+    """
+
+    generated: dict[str, float]
+    real: dict[str, float]
+    about: dict[str, Any]
+    missing: tuple[str, ...] = ()
+
+    def by_measure(self) -> dict[str, dict[str, float]]:
+        """{"frechet": {"generated": 2.9, "real": 1.6}, ...}."""
+        return {
+            name: {"generated": number, "real": self.real.get(name, math.nan)}
+            for name, number in self.generated.items()
+        }
+
+    def write(self, out: Path) -> None:
+        """score.json, score.md and score.csv in a folder."""
+        about = self.about
+        rows = [
+            {"images": "generated", **self.generated},
+            {"images": f"real, {about['floor']}", **self.real},
+        ]
+        with whole_file(out / "score.json") as draft:
+            draft.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+        low, high = about["bounds"]
+        features = f"; frechet and kernel in the features of {about['features']}"
+        tables.Table(
+            f"Against {about['num'][1]} real images ({about['reference']}), image i beside real "
+            f"image i for the similarity; intensities from {low:g} to {high:g}"
+            f"{features * bool(about['features'])}.",
+            rows,
+        ).write(out / "score")
+
+
+def score(
+    images: ImageSet,
+    reference: Real,
+    floor: Real,
+    intensity: Intensity,
+    *,
+    features: Features | None = None,
+    networks: Path | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Distances of generated images from real ones, beside the floor.
+
+    Args:
+      images: generated, in the units of the data.
+      reference: real images to compare with, and their name.
+      floor: other real images, and their name; as many as were generated are drawn from them.
+      intensity: of the model.
+      features: of a network trained on this data, for the Frechet and kernel distances.
+      networks: folder of the published networks; None for `weights.default_folder`.
+      seed: of random choices.
+
+    Raises:
+      ValueError: see `scorer`.
+    """
+    others = np.sort(np.random.default_rng(seed).permutation(len(floor.arrays))[: len(images)])
+    published = Networks(networks or default_folder(), len(images.shape) - 2)
+    bounds = float(intensity.low), float(intensity.high)
+    measure = scorer(
+        in_units(reference.arrays, intensity),
+        bounds=bounds,
+        features=features and features.extract,
+        networks=published,
+        seed=seed,
+    )
+    about = {
+        "reference": reference.name,
+        "floor": f"{len(others)} of {floor.name}",
+        "num": [len(images), len(reference.arrays)],
+        "bounds": bounds,
+        "features": features.name if features else "",
+        "networks": published.hashes,
+    }
+    real = in_units(floor.arrays, intensity, rows=others)
+    return Scores(measure(images), measure(real), about, tuple(published.missing))
 
 
 def scorer(

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -58,6 +58,13 @@ class ImageSet:
             if len(found) == len(wanted):
                 break
         return np.stack([found[int(row)] for row in rows])
+
+
+class Real(NamedTuple):
+    """Real images with their name for records, such as the split."""
+
+    name: str
+    arrays: Arrays
 
 
 def in_memory(images: np.ndarray) -> ImageSet:

@@ -6,6 +6,7 @@ Nothing here draws a weight: a network without its published file is not used.
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -202,6 +203,11 @@ def convert(name: str, source: Path, folder: Path) -> Path:
         state = to_arrays(entries, source)
     params = translate(published, state, shapes(published.make))
     return write(folder, name, params, found)
+
+
+def default_folder() -> Path:
+    """Where published networks are kept: below $MOTFM_CACHE, by default ~/.cache/motfm_jax."""
+    return Path(os.environ.get("MOTFM_CACHE") or Path.home() / ".cache" / "motfm_jax") / "features"
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -1,1 +1,14 @@
-"""What is learned and how it is sampled."""
+"""What is learned and how it is sampled, by name.
+
+To add a method, write a module with a `Method` and add its name here, or from outside the package:
+`motfm_jax.methods.METHODS["mine"] = Method(...)`.
+"""
+
+from motfm_jax.methods import adversarial, diffusion, flow
+from motfm_jax.methods.method import Method as Method
+
+METHODS: dict[str, Method] = {
+    "flow": flow.METHOD,
+    "ddpm": diffusion.METHOD,
+    "spade": adversarial.METHOD,
+}

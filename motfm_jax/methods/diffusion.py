@@ -9,14 +9,16 @@ Images must lie in [-1, 1]: the schedules suppose it, and sampling clips to it.
 Source: Ho et al. 2020 (DDPM); Song et al. 2021 (DDIM); Nichol and Dhariwal 2021 (cosine).
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
-from motfm_jax.methods.ode import Solution
+from motfm_jax.fields import choice, number
+from motfm_jax.methods.method import Method, Solution, check_signed_range, refuse_options
 
 LEVELS = 1000
 # A table, since a compiler may divide by 999 in a way that rounds below the level.
@@ -114,7 +116,23 @@ class DDIM(NamedTuple):
     schedule: str = "linear"
     spacing: str = "leading"
     clip: bool = True
+
     name = "ddim"  # beside those of `ode.Solver`
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps
+
+    @property
+    def num_calls(self) -> int:
+        return self.steps
+
+    @property
+    def draws_noise(self) -> bool:
+        return self.eta > 0
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.name, **self._asdict()}
 
 
 def check_ddim(ddim: DDIM) -> None:
@@ -232,3 +250,36 @@ def sample(
     start = (x0, jnp.zeros((batch,), jnp.int32))
     (x, calls), states = jax.lax.scan(advance, start, jax.tree.map(jnp.asarray, table))
     return Solution(x, calls, calls, jnp.concatenate([x0[None], states]) if trajectory else None)
+
+
+def _loss(settings: Any, *arguments: Any) -> Array:
+    return loss(*arguments, settings.schedule)
+
+
+def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> DDIM:
+    options = dict(options)
+    eta = options.pop("eta", settings.eta)
+    spacing = options.pop("spacing", settings.spacing)
+    why = (
+        "the run is a diffusion (config.method='ddpm'), which ddim samples at any number of --steps"
+    )
+    refuse_options(options, why)
+    if name not in ("", "ddim"):
+        raise ValueError(f"--solver={name}: {why}; leave it out")
+    ddim = DDIM(DDIM().steps if steps is None else steps, eta, settings.schedule, spacing)
+    check_ddim(ddim)
+    return ddim
+
+
+METHOD = Method(
+    section="diffusion",
+    settings={
+        "schedule": choice("linear", "cosine").fix(),  # of the 1,000 levels: Ho et al. | cosine
+        "spacing": choice("leading", "trailing"),  # levels that DDIM visits, see `DDIM`
+        "eta": number(0.0, 0, 1),  # fresh noise in sampling: 0 (DDIM) to 1 (ancestral)
+    },
+    loss=_loss,
+    solver=_solver,
+    sample=sample,
+    check=lambda config: check_signed_range(config, "its schedules suppose"),
+)

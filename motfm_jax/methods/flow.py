@@ -3,11 +3,16 @@
 Source: Yazdani et al. 2025 (MOTFM), section 2; Lipman et al. 2023; Liu et al. 2023.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
-from motfm_jax.methods.ode import Solution, Solver, integrate
+from motfm_jax.fields import Field, are_numbers, choice
+from motfm_jax.methods.method import Method, Solution, refuse_options
+from motfm_jax.methods.ode import Solver, check_solver, integrate
 
 
 def linear_path(x0: Array, x1: Array, t: Array) -> tuple[Array, Array]:
@@ -98,3 +103,81 @@ def sample(
         return network.apply(params, x, t, context, None)
 
     return integrate(velocity, x0.astype(jnp.float32), context, solver, trajectory)
+
+
+def _loss(settings: Any, *arguments: Any) -> Array:
+    return loss(*arguments, settings.time_distribution)
+
+
+def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solution:
+    return sample(network, params, x0, condition, solver, trajectory)
+
+
+def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> Solver:
+    name, options = name or "euler", dict(options)
+    tolerances = {key: options.pop(key) for key in ("rtol", "atol") if key in options}
+    refuse_options(options, "the run learned a flow (config.method='flow'), without such a choice")
+    if name == "ddim":
+        raise ValueError(
+            "--solver=ddim: the run learned a flow (config.method='flow'), which euler, heun and "
+            "the other solvers sample; leave it out"
+        )
+    if name == "adaptive" and steps is not None:
+        raise ValueError(
+            f"--steps={steps} with --solver=adaptive: it chooses its own steps; leave --steps out "
+            "and set --rtol and --atol"
+        )
+    if name != "adaptive" and tolerances:
+        raise ValueError(
+            f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps"
+        )
+    solver = Solver(name, **({} if steps is None else {"steps": steps}), **tolerances)
+    check_solver(solver)
+    return solver
+
+
+def _check(config: Any) -> None:
+    flow, data = config.flow, config.data
+    if flow.source == "speckle":
+        needed = are_numbers(flow.speckle_power, count=2, above=0)
+        if needed or flow.speckle_power[0] > flow.speckle_power[1]:
+            raise ValueError(
+                f"config.flow.speckle_power={tuple(flow.speckle_power)}: "
+                f"{needed or 'the least, then the greatest'}"
+            )
+        if data.intensity.mode not in ("minmax", "percentile"):
+            raise ValueError(
+                f"config.data.intensity.mode={data.intensity.mode!r} with config.flow.source="
+                "'speckle': speckle grows with the distance from black, which only minmax and "
+                "percentile send to a known value; use one of them"
+            )
+    if flow.source == "channel":
+        if not flow.source_channel or flow.source_channel.lower() == data.channel.lower():
+            raise ValueError(
+                f"config.flow.source_channel={flow.source_channel!r}, config.data.channel="
+                f"{data.channel!r}: give two different names of dataset.json's modality, the first "
+                "of the images to start from, the second of those to make"
+            )
+        if data.augment.gamma:
+            raise ValueError(
+                f"config.data.augment.gamma={data.augment.gamma} with config.flow.source="
+                "'channel': it would change the contrast that is to be learned; set it to 0"
+            )
+
+
+METHOD = Method(
+    section="flow",
+    settings={
+        "time_distribution": choice("uniform", "logit_normal"),
+        # noise | speckle (denoising: the image with speckle) | channel (decathlon: image to image,
+        # from source_channel to data.channel)
+        "source": choice("noise", "speckle", "channel").fix(),
+        "speckle_power": Field((0.02, 0.2)),  # least and greatest mean square over the image's
+        "source_channel": Field(""),  # name in dataset.json's "modality"
+    },
+    loss=_loss,
+    solver=_solver,
+    sample=_sample,
+    check=_check,
+    starts_from_images=True,
+)

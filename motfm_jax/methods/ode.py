@@ -5,7 +5,7 @@ each sample of a batch by itself, so that no image depends on its batch-mates.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.core import Array
+from motfm_jax.methods.method import Solution
 
 
 class RK4(diffrax.AbstractERK):
@@ -57,22 +58,22 @@ class CountingController(diffrax.AbstractStepSizeController):
         return keep, next_t0, next_t1, made_jump, (inner, accepted, rejections), result
 
 
-class Method(NamedTuple):
-    """A solver and its network calls: calls = first + per_step * steps."""
+class Tableau(NamedTuple):
+    """A Runge-Kutta scheme and its NFE: first + per_step * steps."""
 
     make: Callable[[], diffrax.AbstractSolver]
     per_step: int
     first: int
 
 
-METHODS = {
-    "euler": Method(diffrax.Euler, 1, 0),
-    "heun": Method(diffrax.Heun, 2, 0),
-    "midpoint": Method(diffrax.Midpoint, 2, 0),
-    "rk4": Method(RK4, 4, 0),
-    "tsit5": Method(diffrax.Tsit5, 6, 1),
-    "dopri5": Method(diffrax.Dopri5, 6, 1),
-    "adaptive": Method(diffrax.Tsit5, 6, 1),
+SOLVERS = {
+    "euler": Tableau(diffrax.Euler, 1, 0),
+    "heun": Tableau(diffrax.Heun, 2, 0),
+    "midpoint": Tableau(diffrax.Midpoint, 2, 0),
+    "rk4": Tableau(RK4, 4, 0),
+    "tsit5": Tableau(diffrax.Tsit5, 6, 1),
+    "dopri5": Tableau(diffrax.Dopri5, 6, 1),
+    "adaptive": Tableau(diffrax.Tsit5, 6, 1),
 }
 MAX_ADAPTIVE_STEPS = 4096
 FIRST_ADAPTIVE_STEP = 0.05
@@ -82,7 +83,7 @@ class Solver(NamedTuple):
     """How to integrate.
 
     Attributes:
-      name: a key of METHODS. "adaptive" is Tsit5 with error control.
+      name: a key of SOLVERS. "adaptive" is Tsit5 with error control.
       steps: number of equal steps (not for "adaptive").
       rtol: relative tolerance of "adaptive".
       atol: absolute tolerance of "adaptive", in the intensity range of the images.
@@ -93,27 +94,25 @@ class Solver(NamedTuple):
     rtol: float = 1e-3
     atol: float = 1e-3
 
+    draws_noise = False
 
-class Solution(NamedTuple):
-    """A solved batch.
+    @property
+    def num_steps(self) -> int | None:
+        return None if self.name == "adaptive" else self.steps
 
-    Attributes:
-      x: [B, *S, C] at t = 1.
-      steps: [B] int32, solver steps made, counted inside the solve (rejected ones too).
-      calls: [B] int32, network calls that each sample took.
-      trajectory: [steps + 1, B, *S, C] from t = 0 to 1, or None.
-    """
+    @property
+    def num_calls(self) -> int | None:
+        return None if self.name == "adaptive" else num_calls(self, self.steps)
 
-    x: Array
-    steps: Array
-    calls: Array
-    trajectory: Array | None = None
+    def settings(self) -> dict[str, Any]:
+        fields = ("name", "rtol", "atol") if self.name == "adaptive" else ("name", "steps")
+        return {name: getattr(self, name) for name in fields}
 
 
 def check_solver(solver: Solver) -> None:
     """Raises ValueError for a solver that does not exist or a setting it cannot take."""
-    if solver.name not in METHODS:
-        raise ValueError(f"solver {solver.name!r}: use one of {', '.join(METHODS)}")
+    if solver.name not in SOLVERS:
+        raise ValueError(f"solver {solver.name!r}: use one of {', '.join(SOLVERS)}")
     if solver.name == "adaptive":
         if solver.rtol <= 0 or solver.atol <= 0:
             raise ValueError(f"tolerances rtol={solver.rtol}, atol={solver.atol}: must be above 0")
@@ -124,8 +123,8 @@ def check_solver(solver: Solver) -> None:
 def num_calls(solver: Solver, steps: int) -> int:
     """Network calls that `steps` steps of this solver cost; "adaptive" makes one more for each
     attempt rejected before its first success, see `Solution.calls`."""
-    method = METHODS[solver.name]
-    return method.first + method.per_step * steps
+    scheme = SOLVERS[solver.name]
+    return scheme.first + scheme.per_step * steps
 
 
 def integrate(
@@ -160,7 +159,7 @@ def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
     term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
     solution = diffrax.diffeqsolve(
         term,
-        METHODS[solver.name].make(),
+        SOLVERS[solver.name].make(),
         t0=0.0,
         t1=1.0,
         dt0=1.0 / solver.steps,
@@ -187,7 +186,7 @@ def _integrate_adaptive(field, x0, args, solver) -> Solution:
         )
         solution = diffrax.diffeqsolve(
             term,
-            METHODS["adaptive"].make(),
+            SOLVERS["adaptive"].make(),
             t0=0.0,
             t1=1.0,
             dt0=FIRST_ADAPTIVE_STEP,

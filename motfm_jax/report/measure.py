@@ -12,11 +12,12 @@ from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import downstream, synthetic
-from motfm_jax.evaluation.audit import FEWEST, auditor
+from motfm_jax.evaluation.audit import FEWEST, Auditor
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.sets import ImageSet, in_units, stored
 from motfm_jax.evaluation.tables import Results
+from motfm_jax.features.weights import default_folder
 from motfm_jax.io.hashes import hash_batches
 from motfm_jax.report.plan import SPLITS, Cell, Plan, anatomies
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
@@ -44,17 +45,13 @@ class Real(NamedTuple):
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
-    trained = runs.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
-    train, reference = (
-        datasets.arrays(trained.config, split) for split in ("train", plan.reference)
-    )
+    model = runs.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
+    train, reference = (datasets.arrays(model.config, split) for split in ("train", plan.reference))
     held_out = reference
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
-        held_out = synthetic.join(reference, datasets.arrays(trained.config, other))
-    return Real(
-        train, reference, held_out, trained.intensity, in_units(reference, trained.intensity)
-    )
+        held_out = synthetic.join(reference, datasets.arrays(model.config, other))
+    return Real(train, reference, held_out, model.intensity, in_units(reference, model.intensity))
 
 
 def measure(
@@ -76,10 +73,11 @@ def measure(
     """
     num, intensity = anatomies(plan)[anatomy].num, real.intensity
     network = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0)
-    see, name = None, ""
+    features = None
     if anatomy == "echo" and (network / "network.npz").is_file():
-        see, name = downstream.read_features(network / "network.npz", real.reference, intensity)
-    networks = Networks(datasets.features_dir(), len(real.images.shape) - 2)
+        features = downstream.read_features(network / "network.npz", real.reference, intensity)
+    name = features.name if features else ""
+    networks = Networks(default_folder(), len(real.images.shape) - 2)
     settings = {
         "reference": plan.reference,
         "real": hash_batches("real", real.images.shape, real.images.batches()),
@@ -99,20 +97,12 @@ def measure(
         real.images,
         bounds=(intensity.low, intensity.high),
         seed=plan.seed,
-        features=see,
+        features=features and features.extract,
         networks=networks,
     )
-    audit = (
-        auditor(
-            real.train,
-            real.held_out,
-            intensity,
-            features=see,
-            network=name,
-        )
-        if len(real.held_out) >= FEWEST
-        else lambda *_: {}
-    )
+    audit = None
+    if len(real.held_out) >= FEWEST:
+        audit = Auditor(real.train, real.held_out, intensity, features=features)
     if not results.has(system=FLOOR):
         progress(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
@@ -125,7 +115,7 @@ def measure(
         folder = sample_folder(out, cell, plan.reference)
         sidecar = json.loads((folder / "samples.json").read_text())
         images = stored(folder / "samples.npz")
-        copies = audit(folder, images)
+        copies = audit(images, folder) if audit else {}
         results.add(
             _key(cell),
             {

@@ -1,4 +1,4 @@
-"""What each generated image is conditioned on: records of a split, given masks and classes."""
+"""What each generated image is conditioned on: records of a split, or given masks and classes."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.sampling import given
+from motfm_jax.model import Bundle
+from motfm_jax.sampling import inputs
 
 DEFAULT_NUM = 16
 MOST_NUM = 10**7  # images of one call
@@ -39,6 +40,13 @@ class Conditions(NamedTuple):
         """Whether the masks are the network's own input, not labels."""
         return self.masks is not None and self.masks.dtype.kind == "f"
 
+    def first(self, num: int) -> "Conditions":
+        """Those of the first images."""
+        masks, labels = self.masks, self.labels
+        return Conditions(
+            num, None if masks is None else masks[:num], None if labels is None else labels[:num]
+        )
+
     def digest(self) -> str:
         """blake2b of masks and classes, hex."""
         total = hashlib.blake2b(digest_size=16)
@@ -47,76 +55,77 @@ class Conditions(NamedTuple):
         return total.hexdigest()
 
 
-def choose(
-    kind: str,
-    *,
-    num: int | None,
-    classes: Sequence[str],
-    mask_labels: Sequence[str],
-    size: Sequence[int],
-    split: Callable[[], Arrays] | None,
-    split_name: str,
-    mask_paths: Sequence[str | Path] = (),
-    class_text: str = "",
-    fit: str | None = None,
-    mask_channels: int = 0,
-    noise: np.ndarray | None = None,
-    noise_flag: str = "--noise",
-) -> Conditions:
-    """The conditions a request describes.
+class Wish(NamedTuple):
+    """The conditions that a user asks for.
 
-    Rows of one file and counts belong to the images one by one, so that all of them must be as
-    many; records, mask files and class names are repeated from the first where there are fewer.
+    Attributes:
+      num: N; None for as many as there are rows or counts, else the number of mask files, else 16.
+      masks: see `inputs.read_masks`; empty to take them from records.
+      classes: "A=10,B=5" (counts) or "A,B" (in turn), the path of an npy of indices, a list of
+        names, or indices [N]; empty to take them from records.
+      split: whose records masks and classes come from unless given.
+      fit: see `inputs.read_masks`.
+    """
+
+    num: int | None = None
+    masks: np.ndarray | Sequence[str | Path] = ()
+    classes: str | Sequence[str] | Sequence[int] | np.ndarray = ""
+    split: str = "valid"
+    fit: str | None = None
+
+
+def choose(
+    model: Bundle,
+    wish: Wish,
+    records: Callable[[str], Arrays],
+    rows: Mapping[str, int] | None = None,
+) -> Conditions:
+    """The conditions of each image.
+
+    Arrays (one row an image) and counts must agree in length. Records, mask files and class names
+    are cycled where there are fewer than N. Where classes are given and masks are not, each class
+    gets masks of its own records.
 
     Args:
-      kind: what the network needs: none | class | mask | mask+class.
-      num: N; None for as many as there are rows or counts, else the number of mask files, else 16.
-      classes: class names by index.
-      mask_labels: label names by value.
-      size: S.
-      split: opens the records that masks and classes come from unless said otherwise; called only
-        then. Where classes are said and masks are not, each class gets masks of its own records.
-        None where the run has no data.
-      split_name: for messages.
-      mask_paths: see `given.read_masks`.
-      class_text: see `parse_classes`, or the npy of `given.read_classes`; "" for none.
-      fit, mask_channels: see `given.read_masks`.
-      noise: rows that the images start from, or None.
-      noise_flag: what they were given by, for messages.
+      model: what the images are sampled from.
+      wish: what is asked for.
+      records: split -> its examples; called only where conditions come from there.
+      rows: numbers of images that other arguments ask for, by flag, such as {"--noise": 8}.
 
     Raises:
-      ValueError: something said that the network does not take, or missing that it needs.
+      ValueError: a condition that the model does not take, or lacks one that it needs.
     """
-    with_mask, with_class = "mask" in kind, "class" in kind
-    for flag, said, wanted in (
-        ("--masks", mask_paths, with_mask),
-        ("--classes", class_text, with_class),
+    classes, rows = model.facts.classes, dict(rows or {})
+    with_mask, with_class = "mask" in model.cond, "class" in model.cond
+    for flag, values, taken in (
+        ("--masks", wish.masks, with_mask),
+        ("--classes", wish.classes, with_class),
     ):
-        if said and not wanted:
-            raise ValueError(f"{flag}: this run was trained with cond={kind}; leave {flag} out")
-    check_num(num)
-    masks = labels = None
-    rows = {} if noise is None else {noise_flag: len(noise)}
-    if mask_paths:
-        if with_class and not class_text:
+        if len(values) and not taken:
             raise ValueError(
-                f"--masks without --classes: this run was trained with cond={kind}; say which "
-                f"classes, --classes={','.join(classes[:2])}"
+                f"{flag}: this model was trained with cond={model.cond}; leave {flag} out"
             )
-        masks = given.read_masks(mask_paths, mask_labels, size, fit, mask_channels)
+    check_num(wish.num)
+    masks = None
+    if len(wish.masks):
+        if with_class and not len(wish.classes):
+            raise ValueError(
+                f"--masks without --classes: this model was trained with cond={model.cond}; give "
+                f"the classes too, --classes={','.join(classes[:2])}"
+            )
+        masks = inputs.read_masks(
+            wish.masks, model.facts.mask_labels, model.facts.size, wish.fit, model.mask_channels
+        )
         if masks.are_rows:
             rows["--masks"] = len(masks.values)
-    if class_text.lower().endswith(".npy"):
-        labels = given.read_classes(class_text, classes)
-    elif "=" in class_text:
-        labels = parse_classes(class_text, classes, num)
-    if labels is not None:
+    labels, are_rows = _labels(wish.classes, classes, wish.num)
+    if are_rows:
         rows["--classes"] = len(labels)
-    num = _agreed(num, rows)
+    num = _agreed(wish.num, rows)
     if masks is not None:
         num = num or len(masks.values)
-    if class_text and labels is None:
-        labels = parse_classes(class_text, classes, num)
+    if labels is not None and not are_rows:  # names, in turn
+        labels = np.resize(labels, num or max(DEFAULT_NUM, len(labels)))
     if labels is not None:
         num = num or len(labels)
         labels = labels[:num]
@@ -132,28 +141,11 @@ def choose(
     num = num or DEFAULT_NUM
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num, None, labels)
-    if split is None:
-        flags = ["--masks"] * with_mask + ["--classes"] * (with_class and labels is None)
-        raise ValueError(
-            f"this run was converted without its data: there are no records to take conditions "
-            f"from; give {' and '.join(flags)}, or convert again with --data"
-        )
-    arrays = split()
-    for name, there, trained, used in (
-        ("classes", arrays.classes, classes, with_class),
-        ("mask labels", arrays.mask_labels, mask_labels, with_mask),
-    ):
-        if used and tuple(there) != tuple(trained):
-            raise ValueError(
-                f"--split={split_name}: the data's {name} are {', '.join(there) or 'none'}, the "
-                f"run's {', '.join(trained)}; give the data it was trained on, or --masks and "
-                "--classes"
-            )
-    return _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
+    return _of_records(model, records(wish.split), wish.split, num, labels)
 
 
 def check_num(num: int | None) -> None:
-    """Raises ValueError for a number of images that is none, or more than a call makes."""
+    """Raises ValueError for a number of images below 1, or beyond what a call makes."""
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
     if num is not None and num > MOST_NUM:
@@ -174,7 +166,21 @@ def _agreed(num: int | None, rows: Mapping[str, int]) -> int | None:
     return num
 
 
-def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes) -> Conditions:
+def _of_records(
+    model: Bundle, arrays: Arrays, split: str, num: int, labels: np.ndarray | None
+) -> Conditions:
+    """Masks and classes of a split's records, cycled; of given classes, masks of their own."""
+    with_mask, with_class = "mask" in model.cond, "class" in model.cond
+    for name, there, trained, used in (
+        ("classes", arrays.classes, model.facts.classes, with_class),
+        ("mask labels", arrays.mask_labels, model.facts.mask_labels, with_mask),
+    ):
+        if used and tuple(there) != tuple(trained):
+            raise ValueError(
+                f"--split={split}: the data's {name} are {', '.join(there) or 'none'}, the "
+                f"model's {', '.join(trained)}; give the data it was trained on, or --masks and "
+                "--classes"
+            )
     lacking = "masks" if with_mask and arrays.masks is None else "classes"
     if (
         len(arrays) == 0
@@ -182,7 +188,7 @@ def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
         or (with_class and arrays.labels is None)
     ):
         raise ValueError(
-            f"--split={split_name}: {len(arrays)} records without {lacking}; use another split, or "
+            f"--split={split}: {len(arrays)} records without {lacking}; use another split, or "
             "--masks and --classes"
         )
     if labels is None:
@@ -193,7 +199,7 @@ def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
             own = np.flatnonzero(arrays.labels == label)
             if not len(own):
                 raise ValueError(
-                    f"--classes: no record of the {split_name} split is {classes[label]}; give "
+                    f"--classes: no record of the {split} split is {arrays.classes[label]}; give "
                     "--masks, or another --split"
                 )
             rows[image] = own[taken.get(label, 0) % len(own)]
@@ -202,34 +208,44 @@ def _from_split(arrays, split_name, num, labels, with_mask, with_class, classes)
         num,
         np.asarray(arrays.masks[rows]) if with_mask else None,
         arrays.labels[rows].astype(np.int32) if with_class else None,
-        [f"{split_name}: {arrays.meta[row]['name']}" for row in rows],
+        [f"{split}: {arrays.meta[row]['name']}" for row in rows],
         [arrays.meta[row].get("affine") for row in rows],
     )
 
 
-def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndarray:
-    """Class indices [N] from "2CH_ED=10,4CH_ES=5" (counts) or "2CH_ED,4CH_ES" (in turn, to num).
+def _labels(
+    wish: str | Sequence, classes: Sequence[str], num: int | None
+) -> tuple[np.ndarray | None, bool]:
+    """Class indices of a wish, None for an empty one, and whether they are one an image."""
+    if not len(wish):
+        return None, False
+    if isinstance(wish, str) and not wish.lower().endswith(".npy"):
+        return parse_classes(wish, classes, num)
+    if isinstance(wish, str) or not isinstance(wish[0], str):
+        return inputs.class_indices(wish, classes), True
+    return np.array([_index(name, classes) for name in wish], np.int32), True
+
+
+def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[np.ndarray, bool]:
+    """Class indices from "2CH_ED=10,4CH_ES=5" (counts), or "2CH_ED,4CH_ES" (in turn).
 
     Names may also be the class's number.
 
+    Returns:
+      the indices, and whether they are one an image (counts) or to be taken in turn.
+
     Raises:
-      ValueError: an unknown class, a count that is none, counts that do not add up to num, or more
-        than MOST_NUM images.
+      ValueError: an unknown class, a wrong count, counts that do not add up to num, or more than
+        MOST_NUM images.
     """
     names, counts = [], []
     for part in text.split(","):
         name, equals, count = part.strip().partition("=")
-        if name not in classes and name.isdecimal() and int(name) < len(classes):
-            name = classes[int(name)]
-        if name not in classes:
-            raise ValueError(
-                f"--classes: {name!r} is no class of this run; use {', '.join(classes)}"
-            )
+        names.append(_index(name, classes))
         if equals and not (count.isdecimal() and int(count)):
             raise ValueError(
                 f"--classes: {part.strip()!r}; write a whole number above 0, {name}=10"
             )
-        names.append(classes.index(name))
         counts.append(int(count) if equals else None)
     if None not in counts:
         if sum(counts) > MOST_NUM:
@@ -239,7 +255,15 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> np.ndar
                 f"--classes={text}: {sum(counts)} images, but --num={num}; leave --num out or "
                 "change the counts"
             )
-        return np.repeat(names, counts).astype(np.int32)
+        return np.repeat(names, counts).astype(np.int32), True
     if set(counts) != {None}:
         raise ValueError(f"--classes={text}: give counts for all of the classes or for none")
-    return np.resize(np.array(names, np.int32), num or max(DEFAULT_NUM, len(names)))
+    return np.array(names, np.int32), False
+
+
+def _index(name: str, classes: Sequence[str]) -> int:
+    if name not in classes and name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    if name not in classes:
+        raise ValueError(f"--classes: unknown class {name!r}; use {', '.join(classes)}")
+    return list(classes).index(name)

@@ -1,25 +1,26 @@
 """Many images from a trained network: one compiled solve, batch after batch, resumable, timed."""
 
 import functools
-import sys
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax import parallel
-from motfm_jax.core import Array, Condition, Network, Params, fold_keys, normal_per_example
+from motfm_jax.core import Array, Params, Progress, fold_keys, normal_per_example
 from motfm_jax.io.files import open_npz, whole_file
 from motfm_jax.methods import ode
-from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.methods.solve import Solver, solve
+from motfm_jax.model import Bundle
 from motfm_jax.sampling.conditions import Conditions
 
-Progress = Callable[[int, int], None]  # (images done, images in all)
+logger = logging.getLogger(__name__)
+
+TRAJECTORY_IMAGES = 8
 
 
 class Rows(NamedTuple):
@@ -74,66 +75,64 @@ class Generated(NamedTuple):
 Sampler = Callable[[Params, Rows], Solved]
 
 
-def make_solver(
-    name: str, steps: int | None, rtol: float | None = None, atol: float | None = None
-) -> ode.Solver:
-    """The solver of a request in which None stands for "not said".
+class Request(NamedTuple):
+    """How to generate, and what to write of it.
 
-    Raises:
-      ValueError: an unknown solver, steps said with "adaptive", or tolerances with another one.
+    Attributes:
+      solver: of the model's method, see `Bundle.solver`.
+      seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i).
+      start: [N, *S, C] float32, scaled; where given, image i starts from row i instead.
+      batch: images a solve, a multiple of the devices; 0 for `default_batch`.
+      raw: leave the images as the network gives them, the intensity scaling not undone.
+      trajectory: also the way of the first TRAJECTORY_IMAGES images.
+      nifti: also one NIfTI an image; None: for volumes.
+      pickle: also the original's layout.
     """
-    if name == "adaptive" and steps is not None:
-        raise ValueError(
-            f"--steps={steps} with --solver=adaptive: it chooses its own steps; leave --steps out "
-            "and set --rtol and --atol"
-        )
-    if name != "adaptive" and (rtol is not None or atol is not None):
-        raise ValueError(
-            f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps"
-        )
-    said = {"steps": steps, "rtol": rtol, "atol": atol}
-    solver = ode.Solver(
-        name, **{field: value for field, value in said.items() if value is not None}
-    )
-    ode.check_solver(solver)
-    return solver
+
+    solver: Any
+    seed: int = 0
+    start: np.ndarray | None = None
+    batch: int = 0
+    raw: bool = False
+    trajectory: bool = False
+    nifti: bool | None = None
+    pickle: bool = False
 
 
 def make_sampler(
-    network: Network,
-    condition: Callable[[Array | None, Array | None], Condition],
-    invert: Callable[[Array], Array],
-    solver: Solver,
-    trajectory: bool = False,
+    model: Bundle, solver: Any, raw: bool = False, trajectory: bool = False
 ) -> Sampler:
-    """Compiles noise -> images over this process's devices.
+    """Compiles noise -> images over this process's devices; once for a model and its arguments.
 
     Args:
-      network: the velocity field, the estimate of the noise or the generator.
-      condition: (mask or None, label [B] or None) -> Condition; see `Rows`.
-      invert: from the network's values to those wanted, such as the intensity scaling's inverse;
-        runs inside the compiled solve.
-      solver: of the network's method.
+      model: what to sample from; its weights are an argument of the program.
+      solver: see `Bundle.solver`.
+      raw: leave the images as the network gives them; else the scaling of intensities is undone
+        inside the compiled solve.
       trajectory: also return every state on the way.
 
     Returns:
       (params, rows, B a multiple of the devices) -> Solved.
     """
+    key = (solver, raw, trajectory)
+    if key in model.samplers:
+        return model.samplers[key]
+    sample = model.method.sample
 
     def solve_rows(params: Params, rows: Rows) -> Solved:
         keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
-        solution = solve(
-            network, params, rows.x0, condition(rows.mask, rows.label), solver, keys, trajectory
-        )
-        states = None if solution.trajectory is None else jnp.moveaxis(solution.trajectory, 0, 1)
-        return Solved(
-            invert(solution.x),
-            solution.steps,
-            solution.calls,
-            None if states is None else invert(states),
-        )
+        condition = model.condition(rows.mask, rows.label)
+        solution = sample(model.network, params, rows.x0, condition, solver, keys, trajectory)
+        images, states = solution.x, solution.trajectory
+        if states is not None:
+            states = jnp.moveaxis(states, 0, 1)
+        if not raw:
+            images = model.intensity.invert(images)
+            states = None if states is None else model.intensity.invert(states)
+        return Solved(images, solution.steps, solution.calls, states)
 
-    return parallel.map_batches(solve_rows)
+    model.samplers[key] = parallel.map_batches(solve_rows)
+    return model.samplers[key]
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -151,9 +150,9 @@ def start_noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return np.stack([np.asarray(_noise_of_one(key, np.int32(index), shape)) for index in indices])
 
 
-def fresh_keys(seed: int, indices: np.ndarray, solver: Solver) -> np.ndarray | None:
+def fresh_keys(seed: int, indices: np.ndarray, solver: Any) -> np.ndarray | None:
     """Key data of images `indices` of a seed: [B, ..] uint32; None where a solver draws nothing."""
-    if not (isinstance(solver, DDIM) and solver.eta > 0):
+    if not solver.draws_noise:
         return None
     return np.asarray(jax.random.key_data(fold_keys(jax.random.key(seed), np.asarray(indices))))
 
@@ -166,15 +165,10 @@ def default_batch(num: int, dims: int) -> int:
 
 
 def generate(
-    sampler: Sampler,
-    params: Params,
+    model: Bundle,
     conditions: Conditions,
+    request: Request,
     *,
-    shape: tuple[int, ...],
-    solver: Solver,
-    seed: int = 0,
-    noise: np.ndarray | None = None,
-    batch: int = 0,
     folder: Path | None = None,
     timed: bool = False,
     progress: Progress | None = None,
@@ -182,17 +176,11 @@ def generate(
     """Generates one image for each of the conditions.
 
     Args:
-      sampler: of `make_sampler`, with the same solver.
-      params: flat dict of weights.
+      model: what to sample from.
       conditions: of the N images.
-      shape: (*S, C).
-      solver: see `make_sampler`.
-      seed: image i starts from noise folded from (seed, i),
-      noise: or, where given, from row i of this [N, *S, C] float32.
-      batch: images a solve, a multiple of the devices; 0 for `default_batch`. The last batch is
-        padded to it, so that one program is compiled.
-      folder: finished batches are kept here, each written atomically, and not solved again by a
-        later call; None keeps nothing. The caller sees to it that its settings are the same.
+      request: how. The last batch is padded, so that one program is compiled.
+      folder: finished batches are kept here, each written whole, and not solved again by a later
+        call with the same model, conditions and request; None keeps nothing.
       timed: solve a batch once more where there was only one, for seconds_per_image.
       progress: called after each batch.
 
@@ -200,24 +188,25 @@ def generate(
       ValueError: a batch that does not divide over the devices, or images that are not finite.
     """
     num = len(conditions)
-    batch = batch or default_batch(num, len(shape) - 1)
+    batch = request.batch or default_batch(num, len(model.facts.size))
     check_batch(batch)
-    params, warm, parts = parallel.replicate(params), False, []
+    sampler = make_sampler(model, request.solver, request.raw)
+    params, warm, parts = parallel.replicate(model.params), False, []
     names = ("images", "steps", "calls", "seconds")
 
     def solve_batch(start: int) -> tuple[Solved, float]:
-        rows = np.minimum(np.arange(start, start + batch), num - 1)
+        indices = np.minimum(np.arange(start, start + batch), num - 1)
         begin = time.perf_counter()
-        solved = sampler(params, _rows(conditions, rows, shape, solver, seed, noise))
+        solved = sampler(params, rows_of(model, conditions, request, indices))
         seconds = time.perf_counter() - begin
-        _check(solved, start, solver)
+        _check(solved, start, request.solver)
         return solved, seconds
 
     for start in range(0, num, batch):
         path = folder / f"batch_{start:08d}.npz" if folder else None
-        kept = _read_part(path, names) if path else None
-        if kept is not None:
-            parts.append(kept)
+        saved = _read_part(path, names) if path else None
+        if saved is not None:
+            parts.append(saved)
         else:
             solved, seconds = solve_batch(start)
             rows = min(batch, num - start)
@@ -228,7 +217,7 @@ def generate(
                 with whole_file(path) as draft:
                     np.savez(draft, **dict(zip(names, parts[-1])))
         if progress:
-            progress(min(start + batch, num), num)
+            progress("images", min(start + batch, num), num)
     images, steps, calls, seconds = zip(*parts)
     after_warm_up = [value for value in seconds if np.isfinite(value)]
     if timed and not after_warm_up:
@@ -247,36 +236,27 @@ def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | Non
         with open_npz(path) as part:
             return tuple(part[name] for name in names)
     except (ValueError, KeyError) as error:
-        print(f"WARNING: {path}: made again ({error})", file=sys.stderr)
+        logger.warning("%s: solved again (%s)", path, error)
         return None
 
 
 def generate_trajectory(
-    sampler: Sampler,
-    params: Params,
-    conditions: Conditions,
-    *,
-    shape: tuple[int, ...],
-    solver: Solver,
-    seed: int,
-    noise: np.ndarray | None = None,
-    num: int,
+    model: Bundle, conditions: Conditions, request: Request, num: int
 ) -> np.ndarray:
-    """The states of images 0 .. num - 1 from noise to image, in the units of the sampler.
+    """The states of images 0 .. num - 1 from noise to image.
 
     Args:
-      sampler: of `make_sampler` with trajectory=True.
-      params, conditions, shape, solver, seed, noise: as for `generate`.
+      model, conditions, request: as for `generate`.
       num: images; cut to the number of conditions.
 
     Returns:
       [steps + 1, num, *S, C] float32, at equally spaced times from 0 to 1.
     """
+    sampler = make_sampler(model, request.solver, request.raw, trajectory=True)
     num, devices = min(num, len(conditions)), jax.local_device_count()
-    rows = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
-    solved = sampler(
-        parallel.replicate(params), _rows(conditions, rows, shape, solver, seed, noise)
-    )
+    indices = np.minimum(np.arange(-(-num // devices) * devices), num - 1)
+    rows = rows_of(model, conditions, request, indices)
+    solved = sampler(parallel.replicate(model.params), rows)
     return np.moveaxis(solved.trajectory[:num], 1, 0)
 
 
@@ -289,24 +269,18 @@ def check_batch(batch: int) -> None:
         )
 
 
-def _rows(
-    conditions: Conditions,
-    rows: np.ndarray,
-    shape: tuple[int, ...],
-    solver: Solver,
-    seed: int,
-    noise: np.ndarray | None,
-) -> Rows:
-    masks, labels = conditions.masks, conditions.labels
+def rows_of(model: Bundle, conditions: Conditions, request: Request, indices: np.ndarray) -> Rows:
+    """What a compiled solve receives for the images `indices` of a request."""
+    masks, labels, start = conditions.masks, conditions.labels, request.start
     return Rows(
-        start_noise(seed, rows, shape) if noise is None else noise[rows],
-        None if masks is None else masks[rows],
-        None if labels is None else labels[rows],
-        fresh_keys(seed, rows, solver),
+        start_noise(request.seed, indices, model.shape) if start is None else start[indices],
+        None if masks is None else masks[indices],
+        None if labels is None else labels[indices],
+        fresh_keys(request.seed, indices, request.solver),
     )
 
 
-def _check(solved: Solved, start: int, solver: Solver) -> None:
+def _check(solved: Solved, start: int, solver: Any) -> None:
     finite = np.isfinite(solved.images).reshape(len(solved.images), -1).all(axis=1)
     if not finite.all():
         cure = (
@@ -315,5 +289,5 @@ def _check(solved: Solved, start: int, solver: Solver) -> None:
             else "are the weights finite? try another checkpoint"
         )
         raise ValueError(f"image {start + int(np.argmin(finite))} is not finite: {cure}")
-    if solver.name != "adaptive" and not (solved.steps == solver.steps).all():
+    if solver.num_steps is not None and not (solved.steps == solver.num_steps).all():
         raise RuntimeError(f"{solver} made {solved.steps.tolist()} steps: this is a bug")

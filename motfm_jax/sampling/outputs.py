@@ -10,9 +10,9 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from motfm_jax.data.records import Record
 from motfm_jax.io import images as pictures
 from motfm_jax.io.disk import is_at
 from motfm_jax.io.files import check_archive, whole_file, write_npz
-from motfm_jax.sampling.conditions import Conditions
-from motfm_jax.sampling.generate import Generated
+
+if TYPE_CHECKING:
+    from motfm_jax.sampling.sample import Samples
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
@@ -120,136 +121,119 @@ def _is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
     return all((out / name).is_file() for name in names)
 
 
-def write(
-    out: Path,
-    generated: Generated,
-    conditions: Conditions,
-    sidecar: Mapping[str, Any],
-    *,
-    classes: Sequence[str],
-    trajectory: np.ndarray | None = None,
-    nifti: bool = False,
-    pickle: bool = False,
-    affine: Any = None,
-) -> None:
+def draw_grid(path: Path, samples: "Samples") -> None:
+    """The first images with their masks and class names."""
+    images, names, drawn = samples.images, _class_names(samples), _to_draw(samples.masks)
+    shown = min(len(images), MAX_GRID[images.ndim - 2])
+    pictures.write_samples(
+        path,
+        images[:shown],
+        masks=None if drawn is None else drawn[:shown],
+        titles=names[:shown],
+        window=pictures.shared_window(images),
+        caption=f"{_note(samples)}; images 0 to {shown - 1} of {len(images)}",
+    )
+
+
+def write(out: Path, samples: "Samples", environment: Mapping[str, Any]) -> None:
     """Writes the outputs; the sidecar last.
 
     Args:
       out: the folder, claimed.
-      generated: N images.
-      conditions: of the same.
-      sidecar: JSON-able: what `describe` returns.
-      classes: class names by index.
-      trajectory: [T, K, *S, C] of the first K images, or None.
-      nifti: also one .nii.gz an image.
-      pickle: also the original's layout.
-      affine: for images whose condition states none.
+      samples: N images.
+      environment: packages, devices, revision.
     """
-    images, masks, labels = generated.images, conditions.masks, conditions.labels
-    names = [] if labels is None else [classes[label] for label in labels]
-    note = f"synthetic; {sidecar['solver']['name']}, network calls: {_short(sidecar['calls'])}"
-    window, drawn = pictures.shared_window(images), _to_draw(masks)
-    write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
-    shown = min(len(images), MAX_GRID[images.ndim - 2])
-    pictures.write_samples(
-        out / "grid.png",
-        images[:shown],
-        masks=None if drawn is None else drawn[:shown],
-        titles=names[:shown],
-        window=window,
-        caption=f"{note}; images 0 to {shown - 1} of {len(images)}",
-    )
-    if trajectory is not None:
-        times = np.linspace(0, 1, len(trajectory), dtype=np.float32)
-        write_npz(out / "trajectory.npz", states=trajectory, times=times)
-        rows = [f"{index} {name}" for index, name in enumerate(names[: trajectory.shape[1]])]
+    images, conditions, settings = samples.images, samples.conditions, samples.settings()
+    write_npz(out / "samples.npz", images=images, masks=samples.masks, classes=samples.labels)
+    draw_grid(out / "grid.png", samples)
+    states = samples.trajectory
+    if states is not None:
+        times = np.linspace(0, 1, len(states), dtype=np.float32)
+        write_npz(out / "trajectory.npz", states=states, times=times)
+        names = _class_names(samples)[: states.shape[1]]
         pictures.write_trajectory(
-            out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note
+            out / "trajectory.png",
+            states,
+            row_titles=[f"{index} {name}" for index, name in enumerate(names)],
+            window=pictures.shared_window(images),
+            caption=_note(samples),
         )
-    digits = max(4, len(str(len(images) - 1)))
-    affines = conditions.affines or [None] * len(images)
-    if nifti:
-        for index, image in enumerate(images):
+    if settings["nifti"]:
+        digits = max(4, len(str(len(images) - 1)))
+        affines = conditions.affines or [None] * len(images)
+        for index, (image, affine) in enumerate(zip(images, affines)):
             pictures.write_nifti(
                 out / f"sample_{index:0{digits}}.nii.gz",
                 image,
-                affine if affines[index] is None else affines[index],
+                samples.model.facts.affine if affine is None else affine,
                 f"synthetic; {FORMAT}",
             )
-    if pickle:
-        entries = _entries(generated, conditions, classes)
+    if settings["pickle"]:
+        entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
         pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
     with whole_file(out / SIDECAR) as draft:
-        draft.write_text(json.dumps(sidecar, indent=2) + "\n")
+        draft.write_text(json.dumps(describe(samples, environment), indent=2) + "\n")
 
 
-def describe(
-    run: str,
-    settings: Mapping[str, Any],
-    generated: Generated,
-    conditions: Conditions,
-    *,
-    kind: str,
-    classes: Sequence[str],
-    mask_labels: Sequence[str],
-    intensity: Mapping[str, Any] | None,
-    environment: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The sidecar of the images: where they come from and how they were made.
-
-    Args:
-      run: the run directory.
-      settings: as claimed: checkpoint, training_step, seed, noise, raw, num, solver, ... .
-      generated, conditions: N images and what they were conditioned on.
-      kind: "none", "class", "mask" or "mask+class".
-      classes: class names by index.
-      mask_labels: label names by value.
-      intensity: `Intensity.to_json()`, or None where the run does not know it.
-      environment: packages, devices, revision.
-    """
-    masks, labels, steps = conditions.masks, conditions.labels, generated.steps
+def describe(samples: "Samples", environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The sidecar of the images: where they come from and how they were generated."""
+    model, conditions, generated = samples.model, samples.conditions, samples.generated
+    settings, steps = samples.settings(), samples.generated.steps
+    labelled = samples.masks is not None and not conditions.raw_masks
     return {
         "format": FORMAT,
         "synthetic": True,
         "statement": "Every image here was generated by a model; none shows a patient.",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "run": run,
+        "run": model.run,
         "checkpoint": settings["checkpoint"],
         "training_step": settings["training_step"],
         **{name: settings[name] for name in ("num", "seed", "solver")},
         "start_noise": _start(settings["noise"]),
         "steps": int(steps[0]) if (steps == steps[0]).all() else [int(count) for count in steps],
-        "calls": _calls(generated.calls, settings["solver"]["name"]),
+        "calls": _calls(samples),
         "seconds_per_image": generated.seconds_per_image,
         "batch": settings["batch"],
         "condition": {
-            "kind": kind,
-            "classes": None if labels is None else [classes[label] for label in labels],
-            "mask_labels": None if masks is None or conditions.raw_masks else list(mask_labels),
+            "kind": model.cond,
+            "classes": None if samples.labels is None else _class_names(samples),
+            "mask_labels": list(model.facts.mask_labels) if labelled else None,
             "masks": "as the network takes them"
             if conditions.raw_masks
-            else None
-            if masks is None
-            else "label numbers",
+            else "label numbers"
+            if labelled
+            else None,
             "from": list(conditions.origins),
         },
         "images": {
             "shape": list(generated.images.shape),
-            "units": _units(intensity, settings["raw"]),
-            "intensity": intensity and dict(intensity),
+            "units": _units(model.facts.intensity, settings["raw"]),
+            "intensity": dict(model.facts.intensity),
             "min": float(generated.images.min()),
             "max": float(generated.images.max()),
         },
         "environment": dict(environment),
-        "settings": dict(settings),
+        "settings": settings,
     }
+
+
+def _class_names(samples: "Samples") -> list[str]:
+    classes = samples.model.facts.classes
+    return [] if samples.labels is None else [classes[label] for label in samples.labels]
+
+
+def _note(samples: "Samples") -> str:
+    calls = _calls(samples)
+    if isinstance(calls, Mapping):
+        calls = f"{calls['min']} to {calls['max']}, mean {calls['mean']:.1f}"
+    return f"synthetic; {samples.request.solver.name}, network calls: {calls}"
 
 
 def _start(noise: str | None) -> str:
     if noise is None:
         return "image i: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i))"
-    return f"image i: row i of the arrays given with --noise, whose BLAKE2b is {noise}"
+    return f"image i: row i of the arrays given, whose BLAKE2b is {noise}"
 
 
 def _to_draw(masks: np.ndarray | None) -> np.ndarray | None:
@@ -262,9 +246,7 @@ def _to_draw(masks: np.ndarray | None) -> np.ndarray | None:
     return np.unique(masks, return_inverse=True)[1].reshape(masks.shape[:-1])
 
 
-def _units(intensity: Mapping[str, Any] | None, raw: bool) -> str:
-    if intensity is None:
-        return "as the network gives them: the scaling of its training data is not known"
+def _units(intensity: Mapping[str, Any], raw: bool) -> str:
     if intensity["mode"] == "none":
         return "as the network gives them: it was trained on unscaled intensities"
     typical = {
@@ -284,10 +266,8 @@ def _units(intensity: Mapping[str, Any] | None, raw: bool) -> str:
     )
 
 
-def _entries(
-    generated: Generated, conditions: Conditions, classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    masks, labels = conditions.masks, conditions.labels
+def _entries(samples: "Samples") -> list[dict[str, Any]]:
+    masks, labels = samples.masks, samples.labels
     return [
         pickles.to_entry(
             Record(
@@ -296,23 +276,18 @@ def _entries(
                 None if labels is None else int(labels[index]),
                 {"name": f"sample_{index}", "synthetic": True},
             ),
-            classes,
+            samples.model.facts.classes,
         )
-        for index, image in enumerate(generated.images)
+        for index, image in enumerate(samples.images)
     ]
 
 
-def _calls(calls: np.ndarray, solver: str) -> int | dict[str, float]:
-    """Of an image: one number, or the least, the mean and the most where "adaptive" chose."""
-    if solver != "adaptive":
+def _calls(samples: "Samples") -> int | dict[str, float]:
+    """Of an image: one number, or the least, the mean and the most where each took its own."""
+    calls = samples.calls
+    if samples.request.solver.num_calls is not None:
         return int(calls[0])
     return {"min": int(calls.min()), "mean": float(calls.mean()), "max": int(calls.max())}
-
-
-def _short(calls: int | Mapping[str, float]) -> str:
-    if isinstance(calls, Mapping):
-        return f"{calls['min']} to {calls['max']}, mean {calls['mean']:.1f}"
-    return str(calls)
 
 
 def _read(path: Path) -> dict[str, Any]:

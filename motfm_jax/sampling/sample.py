@@ -1,109 +1,108 @@
-"""One request for images, from weights to a folder of outputs."""
+"""One request for images, from weights to arrays or to a folder of outputs."""
 
-import functools
-from collections.abc import Callable, Mapping
+import dataclasses
+import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from motfm_jax.core import Array, Condition, Network, Params
-from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
+from motfm_jax.core import Progress
 from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
-from motfm_jax.methods.diffusion import DDIM
-from motfm_jax.methods.solve import Solver
+from motfm_jax.model import Bundle
 from motfm_jax.sampling import generate, outputs
 from motfm_jax.sampling.conditions import Conditions
+from motfm_jax.sampling.generate import Generated, Request
 
-TRAJECTORY_IMAGES = 8
 
-
-class Request(NamedTuple):
-    """How to generate and what to write.
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Generated images with how they were generated.
 
     Attributes:
-      solver: of the run's method.
-      seed: 0 to 2^32 - 1; image i starts from noise folded from (seed, i), unless given noise.
-      batch: images a solve; 0 for `generate.default_batch`.
-      trajectory: also write the way of the first TRAJECTORY_IMAGES images.
-      nifti: also one NIfTI an image; None: for volumes.
-      pickle: also the original's layout.
-      raw: leave the images as the network gives them, the intensity scaling not undone.
-    """
-
-    solver: Solver
-    seed: int = 0
-    batch: int = 0
-    trajectory: bool = False
-    nifti: bool | None = None
-    pickle: bool = False
-    raw: bool = False
-
-
-class Checkpoint(NamedTuple):
-    """Where weights come from: run directory, content hash, training step."""
-
-    run: str
-    hash: str
-    step: int
-
-
-def sample_to_folder(
-    out: Path,
-    request: Request,
-    conditions: Conditions,
-    *,
-    network: Network,
-    params: Params,
-    condition: Callable[[Array | None, Array | None], Condition],
-    kind: str,
-    facts: Facts,
-    intensity: Intensity | None,
-    checkpoint: Checkpoint,
-    noise: np.ndarray | None = None,
-    overwrite: bool = False,
-    progress: generate.Progress | None = None,
-) -> dict[str, Any]:
-    """Generates images and writes them; goes on where an interrupted call stopped.
-
-    Args:
-      out: see `outputs.claim`.
-      request: how, and what to write.
+      model: what they were sampled from.
       conditions: of the N images.
-      network, params: see `generate.make_sampler`.
-      condition: see `generate.make_sampler`.
-      kind: what the network is conditioned on: none | class | mask | mask+class.
-      facts, intensity: of the training data; an intensity that is not known (None) needs
-        request.raw.
-      checkpoint: where params come from.
-      noise: [at least N, *S, C] float32, image i starts from row i; None for noise of the seed.
-      overwrite: see `outputs.claim`.
-      progress: called after each batch.
-
-    Returns:
-      The sidecar.
-
-    Raises:
-      ValueError: a seed, noise or batch that cannot be, an output folder that cannot be had, or
-        images that are not finite.
+      request: how.
+      generated: the images, with counts of steps and network calls.
+      trajectory: [T, K, *S, C] of the first K images where the request asks for it, else None.
     """
-    out, solver, shape = Path(out), request.solver, (*facts.size, facts.channels)
-    if noise is not None:
-        noise = noise[: len(conditions)]
-        if noise.shape != (len(conditions), *shape):
-            raise ValueError(
-                f"noise {noise.shape} for {len(conditions)} images {shape}: one row each needed"
-            )
+
+    model: Bundle
+    conditions: Conditions
+    request: Request
+    generated: Generated
+    trajectory: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, *S, C] float32, in the units of the training data (of the network if raw)."""
+        return self.generated.images
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        """[N, *S] uint8 labels that the images were made from, or None."""
+        return self.conditions.masks
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """[N] int32 class indices that the images were made for, or None."""
+        return self.conditions.labels
+
+    @property
+    def calls(self) -> np.ndarray:
+        """[N] int32, NFE: the network calls of each image, counted inside the solve."""
+        return self.generated.calls
+
+    def show(self) -> Image.Image:
+        """The grid of grid.png, with masks drawn over and class names; a notebook displays it."""
+        with tempfile.TemporaryDirectory() as folder:
+            outputs.draw_grid(Path(folder) / "grid.png", self)
+            with Image.open(Path(folder) / "grid.png") as picture:
+                return picture.convert("RGB")
+
+    def save(self, out: str | Path, overwrite: bool = False) -> dict[str, Any]:
+        """Writes what `motfm sample` writes: samples.npz, grid.png, samples.json, ... .
+
+        Args:
+          out: folder, made where it does not exist.
+          overwrite: replace the images of other settings there.
+
+        Returns:
+          The sidecar, samples.json.
+
+        Raises:
+          ValueError: the folder holds images of other settings, or other things.
+        """
+        with outputs.claim(Path(out), self.settings(), overwrite) as folder:
+            if folder is not None:
+                outputs.write(Path(out), self, environment())
+        return outputs.read_sidecar(Path(out))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the images depend on, JSON-able."""
+        return settings_of(self.model, self.conditions, self.request)
+
+
+def check_request(model: Bundle, conditions: Conditions, request: Request) -> None:
+    """Raises ValueError for a request that cannot be carried out."""
+    solver, start = request.solver, request.start
+    if start is not None and start.shape != (len(conditions), *model.shape):
+        raise ValueError(
+            f"noise {start.shape} for {len(conditions)} images {model.shape}: one row each needed"
+        )
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"--seed={request.seed}: a whole number from 0 to {2**32 - 1} needed")
-    if noise is not None and isinstance(solver, DDIM) and solver.eta > 0:
+    if start is not None and solver.draws_noise:
         raise ValueError(
-            f"--noise with eta={solver.eta}: that draws fresh noise on the way, from a seed; leave "
+            "--noise with --eta above 0: that draws fresh noise on the way, from a seed; leave "
             "--noise out, or set --eta=0"
         )
-    if request.trajectory and solver.name == "adaptive":
+    if request.trajectory and solver.num_steps is None:
         raise ValueError(
             "--trajectory with --solver=adaptive: each image takes its own times; use another "
             "solver"
@@ -112,83 +111,95 @@ def sample_to_folder(
         raise ValueError(
             "--pickle with --masks of floats: that layout holds label numbers; leave --pickle out"
         )
-    batch = request.batch or generate.default_batch(len(conditions), len(facts.size))
-    generate.check_batch(batch)
-    nifti = len(facts.size) == 3 if request.nifti is None else request.nifti
-    settings = {
-        "checkpoint": checkpoint.hash,
-        "training_step": checkpoint.step,
+    if request.batch:
+        generate.check_batch(request.batch)
+
+
+def settings_of(model: Bundle, conditions: Conditions, request: Request) -> dict[str, Any]:
+    """What images of a request depend on, JSON-able: other settings are other images."""
+    dims, start = len(model.facts.size), request.start
+    return {
+        "checkpoint": model.checkpoint_hash,
+        "training_step": model.step,
         "num": len(conditions),
         "conditions": conditions.digest(),
-        "seed": request.seed if noise is None else None,
-        "noise": None if noise is None else hash_arrays({"noise": noise}),
+        "seed": request.seed if start is None else None,
+        "noise": None if start is None else hash_arrays({"noise": start}),
         "raw": request.raw,
-        "solver": _said(solver),
-        "batch": batch,
+        "solver": request.solver.settings(),
+        "batch": request.batch or generate.default_batch(len(conditions), dims),
         "trajectory": request.trajectory,
-        "nifti": nifti,
+        "nifti": dims == 3 if request.nifti is None else request.nifti,
         "pickle": request.pickle,
     }
-    invert = (lambda image: image) if request.raw else intensity.invert
-    sampler = functools.partial(generate.make_sampler, network, condition, invert, solver)
-    with outputs.claim(out, settings, overwrite) as folder:
+
+
+def sample(
+    model: Bundle,
+    conditions: Conditions,
+    request: Request,
+    *,
+    folder: Path | None = None,
+    timed: bool = False,
+    progress: Progress | None = None,
+) -> Samples:
+    """Generates images, and the way of the first of them where the request asks for it.
+
+    Args:
+      model, conditions, request, folder, timed, progress: see `generate.generate`.
+
+    Raises:
+      ValueError: a request that cannot be carried out, or images that are not finite.
+    """
+    if request.start is not None:
+        request = request._replace(start=request.start[: len(conditions)])
+    check_request(model, conditions, request)
+    generated = generate.generate(
+        model, conditions, request, folder=folder, timed=timed, progress=progress
+    )
+    trajectory = None
+    if request.trajectory:
+        trajectory = generate.generate_trajectory(
+            model, conditions, request, generate.TRAJECTORY_IMAGES
+        )
+    return Samples(model, conditions, request, generated, trajectory)
+
+
+def sample_to_folder(
+    out: Path,
+    model: Bundle,
+    conditions: Conditions,
+    request: Request,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Generates images and writes them; continues an interrupted call.
+
+    Args:
+      out: see `outputs.claim`.
+      model, conditions, request: see `generate.generate`.
+      overwrite: see `outputs.claim`.
+      progress: called after each batch.
+
+    Returns:
+      The sidecar.
+
+    Raises:
+      ValueError: a request that cannot be carried out, an output folder that cannot be had, or
+        images that are not finite.
+    """
+    out = Path(out)
+    if request.start is not None:
+        request = request._replace(start=request.start[: len(conditions)])
+    check_request(model, conditions, request)
+    with outputs.claim(out, settings_of(model, conditions, request), overwrite) as folder:
         if folder is None:
             if progress:
-                progress(len(conditions), len(conditions))
-            return outputs.read_sidecar(out)
-        generated = generate.generate(
-            sampler(),
-            params,
-            conditions,
-            shape=shape,
-            solver=solver,
-            seed=request.seed,
-            noise=noise,
-            batch=batch,
-            folder=folder,
-            timed=True,
-            progress=progress,
-        )
-        trajectory = None
-        if request.trajectory:
-            trajectory = generate.generate_trajectory(
-                sampler(trajectory=True),
-                params,
-                conditions,
-                shape=shape,
-                solver=solver,
-                seed=request.seed,
-                noise=noise,
-                num=TRAJECTORY_IMAGES,
+                progress("images", len(conditions), len(conditions))
+        else:
+            samples = sample(
+                model, conditions, request, folder=folder, timed=True, progress=progress
             )
-        sidecar = outputs.describe(
-            checkpoint.run,
-            settings,
-            generated,
-            conditions,
-            kind=kind,
-            classes=facts.classes,
-            mask_labels=facts.mask_labels,
-            intensity=intensity and intensity.to_json(),
-            environment=environment(),
-        )
-        outputs.write(
-            out,
-            generated,
-            conditions,
-            sidecar,
-            classes=facts.classes,
-            trajectory=trajectory,
-            nifti=nifti,
-            pickle=request.pickle,
-            affine=facts.affine,
-        )
+            outputs.write(out, samples, environment())
     return outputs.read_sidecar(out)
-
-
-def _said(solver: Solver) -> Mapping[str, Any]:
-    """The solver's name with the settings that apply to it."""
-    if isinstance(solver, DDIM):
-        return {"name": solver.name, **solver._asdict()}
-    fields = ("name", "rtol", "atol") if solver.name == "adaptive" else ("name", "steps")
-    return {name: getattr(solver, name) for name in fields}

@@ -1,0 +1,256 @@
+"""What a user gives to sample from: noise, masks and classes, as arrays or files, checked here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from motfm_jax.data import files, geometry
+
+PICTURES = (".png", ".bmp", ".tif", ".tiff")
+MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
+
+Values = str | Path | np.ndarray  # an npy file, or its array
+
+
+class Masks(NamedTuple):
+    """Of M images.
+
+    Attributes:
+      values: [M, *S] uint8 labels, or [M, *S, C] float32 as the network takes them.
+      origins: M texts, which file (and row) each came from.
+      affines: M of 4 x 4 nested lists or None.
+      are_rows: of one array, so that mask i is image i's and there are no more images than masks.
+    """
+
+    values: np.ndarray
+    origins: list[str]
+    affines: list[Any]
+    are_rows: bool = False
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The array of an npy file, memory-mapped; pickles are refused, not executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; write it with numpy.save")
+    try:
+        # Mapped, a header that claims more than the file holds is refused before it is allocated.
+        with np.errstate(over="raise"):
+            values = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, EOFError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); write it with numpy.save") from error
+    return _numbers(str(path), values)
+
+
+def start_images(
+    values: Values, shape: Sequence[int], halvings: int, name: str = "noise"
+) -> np.ndarray:
+    """The arrays that images start from: [N, *S, C] float32.
+
+    Args:
+      values: floats [N, *S, C].
+      shape: (*S, C) of the model.
+      halvings: how often the network halves an image.
+      name: of an array, for messages.
+
+    Raises:
+      ValueError: another shape or type, or values that are not finite.
+    """
+    name, values = _named(values, name)
+    if values.dtype.kind != "f" or values.ndim != len(shape) + 1:
+        raise ValueError(f"{name}: {values.dtype} {values.shape}, floats {_axes(*shape)} needed")
+    if values.shape[1:] != tuple(shape):
+        raise ValueError(f"{name}: array {values.shape}, this model starts from {_axes(*shape)}")
+    stride = 2**halvings
+    if any(extent % stride for extent in values.shape[1:-1]):
+        raise ValueError(
+            f"{name}: images {values.shape[1:-1]}, but the network needs extents divisible by "
+            f"{stride}; pad or crop them"
+        )
+    return _float32(name, values)
+
+
+def class_indices(values: Values | Sequence[int], classes: Sequence[str]) -> np.ndarray:
+    """Class indices [N] int32, checked.
+
+    Raises:
+      ValueError: another shape or type, or an index beyond the classes.
+    """
+    name, values = _named(values, "classes")
+    if values.ndim != 1 or values.dtype.kind not in "ui":
+        raise ValueError(
+            f"{name}: {values.dtype} {values.shape}, but one whole number an image, [N], needed: "
+            "the index of its class"
+        )
+    wrong = np.flatnonzero((values < 0) | (values >= len(classes)))
+    if len(wrong):
+        raise ValueError(
+            f"{name}: row {wrong[0]} is {values[wrong[0]]}, but the classes are 0 to "
+            f"{len(classes) - 1}: {', '.join(classes)}"
+        )
+    return np.array(values, np.int32)
+
+
+def read_masks(
+    masks: np.ndarray | Sequence[str | Path],
+    mask_labels: Sequence[str],
+    size: Sequence[int],
+    fit: str | None = None,
+    channels: int = 0,
+) -> Masks:
+    """Masks from an array or from files.
+
+    Args:
+      masks: labels [M, *S], or floats [M, *S, C] as the network takes them: an array or one npy
+        file. Or label maps of one image each: PNG (or BMP, TIFF) with label values as grey or
+        palette numbers, NIfTI, or npy with the array as in memory; a folder stands for all such
+        files in it, sorted.
+      mask_labels: label names by value: the values allowed.
+      size: S, which every mask must have unless fit is given.
+      fit: "pad" or "stretch" resizes labels to S, nearest neighbour; see `geometry.fit`.
+      channels: C, the mask channels of the network.
+
+    Raises:
+      ValueError: a file that is no mask, or none of this model's.
+    """
+    array, dims, name = np.empty(0), len(size), "masks"
+    if isinstance(masks, np.ndarray):
+        array = _numbers(name, masks)
+    elif len(masks) == 1 and Path(masks[0]).is_file() and str(masks[0]).lower().endswith(".npy"):
+        name, array = str(masks[0]), read_array(masks[0])
+    if array.ndim == dims + 2:
+        return _network_input(name, array, size, channels)
+    are_rows = array.ndim == dims + 1
+    if are_rows:
+        named = ((f"{name}, row {row}", values, None) for row, values in enumerate(array))
+    elif isinstance(masks, np.ndarray):
+        raise ValueError(f"{name}: array {array.shape}, labels {_axes(*size)} needed")
+    else:
+        named = ((str(path), *_read_mask(path, dims)) for path in _listed(masks))
+    values, affines, origins = [], [], []
+    for origin, mask, affine in named:
+        if affine is None:
+            _refuse_fractions(origin, mask, size, channels)
+        labels = files.to_labels(origin, mask, range(len(mask_labels))).astype(np.uint8)
+        labels, affine = _to_size(origin, labels, affine, size, fit)
+        values.append(labels)
+        affines.append(None if affine is None else affine.tolist())
+        origins.append(origin)
+    return Masks(np.stack(values), origins, affines, are_rows)
+
+
+def _network_input(name: str, values: np.ndarray, size: Sequence[int], channels: int) -> Masks:
+    """Floats [M, *S, C], unchanged."""
+    if values.dtype.kind != "f" or values.shape[1:] != (*size, channels):
+        raise ValueError(
+            f"{name}: {values.dtype} {values.shape}, but the network takes floats "
+            f"{_axes(*size, channels)}, or whole-numbered labels {_axes(*size)}"
+        )
+    names = [f"{name}, row {row}" for row in range(len(values))]
+    return Masks(_float32(name, values), names, [None] * len(values), are_rows=True)
+
+
+def _listed(paths: Sequence[str | Path]) -> list[Path]:
+    """The files of paths and of the folders among them."""
+    listed = []
+    for path in map(Path, paths):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(
+                file for file in path.iterdir() if file.name.lower().endswith(MASK_SUFFIXES)
+            )
+            if not inside:
+                raise ValueError(f"{path}: no mask in it; files {', '.join(MASK_SUFFIXES)} needed")
+        listed += inside
+    return listed
+
+
+def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """One file as [*S0], with its affine where it states one."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such mask file; check --masks")
+    suffix = path.suffix.lower()
+    if path.name.lower().endswith(files.NIFTI_SUFFIXES):
+        values, affine, _ = files.read(path)
+        while values.ndim > dims and values.shape[-1] == 1:
+            values = values[..., 0]
+        if dims == 2:  # files are x first; here rows are depth
+            return values.T, affine[:, [1, 0, 2, 3]]
+        return values, affine
+    if suffix == ".npy":
+        return read_array(path), None
+    if suffix not in PICTURES:
+        raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
+    try:
+        with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                raise ValueError(f"{picture.n_frames} pictures in one file, one a file needed")
+            values = np.asarray(picture)
+    except Exception as error:  # a decoder may raise anything on foreign bytes
+        raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
+    if values.ndim != 2:
+        raise ValueError(
+            f"{path}: a colour picture {values.shape}; save labels as grey or palette numbers"
+        )
+    return values, None
+
+
+def _refuse_fractions(name: str, values: np.ndarray, size: Sequence[int], channels: int) -> None:
+    """Raises ValueError for floats that may be meant as a network's input."""
+    if values.dtype.kind == "f" and np.isfinite(values).all():
+        fractions = values[np.abs(values - np.rint(values)) > 1e-3]
+        if fractions.size:
+            raise ValueError(
+                f"{name}: mask values such as {fractions[0]}, whole numbers needed: labels; for "
+                f"floats as the network takes them give one array {_axes(*size, channels)}"
+            )
+
+
+def _to_size(
+    name: str, mask: np.ndarray, affine: np.ndarray | None, size: Sequence[int], fit: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    if mask.shape == tuple(size):
+        return mask, affine
+    if not fit or mask.ndim != len(size):
+        raise ValueError(
+            f"{name}: mask {mask.shape}, but the network's images are {tuple(size)}"
+            + ("; resize it, or use --fit=pad or --fit=stretch" * (mask.ndim == len(size)))
+        )
+    spacing = None
+    if affine is not None:
+        spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
+    empty = np.broadcast_to(np.float32(0), (*mask.shape, 1))
+    resized = geometry.fit(empty, mask, affine, spacing, size, fit)
+    return resized.mask, resized.affine
+
+
+def _named(values: Values | Sequence, name: str) -> tuple[str, np.ndarray]:
+    """An array with its name for messages."""
+    if isinstance(values, str | Path):
+        return str(values), read_array(values)
+    return name, _numbers(name, np.asarray(values))
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"{name}: values of type {values.dtype}, real numbers needed")
+    if not values.size:
+        raise ValueError(f"{name}: an empty array, {values.shape}")
+    return values
+
+
+def _float32(name: str, values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused
+        values = np.array(values, np.float32)
+    infinite = int((~np.isfinite(values)).sum())
+    if infinite:
+        raise ValueError(f"{name}: {infinite} values are NaN, infinite or beyond float32")
+    return values
+
+
+def _axes(*axes: int) -> str:
+    """Axes as text: [N, 16, 16, 1]."""
+    return f"[N, {', '.join(map(str, axes))}]"
