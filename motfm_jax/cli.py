@@ -1,23 +1,31 @@
-"""How scripts end: one clear line and exit code 2 for a user's mistake, never a traceback."""
+"""The command line: `motfm COMMAND`, its flags, and how commands end.
+
+A user's mistake ends in one line and exit code 2, Ctrl-C in 130, a bug in its traceback and 1.
+"""
 
 import argparse
 import errno
+import importlib
 import json
-import os
+import logging
 import re
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
-from motfm_jax import datasets, settings
-from motfm_jax.io import malloc
-
+COMMANDS = {
+    "train": "train a model",
+    "sample": "generate images with a trained model",
+    "evaluate": "score images, look for copies, measure restoration",
+    "downstream": "train classifiers or segmenters on generated images",
+    "export": "write a compiled sampler that needs jax alone",
+    "convert": "exchange weights with the PyTorch original",
+    "prepare": "check, preview and convert data",
+    "report": "run the paper's comparison",
+}
 _ROOM = "; make room, then call it again: what is complete is kept"
 _NO_HOST_MEMORY = "; this machine has no memory left: see what else runs on it, then call it again"
 _AGAIN = "; the disk or the network failed: what is complete is kept, call it again"
@@ -38,14 +46,33 @@ _NO_MEMORY = (
 )
 
 
-def run(main: Callable[[Sequence[str]], int | None], end: Callable[[int], None] = sys.exit) -> None:
-    """Calls main(arguments) and ends with what it returns; 2 after a mistake, said in a line; 130
-    after Ctrl-C; 1 after a bug, with its traceback."""
-    _open_streams()
-    threading.excepthook, sys.unraisablehook = _say_of_thread, _say_of_callback
-    malloc.keep_freed()
+def main() -> None:
+    """The command `motfm`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print(__doc__.splitlines()[0], "", sep="\n")
+        for command, summary in COMMANDS.items():
+            print(f"  motfm {command:<11} {summary}")
+        print("\nmotfm COMMAND --help lists the flags.")
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f"error: motfm {name}: use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[:2] = [f"motfm {name}"]
+    run(name)
+
+
+def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
+    """Calls a command with the arguments of this process, and exits.
+
+    Args:
+      command: one of COMMANDS, or a function of the arguments.
+    """
+    _log_to_terminal()
     try:
-        code = main(sys.argv[1:]) or 0
+        if isinstance(command, str):
+            command = importlib.import_module(f"motfm_jax.commands.{command}").main
+        code = command(sys.argv[1:]) or 0
     except (ValueError, OSError) as error:
         cure = _CURES.get(getattr(error, "errno", None), "")
         print(f"error: {error}{cure}", file=sys.stderr)
@@ -62,60 +89,50 @@ def run(main: Callable[[Sequence[str]], int | None], end: Callable[[int], None] 
             traceback.print_exc()
         else:
             print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
-    end(code)
+    sys.exit(code)
 
 
-def _open_streams() -> None:
-    """Nothing in the place of standard streams that the caller closed: their numbers would be
-    given to the next files opened."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-        if getattr(sys, name) is None:
-            stream = os.fdopen(number, "w" if number else "r", closefd=False)
-            setattr(sys, name, stream)
+class _Terminal(logging.Handler):
+    """Prints messages plainly, above a progress bar; warnings to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        warns = record.levelno >= logging.WARNING
+        text = f"{record.levelname}: " * warns + record.getMessage()
+        tqdm.write(text, file=sys.stderr if warns else sys.stdout)
+        (sys.stderr if warns else sys.stdout).flush()
 
 
-def _say_of_thread(ended: threading.ExceptHookArgs) -> None:
-    """A disk that ends a background thread, such as TensorBoard's, in a line."""
-    if not isinstance(ended.exc_value, OSError):
-        threading.__excepthook__(ended)
-        return
-    print(f"WARNING: {ended.thread and ended.thread.name}: {ended.exc_value}", file=sys.stderr)
+def _log_to_terminal() -> None:
+    logger = logging.getLogger("motfm_jax")
+    logger.handlers[:] = [_Terminal()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
-def _say_of_callback(ended: Any) -> None:
-    """Nothing of writes that Orbax gave up, which end after its event loop has; a disk's in a line,
-    as when TensorBoard's writer is closed at exit."""
-    if isinstance(ended.exc_value, OSError):
-        print(f"WARNING: {ended.exc_value}", file=sys.stderr)
-    elif str(ended.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(ended)
+@contextmanager
+def progress_bar(unit: str = "image") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on the terminal, as the `progress` argument of the library's functions."""
+    from tqdm import tqdm
 
+    with tqdm(unit=unit, disable=None) as bar:
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses a value that is empty, as of a shell variable that is not set: as a path it would be
-    the folder one is in."""
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        given = sys.argv[1:] if args is None else list(args)
-        for before, argument in zip(["", *given], given):
-            if not argument or re.fullmatch(r"--[\w-]+=", argument):
-                raise ValueError(
-                    f"{argument or before}: its value is empty; give one, or leave the flag out"
-                )
-        return super().parse_known_args(given, namespace)
+        yield show
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """For a script's flags; its --help is the script's docstring and the flags.
+    """For a command's flags; its --help is the command's docstring and the flags.
 
     Args:
       description: the docstring.
     """
-    return _Parser(
+    return argparse.ArgumentParser(
         allow_abbrev=False,
         usage=argparse.SUPPRESS,
         description=description,
@@ -123,58 +140,70 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
 
 
-def parse_config_flags(arguments: Sequence[str]) -> tuple[flags.FlagValues, ConfigDict]:
-    """Parses --config=FILE.py:ARGUMENTS and --config.FIELD=VALUE beside the flags defined.
+def parse_config_flags(arguments: Sequence[str], values: Any, usage: str) -> Any:
+    """Parses --config=FILE.py:ARGUMENTS and --config.FIELD=VALUE beside other flags.
 
     With --resume and no --config, the config is the one saved in --workdir.
 
+    Args:
+      arguments: of the command line.
+      values: `absl.flags.FlagValues` with the other flags defined, among them workdir and resume;
+        receives their values.
+      usage: printed by --help, before the flags.
+
     Returns:
-      all flags, and the config, checked and locked.
+      The config, checked and locked.
 
     Raises:
       ValueError: a flag or field that does not exist, a value of the wrong type, no config file.
     """
-    values = flags.FLAGS
-    saved = _saved_config(arguments)
-    if saved is not None:
-        try:  # it looks at the command line already here
-            config_flags.DEFINE_config_dict("config", saved)
-        except Exception as error:
-            raise ValueError(_said(error)) from error
-    elif "config" not in values:
-        config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:ARGUMENTS]")
+    from ml_collections import config_flags
+
+    from motfm_jax import presets, settings
+
     if {"--help", "-h", "-help"} & set(arguments):
-        print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
+        print(usage, values.main_module_help(), sep="\n")
         sys.exit(0)
-    file = next((a.partition("=")[2] for a in arguments if a.startswith("--config=")), "")
-    name = file.partition(":")[0]
-    if name and not Path(name).is_file():
-        raise ValueError(f"--config={file}: there is no file {name}; see configs/")
+    arguments = [
+        f"--config={presets.config_file(each.partition('=')[2])}"
+        if each.startswith("--config=")
+        else each
+        for each in arguments
+    ]
     # config_flags wants the file before the fields that change it.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: not argument.startswith("--config="))
+    arguments.sort(key=lambda argument: not argument.startswith("--config="))
+    command = [sys.argv[0], *arguments]
+    saved = _saved_config(arguments)
     try:
-        rest = values(sys.argv)[1:]
+        if saved is not None:
+            config_flags.DEFINE_config_dict("config", saved, flag_values=values, sys_argv=command)
+        else:
+            config_flags.DEFINE_config_file(
+                "config", flag_values=values, sys_argv=command, help_string="NAME[:ARGUMENTS]"
+            )
+        rest = values(command)[1:]
     except Exception as error:  # whatever a config file or a value makes the parser raise
-        raise ValueError(_said(error)) from error
+        raise ValueError(_one_line(error)) from error
     if rest:
         raise ValueError(f"{rest[0]!r}: flags are given as --name=value; see --help")
     if values.config is None:
-        workdir = values["workdir"].value if "workdir" in values else None
-        if workdir and values["resume"].value:
+        if values.workdir and values.resume:
             raise ValueError(
-                f"--workdir={workdir}: there is no run to resume; give the folder of one, or "
-                "--config to start"
+                f"--workdir={values.workdir}: there is no run to resume; give the folder of one, "
+                "or --config to start"
             )
         raise ValueError(
-            "--config is missing: give one of configs/, such as configs/phantom.py; only --resume "
-            "of a --workdir that holds a run can do without"
+            "--config is missing: give one, such as --config=phantom; only --resume of a --workdir "
+            "that holds a run can do without"
         )
     settings.check(values.config)
-    return values, values.config
+    return values.config
 
 
-def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
+def _saved_config(arguments: Sequence[str]) -> Any:
     """The config of the run to resume, where no config file is given and the run is there."""
+    from motfm_jax import datasets, settings
+
     text = "\n".join(arguments)
     workdir = re.search(r"^--?workdir[=\n](.*)$", text, re.MULTILINE)
     resumes = re.search(r"^--?resume(=true|=1|)$", text, re.MULTILINE | re.IGNORECASE)
@@ -191,10 +220,10 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict | None:
         ) from error
 
 
-def _said(error: Exception) -> str:
-    """What the flag parser's exception says to a user, in one line."""
+def _one_line(error: Exception) -> str:
+    """The flag parser's exception, in one line."""
     text = " ".join(str(error.args[0] if error.args else error).split())
-    if "Traceback" in text:  # of a config file: its last exception says it
+    if "Traceback" in text:  # of a config file: its last exception
         text = re.split(r"\w+(?:Error|Exception): ", text)[-1]
     if isinstance(error, KeyError | AttributeError):
         plain = text.replace("\\n", ". ").replace("\\", "").replace("'", "")

@@ -1,4 +1,7 @@
-"""Sizes of network, image and training that config files offer: debug, small, paper, original."""
+"""Built-in config files, and the sizes that they offer: debug, small, paper, original."""
+
+import runpy
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -99,3 +102,44 @@ def apply(config: ConfigDict, dims: int, size: str) -> None:
     """Sets the fields of a size, in place."""
     for fields in _SIZES[dims][size]:
         config.update(fields)
+
+
+def built_in(kind: str = "") -> dict[str, Path]:
+    """Config files by name: in the installed package, or beside it in a checkout.
+
+    Args:
+      kind: a folder of them: "" for trainings, "report" for plans.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "configs" / kind, package.parent / "configs" / kind):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+    return {}
+
+
+def config_file(text: str, kind: str = "", flag: str = "--config") -> str:
+    """FILE.py or FILE.py:ARGUMENTS, where a built-in config may go by its name.
+
+    Raises:
+      ValueError: there is no such file, and no built-in config of this name.
+    """
+    name, colon, arguments = text.partition(":")
+    if Path(name).is_file():
+        return text
+    files = built_in(kind)
+    if name in files:
+        return f"{files[name]}{colon}{arguments}"
+    raise ValueError(
+        f"{flag}={text}: there is no file {name}; give one, or a built-in config: "
+        f"{', '.join(files)}"
+    )
+
+
+def read_config(text: str) -> ConfigDict:
+    """The config of FILE.py:ARGUMENTS or NAME:ARGUMENTS, unlocked; not checked.
+
+    Raises:
+      ValueError: see `config_file`; arguments that the file does not take.
+    """
+    name, _, arguments = config_file(text).partition(":")
+    return runpy.run_path(name)["get_config"](arguments)

@@ -16,13 +16,16 @@ from motfm_jax.model import Bundle
 from motfm_jax.settings import value
 
 
-def load_run(run: Path, which: str | int = "best", attention: str = "") -> Bundle:
+def load_run(
+    run: Path, which: str | int = "best", attention: str = "", data_root: str | None = None
+) -> Bundle:
     """A run's checkpoint with the network it belongs to.
 
     Args:
       run: run directory.
       which: "best" (lowest validation loss), "last" or a step, also in digits.
       attention: overrides the run's attention implementation.
+      data_root: where the data is now, if not where the run found it.
 
     Raises:
       ValueError: no such run or checkpoint, or one that does not fit its config.
@@ -31,18 +34,25 @@ def load_run(run: Path, which: str | int = "best", attention: str = "") -> Bundl
     weights = restore_weights(run, which)
     facts = read_facts(weights)
     config = _read_config(weights, facts)
+    if data_root:
+        config.data.root = str(data_root)
     built = build.architecture(config, facts, attention=attention)
     expected = jax.eval_shape(built.init, jax.random.key(0))
     check_parameters(weights.params, expected, str(weights.path))
+    return bundle(built, weights.params, facts, config, run, weights.step)
+
+
+def bundle(
+    built: build.Architecture,
+    params: dict[str, np.ndarray],
+    facts: Facts,
+    config: ConfigDict,
+    run: Path,
+    step: int = 0,
+) -> Bundle:
+    """Networks and weights as the value that sampling takes."""
     return Bundle(
-        built.network,
-        weights.params,
-        built.condition,
-        facts,
-        config,
-        str(run),
-        hash_arrays(weights.params),
-        weights.step,
+        built.network, params, built.condition, facts, config, str(run), hash_arrays(params), step
     )
 
 

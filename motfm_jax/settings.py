@@ -270,6 +270,18 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
+def assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets fields by path, such as {"train.lr": 3e-4}, in place.
+
+    Raises:
+      ValueError: a field that does not exist, or a value of another type than its default.
+    """
+    for path, value in values.items():
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        _assign(config, value, "")
+
+
 def _assign(config: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
     for name, value in values.items():
         if name not in config:

@@ -28,6 +28,7 @@ from motfm_jax.io.runs import (
     open_run,
     read_metrics,
 )
+from motfm_jax.methods import METHODS
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
 from motfm_jax.training import loop, memory
@@ -64,9 +65,10 @@ def train(
         check_workdir(workdir, resume=resume, overwrite=overwrite)
     parallel.check_batch_size(train_config.batch_size, train_config.accumulation)
     data = datasets.data(config, _data_progress if first else None)
-    model = build.model(config, data.facts)
+    model = build.architecture(config, data.facts)
     total = num_steps(config, len(data.train))
-    optimizer, learning_rate, refresh = build.update(config, total)
+    optimizer, learning_rate = build.update(config, total)
+    refresh, ranks = model.parts.refresh, METHODS[config.method].ranks
     base = {}
     if train_config.base and (overwrite or not has_checkpoints(workdir)):
         base = runs.base_weights(config, data.facts)
@@ -181,7 +183,7 @@ def train(
                 ),
                 # An adversarial loss ranks no checkpoints: the best is the last.
                 evaluate=None
-                if config.method == "spade"
+                if not ranks
                 else parallel.evaluator(
                     make_eval_step(packing.taking(loss)), _valid_batches(config, data), valid_key
                 ),
@@ -244,14 +246,14 @@ def check_facts(path: Path, facts: Facts) -> None:
         )
 
 
-def converted_weights(run: Path, model: build.Model, facts: Facts) -> dict[str, np.ndarray]:
+def converted_weights(run: Path, model: build.Architecture, facts: Facts) -> dict[str, np.ndarray]:
     """The weights of a converted run, for training on this data; touches nothing.
 
     Raises:
       ValueError: the data has other channels, classes or mask labels than the network.
     """
     weights = restore_weights(run)
-    known, _ = runs.read_facts(weights)
+    known = runs.read_facts(weights)
     for name, there, here in (
         ("image channels", known.channels, facts.channels),
         ("classes", len(known.classes), len(facts.classes)),
@@ -286,7 +288,7 @@ def draw_losses(path: Path) -> None:
 def startup_lines(
     config: ConfigDict,
     data: datasets.Data,
-    model: build.Model,
+    model: build.Architecture,
     params: dict,
     total: int,
     start: int,
@@ -337,24 +339,24 @@ def _data_progress(done: int, total: int) -> None:
 
 
 def sample_grid(
-    model: build.Model, data: datasets.Data, run: Run, config: ConfigDict
+    model: build.Architecture, data: datasets.Data, run: Run, config: ConfigDict
 ) -> Callable[[int, Any], None]:
     """A hook that samples for the first validation examples and writes samples/STEP.png."""
     devices = jax.local_device_count()
     num = max(GRID_IMAGES // devices, 1) * devices
     shown = data.valid.take(np.arange(num) % len(data.valid))
     masks = shown.masks if "mask" in config.cond else None
-    solver = build.solver(config)
+    bundle = runs.bundle(model, {}, data.facts, config, run.path)
     rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
-    keys = generate.fresh_keys(config.seed, rows, solver)
     if data.sources:
         starts, clean = pipeline.read_pairs(
             data.valid, data.intensity, rows % len(data.valid), seed=config.seed, **data.sources
         )
     else:
         starts = generate.start_noise(config.seed, rows, shape)
-    invert = (lambda image: image) if data.sources else data.intensity.invert
-    sampler = generate.make_sampler(model.network, model.condition, invert, solver)
+    solver = bundle.solver()
+    keys = generate.fresh_keys(config.seed, rows, solver)
+    sampler = generate.make_sampler(bundle, solver, raw=bool(data.sources))
 
     def hook(step: int, weights: Any) -> None:
         if jax.process_index():

@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from motfm_jax import cli, datasets
+from motfm_jax import cli
 from motfm_jax.features import weights
 from motfm_jax.interop import exchange
 

@@ -2,22 +2,120 @@
 
     bash scripts/demo.sh
 
-leaves runs/demo/. Interrupted, the same command goes on where it was.
+leaves runs/demo/. Interrupted, the same command continues.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from motfm_jax import cli
-from motfm_jax.demo import demo
-from motfm_jax.io.compile_cache import enable_compile_cache
+import numpy as np
+from ml_collections import ConfigDict
+
+import motfm_jax as motfm
+from motfm_jax import cli, presets
+from motfm_jax.data.cache import Arrays
+from motfm_jax.io import images, malloc
+from motfm_jax.metrics.contrast import darker_share
+from motfm_jax.settings import check, default, from_json
+
+RUN = Path("runs/demo")
+NUM, SHOWN = 200, 8
+CALLS = {"one_call": 1, "ten_calls": 10}
+NEXT = """
+What next:
+  more samples      .venv/bin/motfm sample --run={run} --num=16 --steps=5 --out=samples
+  check your data   .venv/bin/motfm prepare check --layout=camus --root=CAMUS
+  train on it       .venv/bin/motfm train --config=camus:size=small --config.data.root=CAMUS \\
+                        --workdir=runs/camus
+  export            .venv/bin/motfm export --run={run} --out=exported"""
 
 
 def main(arguments: Sequence[str]) -> None:
     if arguments:
         raise ValueError(f"{arguments[0]!r}: the demo takes no arguments")
-    enable_compile_cache()
-    demo(Path("runs/demo"))
+    malloc.keep_freed()
+    demo(RUN)
+
+
+def demo(run: Path) -> float:
+    """Trains in `run` (or continues there), samples and draws; returns the share of images whose
+    cavity is darker than their myocardium."""
+    check_same_demo(run)
+    model = motfm.train(config(), run, resume=True)
+    real = model.data("valid")
+    generated = {}
+    for name, steps in CALLS.items():
+        print(f"sampling {NUM} images with {steps} network call{'s' * (steps > 1)} each")
+        with cli.progress_bar() as progress:
+            samples = model.sample(
+                NUM, steps=steps, trajectory=steps > 1, timed=True, progress=progress
+            )
+        samples.save(run / name, overwrite=True)
+        print(f"  {samples.generated.seconds_per_image * 1e3:.3g} ms an image after warm-up")
+        generated[name] = samples.images
+    draw(run / "picture.png", generated, real, samples)
+    labels = model.facts.mask_labels
+    share, number = darker_share(
+        generated["ten_calls"], samples.masks, labels.index("cavity"), labels.index("myocardium")
+    )
+    print(
+        f"\n{share:.1%} of {number} ten-call images have a cavity darker than the myocardium, as "
+        f"their masks ask (expected: at least 95%)\n\nLook at:\n"
+        f"  {run}/picture.png               mask, simulated scan, 1 call, 10 calls\n"
+        f"  {run}/ten_calls/trajectory.png  from noise to image\n"
+        f"  {run}/loss.png                  training and validation loss\n"
+        f"  {run}/ten_calls/samples.npz     images, masks, classes; samples.json tells how\n"
+        f"  {run}/checkpoints/              weights; {run}/config.json the resolved config"
+    )
+    print(NEXT.format(run=run))
+    return share
+
+
+def config() -> ConfigDict:
+    """Small enough for two cores and five minutes."""
+    chosen = default()
+    chosen.cond = "mask+class"
+    presets.apply(chosen, 2, "small")
+    chosen.update(
+        data=dict(phantom_patients=200, size=(40, 40)),
+        train=dict(
+            steps=300,
+            lr=1e-3,
+            warmup=20,
+            ema=0.98,
+            log_every=20,
+            eval_every=100,
+            sample_every=150,
+            save_every=100,
+        ),
+    )
+    check(chosen)
+    return chosen
+
+
+def check_same_demo(run: Path) -> None:
+    """Raises ValueError where another version of the demo has left its run."""
+    path = run / "config.json"
+    if path.exists() and from_json(json.loads(path.read_text())) != config():
+        raise ValueError(f"{run}: was left by another version of the demo; delete it, then again")
+
+
+def draw(path: Path, generated: dict[str, np.ndarray], real: Arrays, samples: Any) -> None:
+    """A picture with a row each of masks, simulated scans, 1 call and 10 calls."""
+    chosen = np.linspace(0, min(NUM, len(real)) - 1, SHOWN).astype(int)
+    window = images.shared_window(real.images[chosen])
+    rows = [[images.mask_tile(samples.masks[index]) for index in chosen]]
+    for source in (real.images, *generated.values()):
+        rows.append([images.grey_tile(source[index], window) for index in chosen])
+    images.write_grid(
+        path,
+        rows,
+        row_titles=["mask", "simulated", "1 call", "10 calls"],
+        column_titles=[real.classes[samples.labels[index]] for index in chosen],
+        caption=images.window_caption(window),
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from motfm_jax.report.plan import Anatomy, Plan
 
 PLAN = Plan(
     title="MOTFM and what it is compared with: CAMUS and brain MRI",
-    echo=Anatomy("configs/camus.py", "size=paper", settings={"data.split": "paper"}),
+    echo=Anatomy("camus", "size=paper", settings={"data.split": "paper"}),
     brain=Anatomy(
-        "configs/brain.py", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")
+        "brain", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")
     ),
 )

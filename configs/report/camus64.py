@@ -17,7 +17,7 @@ PLAN = Plan(
     "trailing levels alone; ResNet18 and UNet-Res18 of half the published width, 10 epochs, one "
     "seed. The paper's 384 px, 200 epochs and ResNet50 need a GPU and were not run.",
     echo=Anatomy(
-        "configs/camus.py",
+        "camus",
         "size=small",
         settings={
             "data.split": "paper",
@@ -31,7 +31,7 @@ PLAN = Plan(
         num=200,
     ),
     brain=Anatomy(
-        "configs/brain.py",
+        "brain",
         "size=small",
         settings={
             "train.steps": 200,

@@ -10,7 +10,7 @@ PLAN = Plan(
     notes="A rehearsal: tiny networks, a few hundred updates. It shows that everything works, not "
     "which system is better.",
     echo=Anatomy(
-        "configs/phantom.py",
+        "phantom",
         "size=debug",
         settings={
             "train.steps": 300,
@@ -22,7 +22,7 @@ PLAN = Plan(
         num=64,
     ),
     brain=Anatomy(
-        "configs/phantom.py",
+        "phantom",
         "anatomy=brain,size=debug",
         settings={
             "train.steps": 200,

@@ -1,6 +1,7 @@
 """Memorisation: are generated images closer to the training images than unseen real ones are?"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,21 @@ class Auditor:
             caption="closest pairs: each generated image and its nearest training image; "
             f"{share:.1%} of {len(generated)} are closer than 95% of real held-out images",
         )
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """A report in a sentence."""
+    near, real, num = report["generated"], report["held_out"], report["num"]
+    text = (
+        f"{report['share_closer']:.1%} of {num['generated']} images lie closer to a training image "
+        f"than the nearest 5% of {num['held_out']} held-out ones (5% expected without copying); "
+        f"nearest {near['min']:.4g}, median {near['median']:.4g}, held-out {real['min']:.4g} and "
+        f"{real['median']:.4g}"
+    )
+    if "features" in report:
+        seen = report["features"]
+        text += f"; {seen['share_closer']:.1%} by the {seen['measure']}"
+    return text
 
 
 def _nearest(images: ImageSet, references: ImageSet, max_shift: int) -> Nearest:

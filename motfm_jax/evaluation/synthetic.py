@@ -1,14 +1,13 @@
 """Generated images as examples to learn from, alone or beside real ones."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.io.files import open_npz
+from motfm_jax.sampling.outputs import read_samples
 
 
 def generated_arrays(
@@ -30,12 +29,11 @@ def generated_arrays(
     )
 
 
-def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Arrays) -> Arrays:
-    """The images of scripts/sample.py as examples to learn a task from, beside real ones.
+def read_generated(folder: Path, task: str, real: Arrays) -> Arrays:
+    """The images of `motfm sample` as examples to learn a task from, beside real ones.
 
     Args:
       folder: of samples.npz.
-      sidecar: of the folder, `outputs.read_sidecar`.
       task: "classify" or "segment".
       real: examples of the data that the images imitate.
 
@@ -43,11 +41,10 @@ def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Ar
       ValueError: images that are raw, were made without what the task learns, or have another size,
         other classes or other mask labels than the real ones.
     """
-    path = folder / "samples.npz"
+    path, sidecar = folder / "samples.npz", read_samples(folder)
     if sidecar["settings"].get("raw"):
         raise ValueError(f"{folder}: made with --raw; sample again without it")
-    said = sidecar.get("condition")
-    said = said if isinstance(said, dict) else {}
+    condition = sidecar["condition"]
     with open_npz(path) as made:
         images, learned = (
             np.asarray(made[name]) if name in made else None
@@ -76,8 +73,8 @@ def read_generated(folder: Path, sidecar: Mapping[str, Any], task: str, real: Ar
     )
     # The sidecar names the class of each image, and all labels that a mask may hold.
     wanted = [known[label] for label in learned] if fits and task == "classify" else list(known)
-    if not fits or said.get(kind) != wanted:
-        there = said.get(kind) if isinstance(said.get(kind), list) else []
+    if not fits or condition.get(kind) != wanted:
+        there = condition.get(kind) if isinstance(condition.get(kind), list) else []
         raise ValueError(
             f"{folder}: made of the {kind} {', '.join(sorted(set(map(str, there)))) or 'unnamed'}, "
             f"the real ones are {', '.join(known)}; sample a run of this data"

@@ -1,9 +1,12 @@
 """What a report compares: the systems of the paper's tables, and how large everything is."""
 
 import dataclasses
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from motfm_jax import presets
 
 SPLITS = ("valid", "test")
 SPACINGS = ("leading", "trailing")
@@ -47,7 +50,7 @@ class Anatomy:
     """Images of one kind and the systems compared on them.
 
     Attributes:
-      config: config file, such as "configs/camus.py".
+      config: config file, or the name of a built-in one, such as "camus".
       arguments: after its colon, beside method and cond, such as "size=small".
       root: of the data; "" where the config file needs none.
       settings: fields that every training changes, such as {"train.steps": 1000}.
@@ -129,11 +132,7 @@ def check(plan: Plan) -> None:
                 raise ValueError(f"plan: {name}.systems has {system!r}, which needs {base!r} too")
         if anatomy.num < 2:
             raise ValueError(f"plan: {name}.num={anatomy.num}: two images or more needed")
-        if not Path(anatomy.config).is_file():
-            raise ValueError(
-                f"plan: {name}.config={anatomy.config}: there is no such file here; call the "
-                "report from the project's folder"
-            )
+        presets.config_file(anatomy.config, flag=f"plan: {name}.config")
     if plan.reference not in SPLITS:
         raise ValueError(f"plan: reference={plan.reference!r}: use {' or '.join(SPLITS)}")
     if not plan.steps or min(plan.steps) < 1:
@@ -168,3 +167,23 @@ def synthetic(plan: Plan, task: str) -> list[Cell]:
         for system, steps in SYNTHETIC[task]
         if system in plan.echo.systems
     ]
+
+
+def read_plan(text: str, roots: Mapping[str, str]) -> Plan:
+    """The plan of a file or of a built-in one, with the folders of its data.
+
+    Raises:
+      ValueError: no such file, or one without a plan that can be carried out.
+    """
+    path = Path(presets.config_file(text, "report", "--plan"))
+    plan = runpy.run_path(str(path)).get("PLAN")
+    if not isinstance(plan, Plan):
+        raise ValueError(f"--plan={path}: defines no PLAN of motfm_jax.report.plan.Plan")
+    for name, root in roots.items():
+        if root and name not in anatomies(plan):
+            raise ValueError(f"--{name}-root={root}: the plan has no {name}; leave it out")
+        if root:
+            changed = dataclasses.replace(anatomies(plan)[name], root=root)
+            plan = dataclasses.replace(plan, **{name: changed})
+    check(plan)
+    return plan

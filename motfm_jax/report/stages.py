@@ -1,10 +1,11 @@
-"""A plan as calls of the scripts, each carried out once.
+"""A plan as commands, each carried out once.
 
 Every stage is a command that a reader can repeat, in a process of its own: a long report does not
 gather compiled programs, and what kills one stage loses that stage's last minutes at most.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from motfm_jax import datasets, presets, settings
 from motfm_jax.io.files import whole_file
 from motfm_jax.report.plan import (
     SYNTHETIC,
@@ -26,23 +28,25 @@ from motfm_jax.report.plan import (
     synthetic,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class Stage(NamedTuple):
-    """One call of a script.
+    """One command.
 
     Attributes:
       name: of the stage, such as "train echo/M-C".
-      script: such as "train".
+      command: such as "train".
       arguments: of the call.
     """
 
     name: str
-    script: str
+    command: str
     arguments: tuple[str, ...]
 
     def said(self) -> str:
         """The call as a reader would type it."""
-        return " ".join((".venv/bin/python", f"scripts/{self.script}.py", *self.arguments))
+        return " ".join(("motfm", self.command, *self.arguments))
 
 
 def run_folder(out: Path, anatomy: str, system: str) -> Path:
@@ -69,6 +73,17 @@ def downstream_folder(out: Path, task: str, depth: int) -> Path:
     return out / "downstream" / f"{task}{depth}"
 
 
+def count_training(anatomy: Anatomy) -> int:
+    """Real training images; decodes all data, so that a missing file is found at the start."""
+    config = presets.read_config(f"{anatomy.config}:{anatomy.arguments}")
+    config.update_from_flattened_dict(anatomy.settings)
+    config.data.root = anatomy.root or config.data.root
+    settings.check(config)
+    for split in ("valid", "test"):
+        datasets.arrays(config, split)
+    return len(datasets.arrays(config, "train"))
+
+
 def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
     """Everything to be done before the report can be written, in order.
 
@@ -89,8 +104,8 @@ def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
     return listed
 
 
-def _fields(settings: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(f"--config.{name}={value}" for name, value in settings.items())
+def _fields(values: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"--config.{name}={value}" for name, value in values.items())
 
 
 def _config(anatomy: Anatomy, arguments: str) -> tuple[str, ...]:
@@ -207,12 +222,11 @@ def is_done(out: Path, stage: Stage) -> bool:
     return True
 
 
-def carry_out(out: Path, scripts: Path, todo: Sequence[Stage]) -> None:
+def carry_out(out: Path, todo: Sequence[Stage]) -> None:
     """Runs the stages that are not done.
 
     Args:
       out: folder of the report.
-      scripts: folder of the scripts.
       todo: of `stages`.
 
     Raises:
@@ -223,9 +237,9 @@ def carry_out(out: Path, scripts: Path, todo: Sequence[Stage]) -> None:
     for number, stage in enumerate(todo, start=1):
         if is_done(out, stage):
             continue
-        print(f"[{number}/{len(todo)}] {stage.name}\n  {stage.said()}", flush=True)
+        logger.info("[%d/%d] %s\n  %s", number, len(todo), stage.name, stage.said())
         begin = time.perf_counter()
-        code = _call([sys.executable, str(scripts / f"{stage.script}.py"), *stage.arguments])
+        code = _call([sys.executable, "-m", "motfm_jax", stage.command, *stage.arguments])
         if code:
             raise ValueError(
                 f"stage {stage.name!r} ended with exit code {code}; the same call of the report "

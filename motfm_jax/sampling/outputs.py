@@ -106,6 +106,23 @@ def read_sidecar(out: Path) -> dict[str, Any]:
     return sidecar if ours else {}
 
 
+def read_samples(out: Path) -> dict[str, Any]:
+    """The sidecar of a finished folder.
+
+    Raises:
+      ValueError: the folder holds no samples, or a damaged sidecar.
+    """
+    sidecar = read_sidecar(out)
+    if not (sidecar and (out / "samples.npz").is_file()):
+        raise ValueError(f"{out}: no samples.json and samples.npz of motfm sample; sample there")
+    kinds = {"training_step": int, "checkpoint": str, "condition": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(sidecar.get(name), kind)]:
+        raise ValueError(
+            f"{out / SIDECAR}: no {' and no '.join(wrong)} in it; sample again with --overwrite"
+        )
+    return sidecar
+
+
 def _is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
     """Whether all that was written with these settings is there, and the images can be read."""
     names = ["grid.png"]

@@ -1,0 +1,414 @@
+"""The library: train, load, sample, score and audit from Python; `import motfm_jax as motfm`."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from motfm_jax import datasets, exporting, presets, runs, settings, starts, trainer
+from motfm_jax.core import Progress
+from motfm_jax.data.cache import Arrays
+from motfm_jax.evaluation import comparison, restoration, sets, synthetic
+from motfm_jax.evaluation import downstream as networks
+from motfm_jax.evaluation.audit import Auditor
+from motfm_jax.evaluation.score import Features
+from motfm_jax.evaluation.score import score as compare_sets
+from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.model import Bundle
+from motfm_jax.sampling.conditions import Wish, choose
+from motfm_jax.sampling.generate import Request
+from motfm_jax.sampling.outputs import read_samples
+from motfm_jax.sampling.sample import Samples
+from motfm_jax.sampling.sample import sample as sample_bundle
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model(Bundle):
+    """A trained model: `load` and `train` return one.
+
+    Attributes:
+      splits: the data opened so far, by split.
+
+    The attributes of `model.Bundle` are here too, such as facts (sizes, class names, mask labels),
+    config, params and step.
+    """
+
+    splits: dict[str, Arrays] = dataclasses.field(default_factory=dict, repr=False)
+
+    def data(self, split: str = "valid") -> Arrays:
+        """The data of the run: decoded once, then memory-mapped.
+
+        Args:
+          split: "train", "valid" or "test".
+
+        Returns:
+          images [N, *S, C] in the units of the files, masks [N, *S] labels or None, labels [N]
+          class indices or None, and meta, one dict an example.
+
+        Raises:
+          ValueError: the data is not there, or has no such split.
+        """
+        if split not in self.splits:
+            self.splits[split] = datasets.arrays(self.config, split)
+        return self.splits[split]
+
+    def sample(
+        self,
+        num: int | None = None,
+        *,
+        masks: np.ndarray | Sequence[str | Path] = (),
+        classes: str | Sequence[str] | Sequence[int] | np.ndarray = (),
+        steps: int | None = None,
+        solver: str = "",
+        seed: int = 0,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Samples:
+        """Generates images.
+
+        Masks and classes that the model needs and that are not given come from its validation data.
+
+        Args:
+          num: N; None for as many as there are masks or classes, else 16.
+          masks: labels [N, *S], floats [N, *S, C] as the network takes them, or files; see
+            `sampling.inputs.read_masks`.
+          classes: names or indices, one an image; or "A=10,B=5", or "A,B" in turn.
+          steps: solver steps, default 10; 50 of a diffusion.
+          solver: "euler" (default), "heun", "midpoint", "rk4", "tsit5", "dopri5" or "adaptive"; of
+            a diffusion "ddim".
+          seed: image i starts from noise of (seed, i).
+          progress: called after each batch.
+          options: of the solver: rtol, atol, eta, spacing. Of the request: noise or source (arrays
+            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle. Of the conditions:
+            split, fit. timed=True measures seconds an image after warm-up.
+
+        Returns:
+          Samples: images [N, *S, C] in the units of the data, calls [N] (NFE), show(), save().
+
+        Raises:
+          ValueError: an argument that the model does not take, or lacks one that it needs.
+        """
+        enable_compile_cache()
+        wish_options = {key: options.pop(key) for key in ("split", "fit") if key in options}
+        wish = Wish(num, _listed(masks), classes, **wish_options)
+        timed = options.pop("timed", False)
+        noise, source = options.pop("noise", None), options.pop("source", None)
+        request = {key: options.pop(key) for key in Request._fields if key in options}
+        chosen = self.solver(solver, steps, **options)
+        start = starts.read(self, wish, noise, source, seed)
+        rows = {} if start is None else {"noise" if source is None else "source": len(start)}
+        conditions = choose(self, wish, self.data, rows)
+        request = Request(chosen, seed, start, **request)
+        return sample_bundle(self, conditions, request, timed=timed, progress=progress)
+
+
+def load(run: str | Path, checkpoint: str | int = "best", data_root: str | None = None) -> Model:
+    """A trained run, ready to sample from on this device.
+
+    Args:
+      run: run directory.
+      checkpoint: "best" (lowest validation loss), "last" or a step.
+      data_root: where the data is now, if not where the run found it.
+
+    Raises:
+      ValueError: no such run or checkpoint.
+    """
+    return _model(runs.load_run(Path(run), checkpoint, data_root=data_root))
+
+
+def config(
+    base: str = "",
+    *,
+    method: str = "flow",
+    cond: str = "none",
+    size: str = "small",
+    **fields: Any,
+) -> ConfigDict:
+    """A config to train with, checked.
+
+    >>> import motfm_jax as motfm
+    >>> config = motfm.config(cond="class", **{"data.size": (64, 64), "train.steps": 2000})
+    >>> config.train.steps
+    2000
+
+    Args:
+      base: a config file or the name of a built-in one, such as "camus"; "" for data from Python.
+      method: of `motfm_jax.METHODS`: "flow", "ddpm" or "spade".
+      cond: what images are conditioned on: "none", "class", "mask" or "mask+class".
+      size: of the network and its training: "debug", "small" or "paper".
+      fields: any field by its path, such as "train.lr". data.size decides between 2-D and 3-D.
+
+    Raises:
+      ValueError: a field that does not exist, or values that do not fit together.
+    """
+    if base:
+        chosen = presets.read_config(f"{base}:method={method},cond={cond},size={size}")
+    else:
+        chosen = settings.default()
+        chosen.method, chosen.cond, chosen.data.source = method, cond, "python"
+        presets.apply(chosen, len(fields.get("data.size", (0, 0))), size)
+    settings.assign(chosen, fields)
+    settings.check(chosen)
+    return chosen
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    train: Any = None,
+    valid: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Model:
+    """Trains, and returns the model of the best checkpoint.
+
+    Args:
+      config: see `config`.
+      workdir: run directory: checkpoints, metrics.jsonl, TensorBoard, pictures.
+      train, valid: your own data, of different patients: anything with a length whose items are
+        `Record`. With a method `fingerprint()` it is decoded into the cache on disk, without into
+        memory. None reads what config.data names.
+      resume: continue the run in workdir; start if there is none.
+      overwrite: delete the run in workdir.
+      progress: show a progress bar.
+
+    Raises:
+      ValueError: data, config and device do not fit together, or the directory cannot be had.
+      NonFiniteError: the loss or a gradient was not finite; the last good state is saved.
+      KeyboardInterrupt: stopped by a signal; saved, so that resume continues.
+    """
+    enable_compile_cache()
+    settings.check(config)
+    data = datasets.data(config, train=train, valid=valid)
+    outcome = trainer.train(
+        config, Path(workdir), data=data, resume=resume, overwrite=overwrite, progress=progress
+    )
+    if outcome.stopped_by:
+        raise KeyboardInterrupt(f"{workdir}: stopped after step {outcome.step}; resume continues")
+    return _model(runs.load_run(Path(workdir)), {"train": data.train, "valid": data.valid})
+
+
+def score(
+    samples: Samples | str | Path,
+    real: Arrays,
+    *,
+    floor: Arrays | None = None,
+    features: Features | str | Path | None = None,
+    networks: Path | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """How far generated images lie from real ones, beside how far other real images do.
+
+    Args:
+      samples: of `Model.sample`, or the folder of saved ones.
+      real: real images to compare with, such as `model.data("test")`.
+      floor: other real images; None for the model's training data, or, where that is not at hand,
+        for the second half of `real`, the first being the reference then.
+      features: network.npz of `downstream`, for the Frechet and kernel distances.
+      networks: folder of published networks, for FID, KID, CMMD, IS and 3D-FID; None for the one
+        that `motfm convert features` writes to.
+      seed: of random choices.
+
+    Returns:
+      {"density_w1": {"generated": 3.1, "real": 0.4}, "ssim": ..., ...}; see `evaluation.score`.
+
+    Raises:
+      ValueError: raw samples, or images of other sizes.
+    """
+    images, model = _images(samples)
+    reference = sets.Real("real", real)
+    if floor is None:
+        floor = _training_data(model)
+    if floor is None:
+        half = len(real) // 2
+        reference, floor = (
+            sets.Real("real, first half", real.take(slice(half))),
+            real.take(slice(half, None)),
+        )
+    extractor = _features(features, real, model)
+    return compare_sets(
+        images,
+        reference,
+        sets.Real("other real images", floor),
+        model.intensity,
+        features=extractor,
+        networks=networks,
+        seed=seed,
+    ).by_measure()
+
+
+def audit(
+    samples: Samples | str | Path,
+    train: Arrays,
+    held_out: Arrays,
+    *,
+    out: str | Path | None = None,
+    max_shift: int | None = None,
+    features: Features | str | Path | None = None,
+) -> dict[str, Any]:
+    """Whether generated images copy training images: are they closer to them than unseen ones are?
+
+    Args:
+      samples: of `Model.sample`, or the folder of saved ones.
+      train: the training images, `model.data("train")`.
+      held_out: real images that were not trained on, 20 or more.
+      out: folder for audit.json and audit.png (the closest pairs: real images!); None for neither.
+      max_shift: pixels to align by; None for an eighth of the shortest side.
+      features: network.npz of `downstream`, for its distances too.
+
+    Returns:
+      "share_closer" (without copying about "expected_share"), quantiles of the distances, and the
+      nearest training image of each; see `evaluation.audit`.
+
+    Raises:
+      ValueError: too few held-out images, or images of other sizes.
+    """
+    images, model = _images(samples)
+    auditor = Auditor(
+        train,
+        held_out,
+        model.intensity,
+        max_shift=max_shift,
+        features=_features(features, train, model),
+    )
+    return auditor(images, Path(out) if out else None)
+
+
+def downstream(
+    model: Model,
+    out: str | Path,
+    study: comparison.Study,
+    generated: Mapping[str, str | Path],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """What generated images are good for: networks trained on them, tested on real images.
+
+    Args:
+      model: its data are the real images.
+      out: folder for downstream.{json,md,csv} and network.npz.
+      study: task ("classify" or "segment"), depth, width, seeds; see `evaluation.comparison`.
+      generated: folders of saved samples by name.
+      overwrite: replace results of other settings.
+      progress: called after each epoch.
+
+    Returns:
+      A row for each training set, see `evaluation.comparison.compare`.
+    """
+    real = comparison.Splits(*(model.data(split) for split in ("train", "valid", "test")))
+    arrays = {
+        name: synthetic.read_generated(Path(folder), study.task, real.train)
+        for name, folder in generated.items()
+    }
+    return comparison.compare(
+        Path(out), study, real, arrays, model.intensity, overwrite=overwrite, progress=progress
+    )
+
+
+def restore(
+    model: Model,
+    out: str | Path,
+    *,
+    split: str = "valid",
+    steps: Sequence[int] = restoration.STEPS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """How much nearer a flow that starts from images takes them to the real ones.
+
+    Args:
+      model: with config.flow.source "speckle" or "channel".
+      out: folder for restoration.{json,md,csv} and pictures.
+      split: of the real images.
+      steps: of Euler's method.
+      overwrite: replace measurements of other settings.
+      progress: called after each batch.
+      options: powers, num, seed; see `starts.restoration`.
+
+    Returns:
+      Rows of PSNR, SNR and SSIM, see `evaluation.restoration`.
+    """
+    task = starts.restoration(model, split, **options)
+    return restoration.restore(
+        Path(out), model, task, steps=steps, overwrite=overwrite, progress=progress
+    )
+
+
+def export(
+    model: Model | str | Path,
+    out: str | Path,
+    *,
+    checkpoint: str | int = "best",
+    solver: str = "",
+    steps: int | None = None,
+    dtype: str = "",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes weights and a compiled sampler that needs jax alone, for CPU and CUDA.
+
+    Args:
+      model: a loaded model (its own checkpoint is taken), or a run directory.
+      out: folder to write.
+      checkpoint: of a run directory: "best", "last" or a step.
+      solver, steps: see `Model.sample`; the number of network calls is fixed.
+      dtype: "float32" or "bfloat16"; "" for the run's.
+      overwrite: replace an export at `out`.
+
+    Returns:
+      What was exported: solver, steps, calls, dtype, checkpoint, training_step, condition.
+    """
+    if isinstance(model, Model):
+        model, checkpoint = model.run, model.step
+    return exporting.export_run(
+        Path(model),
+        Path(out),
+        which=checkpoint,
+        solver=solver,
+        steps=steps,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+
+
+def _model(bundle: Bundle, splits: dict[str, Arrays] | None = None) -> Model:
+    fields = {each.name: getattr(bundle, each.name) for each in dataclasses.fields(Bundle)}
+    return Model(**fields, splits=splits or {})
+
+
+def _images(samples: Samples | str | Path) -> tuple[sets.ImageSet, Bundle]:
+    """The images of samples, in the units of the data, and their model."""
+    if isinstance(samples, Samples):
+        if samples.request.raw:
+            raise ValueError("samples made with raw=True: sample again without it")
+        return sets.in_memory(samples.images), samples.model
+    sidecar = read_samples(Path(samples))
+    if sidecar["settings"].get("raw"):
+        raise ValueError(f"{samples}: made with --raw; sample again without it")
+    model = load(sidecar["run"], sidecar["training_step"])
+    return sets.stored(Path(samples) / "samples.npz"), model
+
+
+def _training_data(model: Bundle) -> Arrays | None:
+    try:
+        return model.data("train") if isinstance(model, Model) else None
+    except ValueError:  # the data is not on this machine
+        return None
+
+
+def _features(
+    features: Features | str | Path | None, real: Arrays, model: Bundle
+) -> Features | None:
+    if features is None or isinstance(features, Features):
+        return features
+    return networks.read_features(Path(features), real, model.intensity)
+
+
+def _listed(masks: Any) -> Any:
+    return [masks] if isinstance(masks, str | Path) else masks
