@@ -46,13 +46,20 @@ def num_steps(config: ConfigDict, num_examples: int) -> int:
 
 
 def train(
-    config: ConfigDict, workdir: Path, *, resume: bool = False, overwrite: bool = False
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    data: datasets.Data | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> loop.Outcome:
     """Trains as the config says; every process of a run calls it.
 
     Args:
       config: resolved and checked.
       workdir: run directory.
+      data: of `datasets.data`; None reads what config.data names.
       resume: go on with the run in it; start afresh where nothing is yet.
       overwrite: delete the run in it.
 
@@ -64,7 +71,7 @@ def train(
     if first:
         check_workdir(workdir, resume=resume, overwrite=overwrite)
     parallel.check_batch_size(train_config.batch_size, train_config.accumulation)
-    data = datasets.data(config, _data_progress if first else None)
+    data = data or datasets.data(config, _data_progress if first else None)
     model = build.architecture(config, data.facts)
     total = num_steps(config, len(data.train))
     optimizer, learning_rate = build.update(config, total)

@@ -69,7 +69,7 @@ def test_a_brain_has_an_affine_and_three_dimensions():
     facts = datasets.data(config).facts
     assert facts.size == (8, 8, 8) and np.shape(facts.affine) == (4, 4)
     assert_saved_and_read_back(facts)
-    model = build.model(config, facts)
+    model = build.architecture(config, facts)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert shapes["unet/encoder/conv_in/kernel"].shape == (3, 3, 3, 1, 16)
 
@@ -103,7 +103,7 @@ def without(**fields):
 )
 def test_a_network_is_not_built_for_conditions_the_data_lacks(cond, facts, missing):
     with pytest.raises(ValueError, match=f"config.cond=.*the data names no {missing}"):
-        build.model(make_config(cond=cond), facts)
+        build.architecture(make_config(cond=cond), facts)
 
 
 MASK = np.array([[[0, 1], [2, 1]]], np.uint8)
@@ -112,7 +112,7 @@ LABEL = np.array([2], np.int32)
 
 @pytest.mark.parametrize("cond", settings.CONDITIONS)
 def test_a_condition_holds_what_the_config_asks_for(cond):
-    condition = build.model(make_config(cond=cond), FACTS).condition
+    condition = build.architecture(make_config(cond=cond), FACTS).condition
     made = condition(MASK, LABEL)
     assert (made.mask is not None) == ("mask" in cond)
     assert (made.label is not None) == ("class" in cond)
@@ -129,7 +129,7 @@ def test_a_condition_holds_what_the_config_asks_for(cond):
 
 
 def test_a_scalar_mask_is_one_channel_as_in_the_original():
-    model = build.model(make_config(data__mask_encoding="scalar"), FACTS)
+    model = build.architecture(make_config(data__mask_encoding="scalar"), FACTS)
     np.testing.assert_array_equal(model.condition(MASK, LABEL).mask[..., 0], MASK / 2)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert shapes["controlnet/mask_embedding/conv_in/kernel"].shape == (3, 3, 1, 16)
@@ -139,15 +139,15 @@ def test_sites_say_where_attention_is_and_which_kernel_it_uses():
     config = make_config(
         cond="class", model__channels=(8, 16, 32), model__attention=(False, True, False)
     )
-    assert build.model(config, FACTS, A100).sites == (
+    assert build.architecture(config, FACTS, A100).sites == (
         "attention at level 1: 64 tokens, 2 heads of 8: cudnn (flash attention fits)",
         "attention at the middle: 16 tokens, 4 heads of 8: cudnn (flash attention fits)",
     )
     config = make_config(model__head_dim=0)
-    assert build.model(config, FACTS, Capabilities("cpu"), attention="xla").sites == (
+    assert build.architecture(config, FACTS, Capabilities("cpu"), attention="xla").sites == (
         "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (asked for)",
     )
-    (site,) = build.model(config, FACTS, Capabilities("cpu")).sites
+    (site,) = build.architecture(config, FACTS, Capabilities("cpu")).sites
     assert site.endswith("cpu (no cuDNN flash attention: the device is a cpu)")
 
 
@@ -161,15 +161,15 @@ def test_sites_say_where_attention_is_and_which_kernel_it_uses():
     ],
 )
 def test_what_a_network_computes_in(dtype, device, expected):
-    assert build.model(make_config(train__dtype=dtype), FACTS, device).dtype == expected
+    assert build.architecture(make_config(train__dtype=dtype), FACTS, device).dtype == expected
 
 
 def test_cudnn_asked_for_in_vain_is_an_error():
     config = make_config(model__attention_implementation="cudnn")
     with pytest.raises(ValueError, match="'cudnn' cannot run: the device is a cpu"):
-        build.model(config, FACTS, Capabilities("cpu"))
+        build.architecture(config, FACTS, Capabilities("cpu"))
     with pytest.raises(ValueError, match=r"not float32; use auto or xla.*train.dtype"):
-        build.model(
+        build.architecture(
             make_config(model__attention_implementation="cudnn", train__dtype="float32"),
             FACTS,
             H100,
@@ -178,7 +178,7 @@ def test_cudnn_asked_for_in_vain_is_an_error():
 
 def test_model_fields_reach_the_network():
     def shapes(cond="class", **changes):
-        model = build.model(make_config(cond=cond, **changes), FACTS)
+        model = build.architecture(make_config(cond=cond, **changes), FACTS)
         return jax.eval_shape(model.init, jax.random.key(0))
 
     plain = shapes()
@@ -196,7 +196,7 @@ def test_model_fields_reach_the_network():
 
 def test_the_loss_is_one_number_an_example_with_a_gradient_for_what_has_a_part():
     config = make_config()
-    model = build.model(config, FACTS)
+    model = build.architecture(config, FACTS)
     loss = build.loss(config, model)
     rng = np.random.default_rng(0)
     batch = Batch(
@@ -221,7 +221,7 @@ def test_a_perceptual_loss_needs_the_published_weights(tmp_path, monkeypatch):
             r"vgg19-dcbb9e9d\.pth .*scripts/convert\.py features --network=vgg"
         ),
     ) as error:
-        build.loss(config, build.model(config, FACTS))
+        build.loss(config, build.architecture(config, FACTS))
     assert "\n" not in str(error.value)
     for other in (dict(method="spade"), dict(spade__perceptual_weight=10.0)):
         assert build.perceiver(make_config(cond="mask", **other)) is None
@@ -323,7 +323,7 @@ def test_a_diffusion_learns_the_noise_and_not_the_velocity():
     network = build.Network(
         lambda params, condition: None, lambda params, x, t, context, key: jnp.zeros_like(x)
     )
-    model = build.Model(network, None, lambda mask, label: None, jnp.float32, ())
+    model = build.Architecture(network, None, lambda mask, label: None, jnp.float32, ())
     batch = Batch(image, None, None, np.ones(64, bool), np.arange(64))
     keys = jax.random.split(jax.random.key(0), 64)
     for method, expected in (("flow", 10.0), ("ddpm", 1.0)):

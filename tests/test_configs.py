@@ -110,7 +110,7 @@ def test_the_original_networks_have_the_original_number_of_parameters(stem):
     facts = Facts(
         tuple(config.data.size), 1, tuple("abcd") if "class" in cond else (), tuple("abcd"), None
     )
-    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    shapes = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
     assert sum(leaf.size for leaf in shapes.values()) == count
 
 
@@ -126,7 +126,7 @@ PAPER = {
 @pytest.mark.parametrize("capability", [8.0, 9.0])
 def test_the_paper_networks_attend_with_cudnn_everywhere(stem, capability):
     config = get_config(FOLDER / f"{stem}.py", "size=paper")
-    model = build.model(config, PAPER[stem], Capabilities("gpu", capability))
+    model = build.architecture(config, PAPER[stem], Capabilities("gpu", capability))
     assert model.dtype == jnp.bfloat16
     assert len(model.sites) == (2 if stem == "camus" else 1)
     assert all("cudnn (flash attention fits)" in site for site in model.sites)
@@ -145,7 +145,7 @@ def test_the_paper_networks_lower_to_cudnn_attention_forward_and_backward(stem, 
     )
     config, facts = get_config(FOLDER / f"{stem}.py", "size=paper"), PAPER[stem]
     config.model.res_blocks = config.model.transformer_layers = 1  # the same sites, fewer of each
-    model = build.model(config, facts, Capabilities("gpu", 8.0))
+    model = build.architecture(config, facts, Capabilities("gpu", 8.0))
     loss = build.loss(config, model)
 
     def shaped(dtype, *shape):

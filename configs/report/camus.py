@@ -13,7 +13,5 @@ from motfm_jax.report.plan import Anatomy, Plan
 PLAN = Plan(
     title="MOTFM and what it is compared with: CAMUS and brain MRI",
     echo=Anatomy("camus", "size=paper", settings={"data.split": "paper"}),
-    brain=Anatomy(
-        "brain", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")
-    ),
+    brain=Anatomy("brain", "size=paper", settings={"data.channel": "T1w"}, systems=("D", "M")),
 )

@@ -87,7 +87,8 @@ def program(case: Case, inputs: Inputs, calls: int, root: Path) -> Program:
         mask_labels=("background", "inside"),
         intensity=None,
     )
-    network, init = build.model(chosen, facts)[:2]
+    built = build.architecture(chosen, facts)
+    network, init = built.network, built.init
     random = np.random.default_rng(1)
     # None is zero, so that no part of the network can be left out.
     params = {

@@ -16,6 +16,7 @@ from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.runs import CONVERTED, open_run
+from motfm_jax.model import Bundle
 from motfm_jax.settings import check
 from motfm_jax.training.state import TrainState
 
@@ -23,7 +24,7 @@ from motfm_jax.training.state import TrainState
 class Converted(NamedTuple):
     """What came of a conversion: the run, where its weights are from, and what to know of it."""
 
-    trained: runs.Trained
+    trained: Bundle
     origin: str
     solver: tuple[str, int]
     notes: list[str]
@@ -75,7 +76,7 @@ def from_torch(
             f"{data}: {len(facts.classes)} classes ({', '.join(facts.classes)}), the network has "
             f"{said.num_classes} (cross_attention_dim); give the data it was trained on"
         )
-    model = build.model(config, facts)
+    model = build.architecture(config, facts)
     wanted = jax.eval_shape(model.init, jax.random.key(0))
     params = torch_weights.from_torch(read.state, wanted, str(weights))
     _write(
@@ -95,7 +96,7 @@ def from_torch(
     return Converted(runs.load_run(out), read.origin, said.solver, notes)
 
 
-def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[runs.Trained, list[str]]:
+def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, list[str]]:
     """A run's weights (the moving average where it keeps one) in the original's layout.
 
     Args:

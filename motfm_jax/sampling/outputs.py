@@ -210,7 +210,7 @@ def describe(samples: "Samples", environment: Mapping[str, Any]) -> dict[str, An
         "start_noise": _start(settings["noise"]),
         "steps": int(steps[0]) if (steps == steps[0]).all() else [int(count) for count in steps],
         "calls": _calls(samples),
-        "seconds_per_image": generated.seconds_per_image,
+        "seconds_per_image": None if np.isnan(seconds := generated.seconds_per_image) else seconds,
         "batch": settings["batch"],
         "condition": {
             "kind": model.cond,

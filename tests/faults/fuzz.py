@@ -127,8 +127,9 @@ def refusals_pass(path: Path) -> Iterator[None]:
 
 
 def read_nifti(path: Path) -> None:
-    from motfm_jax.data import camus, decathlon, files
     from motfm_jax.sampling.given import read_masks
+
+    from motfm_jax.data import camus, decathlon, files
 
     files.read(path)
     for read in (

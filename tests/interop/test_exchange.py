@@ -50,7 +50,7 @@ def params():
     """Weights none of which is zero."""
     config = original.translate(YAML, "test").config
     facts = Facts(SIZE, 1, tuple("0123"), (), None)
-    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    shapes = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return {
         name: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from motfm_jax.methods.solve import num_calls, solve
 
 from motfm_jax.core import Adversaries, Batch, Condition, Network, normal_per_example
 from motfm_jax.methods import adversarial
-from motfm_jax.methods.solve import num_calls, solve
 
 # A generator that scales noise and adds the mask, and two discriminators of two layers each.
 GENERATOR = Network(

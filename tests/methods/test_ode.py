@@ -10,7 +10,7 @@ import pytest
 from motfm_jax.methods import ode
 from motfm_jax.methods.ode import Solver, integrate, num_calls
 
-FIXED = [name for name in ode.METHODS if name != "adaptive"]
+FIXED = [name for name in ode.SOLVERS if name != "adaptive"]
 
 
 def counted(field):

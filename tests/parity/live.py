@@ -53,7 +53,7 @@ LIVE = {
 }
 
 
-def live_model(name: str) -> build.Model:
+def live_model(name: str) -> build.Architecture:
     """Our network of configs/original/NAME.py, for data like the original's."""
     config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
     config.train.dtype = "float32"
@@ -64,7 +64,7 @@ def live_model(name: str) -> build.Model:
         mask_labels=("background", "inside"),
         intensity=None,
     )
-    return build.model(config, facts)
+    return build.architecture(config, facts)
 
 
 def live_case(name: str) -> Case:

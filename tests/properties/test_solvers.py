@@ -58,7 +58,7 @@ def drawn(seed):
     )
 
 
-@pytest.mark.parametrize("name", ode.METHODS)
+@pytest.mark.parametrize("name", ode.SOLVERS)
 @given(seed=SEEDS, steps=STEPS)
 def test_a_polynomial_in_time_below_the_order_is_integrated_exactly(name, seed, steps):
     x0, rate, coefficients = drawn(seed)
@@ -118,7 +118,7 @@ def test_adaptive_keeps_to_its_tolerance_on_linear_equations(seed):
     assert error_of("adaptive", seed) < 1e-5  # ten times its tolerance
 
 
-@pytest.mark.parametrize("name", ode.METHODS)
+@pytest.mark.parametrize("name", ode.SOLVERS)
 @given(seed=SEEDS, others=SEEDS, steps=STEPS, row=st.integers(0, BATCH - 1))
 def test_a_sample_is_the_same_bit_for_bit_whatever_its_batch_mates(name, seed, others, steps, row):
     mine, theirs = drawn(seed), drawn(others)

@@ -7,10 +7,10 @@ import zlib
 import nibabel
 import numpy as np
 import pytest
+from motfm_jax.sampling.given import known, read_classes, read_masks, read_noise
 from PIL import Image
 
 from motfm_jax.data.records import Facts
-from motfm_jax.sampling.given import known, read_classes, read_masks, read_noise
 
 CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
 LABELS = ("background", "cavity", "myocardium")

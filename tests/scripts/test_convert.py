@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("original"), np.random.default_rng(0)
     facts = Facts((16, 16), 1, tuple("0123"), (), None)
     shapes = jax.eval_shape(
-        build.model(original.translate(YAML, "test").config, facts).init, jax.random.key(0)
+        build.architecture(original.translate(YAML, "test").config, facts).init, jax.random.key(0)
     )
     write_torch_weights(
         folder / "weights.safetensors",

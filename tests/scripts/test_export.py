@@ -67,7 +67,7 @@ def make_run(folder, dims, condition):
         [np.array([[[0.0], [255.0]]], np.float32)], "minmax", "dataset", (-1, 1), (0, 100)
     )
     facts = Facts(SIZES[dims], 1, CLASSES, LABELS, intensity.to_json())
-    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    shapes = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
     generator = np.random.default_rng(0)
     params, ema = (
         {

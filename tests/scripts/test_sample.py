@@ -53,7 +53,7 @@ def tiny(**data):
 
 def save_run(path, config, facts):
     """A run as if trained: every weight matters."""
-    shapes = jax.eval_shape(build.model(config, facts).init, jax.random.key(0))
+    shapes = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = {
         name: (0.2 * rng.normal(size=leaf.shape) + name.endswith("scale")).astype(np.float32)
