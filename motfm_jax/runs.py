@@ -13,7 +13,7 @@ from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.model import Bundle
-from motfm_jax.settings import value
+from motfm_jax.settings import field
 
 
 def load_run(
@@ -103,9 +103,9 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
     base = load_run(Path(config.train.base))
     cond = {"mask": "none", "mask+class": "class"}[config.cond]
     pairs = {
-        path: (value(base.config, path), cond if path == "cond" else value(config, path))
-        for path, field in settings.leaves(settings.fields())
-        if field.fixed and path != "data.mask_encoding"
+        path: (field(base.config, path), cond if path == "cond" else field(config, path))
+        for path, each in settings.leaves(settings.fields())
+        if each.fixed and path != "data.mask_encoding"
     }
     pairs |= {
         "image channels": (base.facts.channels, facts.channels),

@@ -121,7 +121,7 @@ def leaves(tree: Fields, prefix: str = "") -> Iterator[tuple[str, Field]]:
             yield from leaves(each, f"{prefix}{name}.")
 
 
-def value(config: ConfigDict, path: str) -> Any:
+def field(config: ConfigDict, path: str) -> Any:
     """The value at "train.lr"."""
     for name in path.split("."):
         config = config[name]
@@ -155,11 +155,11 @@ def check(config: ConfigDict) -> None:
 
 def check_network(config: ConfigDict) -> None:
     """The part of `check` that needs no data: each field by itself, and the network's sizes."""
-    for path, field in leaves(fields()):
-        setting = value(config, path)
-        needed = field.rule(setting)
+    for path, each in leaves(fields()):
+        value = field(config, path)
+        needed = each.rule(value)
         if needed:
-            raise ValueError(f"config.{path}={setting!r:.80}: {needed}")
+            raise ValueError(f"config.{path}={value!r:.80}: {needed}")
     _check_model(config)
 
 
