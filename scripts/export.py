@@ -6,12 +6,11 @@ The folder's README.txt shows the lines that sample from it with jax, numpy and 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from motfm_jax import build, cli, runs
-from motfm_jax.io.export import check_destination, write_export
+from motfm_jax.io.export import Sampler, check_destination, write_export
 from motfm_jax.methods.solve import num_calls, solve
 from motfm_jax.nn.dispatch import Capabilities
 
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The program takes noise and no key, so that it cannot draw fresh noise.
     diffuses = trained.config.method == "ddpm"
     solver = build.solver(trained.config, asked.solver, asked.steps, eta=0.0 if diffuses else None)
-    config_json = json.dumps(trained.config.to_dict(), indent=2)
+    config = trained.config.to_dict()
     if asked.dtype:
         trained.config.train.dtype = asked.dtype
     # Built for no device in particular: XLA attention, and float32 unless something else was said.
@@ -79,16 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint=trained.checkpoint_hash,
         training_step=trained.step,
     )
-    write_export(
-        out,
-        sample_fn=sample,
-        params=trained.params,
-        config_json=config_json + "\n",
-        facts=trained.facts.to_json(),
-        condition=trained.config.cond,
-        settings=settings,
-        overwrite=asked.overwrite,
-    )
+    sampler = Sampler(sample, trained.params, trained.config.cond, config, trained.facts.to_json())
+    write_export(out, sampler, settings, asked.overwrite)
     print(
         f"{out}: step {trained.step}, {solver.name} with {settings['calls']} network calls, "
         f"condition {trained.config.cond}; try: python {out / 'example.py'}"

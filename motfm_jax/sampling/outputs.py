@@ -1,12 +1,12 @@
-"""The folder that generated images are written to: who may write there, and what is in it.
+"""The folder of generated images: taking it, writing it, and its sidecar.
 
-out/{samples.npz, samples.json, grid.png, [trajectory.npz, trajectory.png],
-     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/ while it is being made
+out/{samples.npz, samples.json (the sidecar), grid.png, [trajectory.npz, trajectory.png],
+     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/, out/lock while sampling
 """
 
 import contextlib
 import datetime
-import fcntl
+import functools
 import json
 import re
 import shutil
@@ -17,100 +17,87 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data import pickles
-from motfm_jax.data.records import Record
+from motfm_jax.data.records import Facts, Record
 from motfm_jax.io import images as pictures
-from motfm_jax.io.disk import is_at
-from motfm_jax.io.files import check_archive, whole_file, write_npz
+from motfm_jax.io.environment import environment
+from motfm_jax.io.files import check_archive, write_npz
+from motfm_jax.io.folders import claimed, read_json, write_json
 from motfm_jax.sampling.conditions import Conditions
 from motfm_jax.sampling.generate import Generated
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
-# All that is ever written to an output folder, drafts of killed writers included.
-DRAFT = r"(\.[0-9a-f]{8}\.)?"
-OWN = re.compile(DRAFT + r"(samples|grid|trajectory|sample_\d+)\.(npz|json|png|pkl|nii\.gz)")
+# Everything that is written here. The sidecar shows whose folder this is, so it is deleted last.
+OWN = (
+    r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+\.nii\.gz",
+    re.escape(SIDECAR),
+)
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
 @contextlib.contextmanager
 def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
-    """Takes a folder for the images of these settings.
+    """Takes a folder for images with these settings.
 
     Args:
-      out: the folder; made where it does not exist. Foreign files in it stay.
-      settings: everything the outputs depend on, JSON-able.
+      out: the folder; created if needed. Foreign files in it stay.
+      settings: everything that the outputs depend on, JSON-able.
       overwrite: delete the images that are there, whatever their settings. Only what this module
-        writes is deleted, and only where a sidecar or settings file says that it did.
+        writes is deleted, and only if a sidecar or a settings file shows that it did.
 
     Yields:
-      The folder for finished batches, gone when the block ends well and there for the next call
-      when it does not; or None where everything is already written.
+      the folder for finished batches, which is deleted when the block ends without an error and
+      otherwise kept for the next call; or None if all outputs are there already.
 
     Raises:
-      ValueError: the images there have other settings, or are not ours, or are being made now.
+      ValueError: the images there have other settings, or are not ours, or are being sampled now.
     """
-    out, settings = Path(out), json.loads(json.dumps(settings))
-    partial = out / PARTIAL
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; give a folder as --out")
-    sidecar = read_sidecar(out)
-    finished = sidecar and _is_whole(out, sidecar["settings"])
-    before = sidecar.get("settings") or _read(partial / SETTINGS)
-    present = [path.name for path in sorted(out.glob("*")) if OWN.fullmatch(path.name)]
-    present += [path.name for path in partial.glob("batch_*")]
-    if present and not before:
-        raise ValueError(
-            f"{out}: holds {present[0]}, which scripts/sample.py did not write; give another --out"
-        )
-    if before and before != settings and not overwrite:
-        differing = [
-            f"{name} was {before.get(name)!r}, is {settings.get(name)!r}"
-            for name in sorted(before.keys() | settings.keys())
-            if before.get(name) != settings.get(name)
-        ]
-        raise ValueError(
-            f"{out}: holds images of other settings ({'; '.join(differing)}); --overwrite deletes "
-            "them, or give another --out"
-        )
-    if finished and not overwrite:
-        shutil.rmtree(partial, ignore_errors=True)  # killed just before it would have done so
+    out, partial = Path(out), Path(out) / PARTIAL
+    settings = json.loads(json.dumps(settings))
+    if not overwrite and _is_complete(out, settings):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process killed at its very end
         yield None
         return
-    partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out}: another process is writing there; wait for it or give another --out"
-            ) from None
-        if not is_at(lock.fileno(), partial / "lock"):  # opened as another deleted it
-            raise ValueError(f"{out}: another process finished there just now; call it again")
-        # In this order a kill at any point leaves neither batches of other settings nor a folder
-        # that is no longer known to be ours.
-        if overwrite:
-            _delete(partial, re.compile(DRAFT + "batch_.*"))
-        with whole_file(partial / SETTINGS) as draft:
-            draft.write_text(json.dumps(settings))
-        if overwrite:
-            _delete(out, OWN)
+    recall = functools.partial(_recall, overwrite=overwrite)
+    with claimed(out, settings, recall, OWN) as resumes:
+        partial.mkdir(exist_ok=True)
+        if not resumes:  # batches first: without the settings nobody would know whose they are
+            for batch in partial.glob("*batch_*"):
+                batch.unlink()
+        write_json(partial / SETTINGS, settings)
         yield partial
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_sidecar(out: Path) -> dict[str, Any]:
-    """The sidecar of a finished folder; empty where there is none that is whole."""
+    """The sidecar of a finished folder; empty if it is missing or damaged."""
     sidecar = _read(out / SIDECAR)
     ours = sidecar.get("format") == FORMAT and isinstance(sidecar.get("settings"), dict)
     return sidecar if ours else {}
 
 
-def _is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether all that was written with these settings is there, and the images can be read."""
+def _recall(out: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The settings of the images in a folder, or None to start afresh."""
+    before = read_sidecar(out).get("settings") or _read(out / PARTIAL / SETTINGS)
+    present = [
+        path.name for path in sorted(out.glob("*")) if re.fullmatch("|".join(OWN), path.name)
+    ]
+    present += [path.name for path in (out / PARTIAL).glob("batch_*")]
+    if present and not before:
+        raise ValueError(
+            f"{out}: holds {present[0]}, which was not written by sampling; give another --out"
+        )
+    return before if before and not overwrite else None
+
+
+def _is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether everything that these settings ask for is there, with readable images."""
+    if read_sidecar(out).get("settings") != settings:
+        return False
     names = ["grid.png"]
     names += ["trajectory.npz", "trajectory.png"] if settings.get("trajectory") else []
     names += ["samples.pkl"] if settings.get("pickle") else []
-    volumes = sum(1 for path in out.glob("sample_*.nii.gz") if OWN.fullmatch(path.name))
+    volumes = sum(1 for path in out.iterdir() if re.fullmatch(r"sample_\d+\.nii\.gz", path.name))
     if settings.get("nifti") and volumes != settings.get("num"):
         return False
     try:
@@ -125,28 +112,21 @@ def write(
     generated: Generated,
     conditions: Conditions,
     sidecar: Mapping[str, Any],
-    *,
-    classes: Sequence[str],
+    facts: Facts,
     trajectory: np.ndarray | None = None,
-    nifti: bool = False,
-    pickle: bool = False,
-    affine: Any = None,
 ) -> None:
-    """Writes the outputs; the sidecar last.
+    """Writes the outputs that the sidecar's settings name; the sidecar last.
 
     Args:
       out: the folder, claimed.
       generated: N images.
-      conditions: of the same.
-      sidecar: JSON-able: what `describe` returns.
-      classes: class names by index.
-      trajectory: [T, K, *S, C] of the first K images, or None.
-      nifti: also one .nii.gz an image.
-      pickle: also the original's layout.
-      affine: for images whose condition states none.
+      conditions: what they were conditioned on.
+      sidecar: what `describe` returns.
+      facts: of the training data. Its affine is for images whose condition has none.
+      trajectory: [T, K, *S, C], the states of the first K images, or None.
     """
     images, masks, labels = generated.images, conditions.masks, conditions.labels
-    names = [] if labels is None else [classes[label] for label in labels]
+    names = [] if labels is None else [facts.classes[label] for label in labels]
     note = f"synthetic; {sidecar['solver']['name']}, network calls: {_short(sidecar['calls'])}"
     window, drawn = pictures.shared_window(images), _to_draw(masks)
     write_npz(out / "samples.npz", images=images, masks=masks, classes=labels)
@@ -166,49 +146,42 @@ def write(
         pictures.write_trajectory(
             out / "trajectory.png", trajectory, row_titles=rows, window=window, caption=note
         )
-    digits = max(4, len(str(len(images) - 1)))
-    affines = conditions.affines or [None] * len(images)
-    if nifti:
-        for index, image in enumerate(images):
+    if sidecar["settings"]["nifti"]:
+        digits = max(4, len(str(len(images) - 1)))
+        affines = conditions.affines or [None] * len(images)
+        for index, (image, affine) in enumerate(zip(images, affines)):
             pictures.write_nifti(
                 out / f"sample_{index:0{digits}}.nii.gz",
                 image,
-                affine if affines[index] is None else affines[index],
+                facts.affine if affine is None else affine,
                 f"synthetic; {FORMAT}",
             )
-    if pickle:
-        entries = _entries(generated, conditions, classes)
+    if sidecar["settings"]["pickle"]:
+        entries = _entries(generated, conditions, facts.classes)
         # Under both names, as the original writes generated images for its own loader.
         pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
-    with whole_file(out / SIDECAR) as draft:
-        draft.write_text(json.dumps(sidecar, indent=2) + "\n")
+    write_json(out / SIDECAR, sidecar)
 
 
 def describe(
     run: str,
+    kind: str,
     settings: Mapping[str, Any],
     generated: Generated,
     conditions: Conditions,
-    *,
-    kind: str,
-    classes: Sequence[str],
-    mask_labels: Sequence[str],
-    intensity: Mapping[str, Any] | None,
-    environment: Mapping[str, Any],
+    facts: Facts,
 ) -> dict[str, Any]:
-    """The sidecar of the images: where they come from and how they were made.
+    """The sidecar: where the images come from and how they were sampled.
 
     Args:
-      run: the run directory.
+      run: the run's folder.
+      kind: "none", "class", "mask" or "mask+class".
       settings: as claimed: checkpoint, training_step, seed, noise, raw, num, solver, ... .
       generated, conditions: N images and what they were conditioned on.
-      kind: "none", "class", "mask" or "mask+class".
-      classes: class names by index.
-      mask_labels: label names by value.
-      intensity: `Intensity.to_json()`, or None where the run does not know it.
-      environment: packages, devices, revision.
+      facts: of the training data.
     """
     masks, labels, steps = conditions.masks, conditions.labels, generated.steps
+    units = "as the network takes them" if conditions.raw_masks else "label numbers"
     return {
         "format": FORMAT,
         "synthetic": True,
@@ -225,23 +198,21 @@ def describe(
         "batch": settings["batch"],
         "condition": {
             "kind": kind,
-            "classes": None if labels is None else [classes[label] for label in labels],
-            "mask_labels": None if masks is None or conditions.raw_masks else list(mask_labels),
-            "masks": "as the network takes them"
-            if conditions.raw_masks
-            else None
-            if masks is None
-            else "label numbers",
+            "classes": None if labels is None else [facts.classes[label] for label in labels],
+            "mask_labels": None
+            if masks is None or conditions.raw_masks
+            else list(facts.mask_labels),
+            "masks": None if masks is None else units,
             "from": list(conditions.origins),
         },
         "images": {
             "shape": list(generated.images.shape),
-            "units": _units(intensity, settings["raw"]),
-            "intensity": intensity and dict(intensity),
+            "units": _units(facts.intensity, settings["raw"]),
+            "intensity": facts.intensity,
             "min": float(generated.images.min()),
             "max": float(generated.images.max()),
         },
-        "environment": dict(environment),
+        "environment": environment(),
         "settings": dict(settings),
     }
 
@@ -264,7 +235,7 @@ def _to_draw(masks: np.ndarray | None) -> np.ndarray | None:
 
 def _units(intensity: Mapping[str, Any] | None, raw: bool) -> str:
     if intensity is None:
-        return "as the network gives them: the scaling of its training data is not known"
+        return "as the network gives them: the intensity scaling of the training data is not known"
     if intensity["mode"] == "none":
         return "as the network gives them: it was trained on unscaled intensities"
     typical = {
@@ -317,14 +288,7 @@ def _short(calls: int | Mapping[str, float]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path)
+    except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _delete(folder: Path, names: re.Pattern) -> None:
-    """The files of these names; the sidecar last, by which the folder is known to be ours."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == SIDECAR):
-        if names.fullmatch(path.name):
-            path.unlink()

@@ -10,7 +10,6 @@ import numpy as np
 from motfm_jax.core import Array, Condition, Network, Params
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.records import Facts
-from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.solve import Solver
@@ -161,28 +160,8 @@ def sample_to_folder(
                 noise=noise,
                 num=TRAJECTORY_IMAGES,
             )
-        sidecar = outputs.describe(
-            checkpoint.run,
-            settings,
-            generated,
-            conditions,
-            kind=kind,
-            classes=facts.classes,
-            mask_labels=facts.mask_labels,
-            intensity=intensity and intensity.to_json(),
-            environment=environment(),
-        )
-        outputs.write(
-            out,
-            generated,
-            conditions,
-            sidecar,
-            classes=facts.classes,
-            trajectory=trajectory,
-            nifti=nifti,
-            pickle=request.pickle,
-            affine=facts.affine,
-        )
+        sidecar = outputs.describe(checkpoint.run, kind, settings, generated, conditions, facts)
+        outputs.write(out, generated, conditions, sidecar, facts, trajectory)
     return outputs.read_sidecar(out)
 
 
