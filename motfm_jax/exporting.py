@@ -1,11 +1,10 @@
 """A trained run as a program: see `io.export` for what is written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from motfm_jax import build, runs
-from motfm_jax.io.export import check_destination, write_export
+from motfm_jax.io.export import Sampler, check_destination, write_export
 from motfm_jax.nn.dispatch import Capabilities
 
 
@@ -52,7 +51,7 @@ def export_run(
             f"--solver={chosen.name}: an exported program makes a fixed number of network calls; "
             "use euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps"
         )
-    config_json = json.dumps(model.config.to_dict(), indent=2)
+    config = model.config.to_dict()
     if dtype:
         model.config.train.dtype = dtype
     # Built for no device in particular: XLA attention, and float32 unless a type is named.
@@ -71,14 +70,6 @@ def export_run(
         checkpoint=model.checkpoint_hash,
         training_step=model.step,
     )
-    write_export(
-        out,
-        sample_fn=sample,
-        params=model.params,
-        config_json=config_json + "\n",
-        facts=model.facts.to_json(),
-        condition=model.cond,
-        settings=settings,
-        overwrite=overwrite,
-    )
+    sampler = Sampler(sample, model.params, model.cond, config, model.facts.to_json())
+    write_export(out, sampler, settings, overwrite)
     return settings | {"condition": model.cond}

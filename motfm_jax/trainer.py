@@ -18,7 +18,7 @@ from motfm_jax.data.records import Facts
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.files import read_json
-from motfm_jax.io.runs import (
+from motfm_jax.io.run_folder import (
     MAY_CHANGE,
     Run,
     check_workdir,

@@ -14,7 +14,7 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.hashes import hash_json
-from motfm_jax.io.runs import read_metrics
+from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.sampling.conditions import choose
 from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
 from motfm_jax.settings import CONDITIONS, METHODS, check, default

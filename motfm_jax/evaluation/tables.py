@@ -1,4 +1,4 @@
-"""Results that are kept one by one, and the tables made of them: Markdown, CSV, HTML."""
+"""Results saved row by row, and tables of them in Markdown, CSV and HTML."""
 
 import csv
 import io
@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import check_same, read_json, whole_file, write_json
 
 Rows = Sequence[Mapping[str, Any]]
 _STD = "_std"
 
 
 class Results:
-    """Rows in a JSON file, each written as soon as it is known; a later call goes on with them.
+    """Rows in a JSON file, each saved as soon as it is known. A later call continues with them.
 
     Args:
-      path: of the file.
+      path: the JSON file.
       settings: everything else the rows depend on, JSON-able.
-      overwrite: begin anew, whatever is there.
+      overwrite: replace whatever is there.
 
     Raises:
       ValueError: the file holds results of other settings, or something else.
@@ -34,29 +34,20 @@ class Results:
         self.rows: list[dict[str, Any]] = []
         if not path.exists() or overwrite:
             return
+        saved = read_json(path, "give another --out")
         try:
-            kept = json.loads(path.read_text())
-            before, self.rows = dict(kept["settings"]), [dict(row) for row in kept["rows"]]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            before, self.rows = dict(saved["settings"]), [dict(row) for row in saved["rows"]]
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: holds no such results; give another --out") from error
-        differing = [
-            name
-            for name in sorted(before.keys() | self.settings.keys())
-            if before.get(name) != self.settings.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"{path}: holds results of other {', '.join(differing)}; --overwrite replaces "
-                "them, or give another --out"
-            )
+        check_same(path, before, self.settings)
 
     def has(self, **key: Any) -> bool:
         """Whether a row with these entries is there."""
         return self._find(key) is not None
 
     def add(self, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Adds a row, in the place of the one with this key if there is one, and writes the file; a
-        number that is not finite becomes null."""
+        """Adds a row, or replaces the one with this key, and writes the file. NaN and inf become
+        null."""
         row = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in {**key, **values}.items()
@@ -66,10 +57,7 @@ class Results:
             self.rows.append(row)
         else:
             self.rows[place] = row
-        with whole_file(self.path) as draft:
-            draft.write_text(
-                json.dumps({"settings": self.settings, "rows": self.rows}, indent=2) + "\n"
-            )
+        write_json(self.path, {"settings": self.settings, "rows": self.rows})
 
     def _find(self, key: Mapping[str, Any]) -> int | None:
         for place, row in enumerate(self.rows):
@@ -79,9 +67,9 @@ class Results:
 
 
 def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a group: of each measure the mean and the sample standard deviation (n - 1).
+    """One row per group, with the mean and the sample standard deviation (n - 1) of each measure.
 
-    A measure that one of the rows lacks has neither; a single row has no spread.
+    Both are None if a row lacks the measure; the deviation of a single row is None.
     """
     table = []
     for name in dict.fromkeys(row[group] for row in rows):

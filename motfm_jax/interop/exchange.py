@@ -15,7 +15,7 @@ from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.runs import CONVERTED, open_run
+from motfm_jax.io.run_folder import CONVERTED, open_run
 from motfm_jax.model import Bundle
 from motfm_jax.settings import check
 from motfm_jax.training.state import TrainState

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.io.disk import sync
+from motfm_jax.io.folders import sync
 from motfm_jax.io.hashes import hash_each, hash_json
 from motfm_jax.io.orbax_files import (
     ITEMS,
@@ -33,7 +33,7 @@ from motfm_jax.io.orbax_files import (
     read_json,
     saved_arrays,
 )
-from motfm_jax.io.runs import mark_saved
+from motfm_jax.io.run_folder import mark_saved
 
 _Read = TypeVar("_Read")
 

@@ -3,7 +3,7 @@
     out/
       sampler.jax_export   (weights, noise [b, *S, C] float32, mask [b, *S] uint8 or None,
                             label [b] int32 or None) -> images [b, *S, C] float32, in the units of
-                            the training data; any batch size b
+                            the training data, for any batch size b
       noise.jax_export     (seed uint32, indices [b] int32) -> noise [b, *S, C] float32: what
                             scripts/sample.py starts image `index` of `seed` from
       weights.npz          the EMA weights the sampler takes, flat: name -> array
@@ -13,19 +13,15 @@
       export.json          what was exported: solver, steps, calls, condition, checkpoint
       example.py  README.txt
 
-Noise is an argument of the sampler, not drawn inside it, so that one program serves a chosen start
-and a seed alike. None stands for a condition the network does not take.
+Noise is an argument of the sampler, so that one program serves a chosen start and a seed alike.
+None stands for a condition that the network does not take.
 """
 
-import contextlib
-import json
 import os
-import shutil
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -34,9 +30,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from motfm_jax.core import Array, Params, fold_keys, normal_per_example
+from motfm_jax.io.folders import read_json, whole_folder, write_json
 
 # (params, x0 [B, *S, C], mask [B, *S] uint8 | None, label [B] int32 | None) -> images [B, *S, C]
 SampleFn = Callable[[Params, Array, Array | None, Array | None], Array]
+
+
+class Sampler(NamedTuple):
+    """What is exported.
+
+    Attributes:
+      sample: pure, without callbacks to the host; gives images in the units of the training data.
+      params: flat EMA weights.
+      condition: "none", "class", "mask" or "mask+class": what the sampler takes.
+      config: the resolved config, JSON-able.
+      facts: JSON-able: "size", "channels", "classes", "mask_labels", "intensity", ...
+    """
+
+    sample: SampleFn
+    params: Mapping[str, np.ndarray]
+    condition: str
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
 
 FORMAT = "motfm_jax export 1"
 PLATFORMS = ("cpu", "cuda")
@@ -54,8 +70,8 @@ def sampler_program(
 ) -> bytes:
     """The serialised sampler of the module's docstring, for any batch size.
 
-    A mask value or a class index that was not declared gives an image of NaN, never a plausible
-    picture of something else.
+    An undeclared mask value or class index gives an image of NaN, never a plausible picture of
+    something else.
 
     Args:
       sample_fn: pure; must not call back to the host.
@@ -110,12 +126,7 @@ def _serialise(function: Callable, arguments: tuple, platforms: Sequence[str]) -
 
 def write_export(
     out: Path,
-    *,
-    sample_fn: SampleFn,
-    params: Mapping[str, np.ndarray],
-    config_json: str,
-    facts: Mapping[str, Any],
-    condition: str,
+    sampler: Sampler,
     settings: Mapping[str, Any],
     overwrite: bool = False,
     platforms: Sequence[str] = PLATFORMS,
@@ -124,11 +135,7 @@ def write_export(
 
     Args:
       out: must not exist, unless it is an export and `overwrite` is set.
-      sample_fn: see `sampler_program`; returns images in the units of the training data.
-      params: flat EMA weights.
-      config_json: the resolved config.
-      facts: JSON-able: "size", "channels", "classes", "mask_labels", "intensity", ...
-      condition: "none", "class", "mask" or "mask+class": what the sampler takes.
+      sampler: what is exported.
       settings: JSON-able: solver, steps, calls, checkpoint and what else identifies the program.
       overwrite: replace an export that stands at `out`.
       platforms: where the programs must run.
@@ -137,10 +144,11 @@ def write_export(
       ValueError: `out` is taken, or cannot be written.
     """
     check_destination(out, overwrite)
-    params = {name: np.asarray(array) for name, array in params.items()}
+    facts, condition = sampler.facts, sampler.condition
+    params = {name: np.asarray(array) for name, array in sampler.params.items()}
     size, channels = tuple(facts["size"]), facts["channels"]
-    sampler = sampler_program(
-        sample_fn,
+    program = sampler_program(
+        sampler.sample,
         params,
         size=size,
         channels=channels,
@@ -157,26 +165,26 @@ def write_export(
         jax=jax.__version__,
     )
     example = example_text(facts, condition)
-    with _whole_folder(Path(out), overwrite) as folder:
+    with whole_folder(out, replace=overwrite) as folder:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "weights", params)
         np.savez(folder / "weights.npz", **params)
-        (folder / "sampler.jax_export").write_bytes(sampler)
+        (folder / "sampler.jax_export").write_bytes(program)
         (folder / "noise.jax_export").write_bytes(noise)
-        (folder / "config.json").write_text(config_json)
-        (folder / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
         (folder / "example.py").write_text(example)
         (folder / "README.txt").write_text(readme_text(facts, description, example))
-        (folder / "export.json").write_text(json.dumps(description, indent=2) + "\n")
+        write_json(folder / "config.json", sampler.config)
+        write_json(folder / "facts.json", facts)
+        write_json(folder / "export.json", description)
 
 
 def check_destination(out: Path, overwrite: bool) -> None:
-    """Raises ValueError where an export to `out` cannot be written or would destroy something."""
+    """Raises ValueError if `out` cannot be written, or holds something that would be lost."""
     out = Path(out)
     if not out.exists() and not out.is_symlink():
         parent = next(path for path in out.absolute().parents if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ValueError(f"{out}: {parent} is no folder that can be written; name another")
+            raise ValueError(f"{out}: {parent} is not a writable folder; name another")
         return
     if not is_export(out):
         raise ValueError(f"{out}: exists and is not an export; name a folder that does not exist")
@@ -187,31 +195,9 @@ def check_destination(out: Path, overwrite: bool) -> None:
 def is_export(folder: Path) -> bool:
     """Whether `folder` was written by `write_export`."""
     try:
-        return json.loads((folder / "export.json").read_text())["format"] == FORMAT
-    except (OSError, ValueError, TypeError, KeyError):
+        return read_json(folder / "export.json")["format"] == FORMAT
+    except (ValueError, TypeError, KeyError):
         return False
-
-
-@contextlib.contextmanager
-def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    new, old = draft / "new", draft / "old"
-    try:
-        new.mkdir()
-        yield new
-        check_destination(out, overwrite)  # someone else may have been faster
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def example_text(facts: Mapping[str, Any], condition: str) -> str:
@@ -233,7 +219,7 @@ def example_text(facts: Mapping[str, Any], condition: str) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    """For a comment: names come from data files, and none may end the line."""
+    """One line for a comment, whatever line breaks the names from data files hold."""
     return ", ".join(f"{index} {' '.join(str(name).split())}" for index, name in enumerate(names))
 
 
@@ -269,7 +255,7 @@ def readme_text(facts: Mapping[str, Any], description: Mapping[str, Any], exampl
 
 
 README = """\
-A generative model of medical images, exported by motfm_jax. Every image it makes is synthetic.
+A generative model of medical images, exported by motfm_jax. All its images are synthetic.
 
 {settings}
 

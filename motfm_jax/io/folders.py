@@ -9,12 +9,15 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+DRAFT = re.compile(r"^\.[0-9a-f]{8}\.")  # what whole_file and whole_folder put before a name
 
 
 def sync(path: Path) -> None:
@@ -193,3 +196,78 @@ def differences(
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:
     return repr(fields[name]) if name in fields else "absent"
+
+
+def check_same(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()
+) -> None:
+    """Raises ValueError if what is at `path` has other settings; arguments as in `differences`."""
+    if changed := differences(old, new, ignore):
+        raise ValueError(
+            f"{path}: was made with other settings ({'; '.join(changed)}); use the same settings, "
+            "or another folder, or delete the old results with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def claimed(
+    path: Path,
+    settings: Mapping[str, Any],
+    recall: Callable[[Path], Mapping[str, Any] | None],
+    own: Sequence[str],
+    ignore: Collection[str] = (),
+) -> Iterator[bool]:
+    """Takes a folder whose work can be resumed after a kill. Foreign files in it stay.
+
+    Args:
+      path: the folder; created if needed.
+      settings: everything that its content depends on, JSON-able.
+      recall: folder -> the settings of its content, or None if nothing there is to be resumed. It
+        raises ValueError if the content is not ours. It is called with and without the lock.
+      own: regular expressions of the names that may be deleted, in the order of deletion. What
+        `recall` needs to know the folder as ours comes last.
+      ignore: settings that may differ from those before.
+
+    Yields:
+      whether there is work to resume. If not, everything in `own` has been deleted. The caller
+      writes the settings for `recall` first of all.
+
+    Raises:
+      ValueError: a file at `path`, foreign content, other settings, or another process at work.
+    """
+    path = Path(path)
+    _resumes(path, settings, recall, ignore)  # before anything is touched
+    with locked(path / "lock") as held:
+        if not held:
+            raise ValueError(
+                f"{path}: this file system has no locks, so two processes could write here at "
+                "once; use a folder on another one"
+            )
+        resumes = _resumes(path, settings, recall, ignore)
+        for pattern in own:
+            for entry in path.iterdir():
+                name = DRAFT.sub("", entry.name)
+                if re.fullmatch(pattern, name) and (name != entry.name or not resumes):
+                    _delete(entry)
+        yield resumes
+
+
+def _resumes(
+    path: Path,
+    settings: Mapping[str, Any],
+    recall: Callable[[Path], Mapping[str, Any] | None],
+    ignore: Collection[str],
+) -> bool:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: is a file; a folder is needed")
+    before = recall(path)
+    if before is not None:
+        check_same(path, before, settings, ignore)
+    return before is not None
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

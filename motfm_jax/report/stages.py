@@ -4,7 +4,6 @@ Every stage is a command that a reader can repeat, in a process of its own: a lo
 gather compiled programs, and what kills one stage loses that stage's last minutes at most.
 """
 
-import json
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from motfm_jax import datasets, presets, settings
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import read_json, write_json
 from motfm_jax.report.plan import (
     SYNTHETIC,
     SYSTEMS,
@@ -213,7 +212,7 @@ def is_done(out: Path, stage: Stage) -> bool:
     path = marker(out, stage)
     if not path.is_file():
         return False
-    before = json.loads(path.read_text())["command"]
+    before = read_json(path)["command"]
     if before != stage.said():
         raise ValueError(
             f"{path}: this stage is done, by another call:\n  {before}\nnow it would be\n  "
@@ -245,12 +244,8 @@ def carry_out(out: Path, todo: Sequence[Stage]) -> None:
                 f"stage {stage.name!r} ended with exit code {code}; the same call of the report "
                 "goes on with it"
             )
-        with whole_file(marker(out, stage)) as draft:
-            draft.write_text(
-                json.dumps(
-                    {"command": stage.said(), "seconds": time.perf_counter() - begin}, indent=2
-                )
-            )
+        seconds_taken = time.perf_counter() - begin
+        write_json(marker(out, stage), {"command": stage.said(), "seconds": seconds_taken})
 
 
 def _call(command: Sequence[str]) -> int:
@@ -276,4 +271,4 @@ def _call(command: Sequence[str]) -> int:
 
 def seconds(out: Path, stage: Stage) -> float:
     """How long a stage that is done took."""
-    return json.loads(marker(out, stage).read_text())["seconds"]
+    return read_json(marker(out, stage))["seconds"]

@@ -1,12 +1,12 @@
-"""The folder that generated images are written to: who may write there, and what is in it.
+"""The folder of generated images: taking it, writing it, and its sidecar.
 
-out/{samples.npz, samples.json, grid.png, [trajectory.npz, trajectory.png],
-     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/ while it is being made
+out/{samples.npz, samples.json (the sidecar), grid.png, [trajectory.npz, trajectory.png],
+     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/, out/lock while sampling
 """
 
 import contextlib
 import datetime
-import fcntl
+import functools
 import json
 import re
 import shutil
@@ -19,88 +19,59 @@ import numpy as np
 from motfm_jax.data import pickles
 from motfm_jax.data.records import Record
 from motfm_jax.io import images as pictures
-from motfm_jax.io.disk import is_at
-from motfm_jax.io.files import check_archive, whole_file, write_npz
+from motfm_jax.io.environment import environment
+from motfm_jax.io.files import check_archive, write_npz
+from motfm_jax.io.folders import claimed, read_json, write_json
 
 if TYPE_CHECKING:
     from motfm_jax.sampling.sample import Samples
 
 FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
-# All that is ever written to an output folder, drafts of killed writers included.
-DRAFT = r"(\.[0-9a-f]{8}\.)?"
-OWN = re.compile(DRAFT + r"(samples|grid|trajectory|sample_\d+)\.(npz|json|png|pkl|nii\.gz)")
+# Everything that is written here. The sidecar shows whose folder this is, so it is deleted last.
+OWN = (
+    r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+\.nii\.gz",
+    re.escape(SIDECAR),
+)
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
 @contextlib.contextmanager
 def claim(out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
-    """Takes a folder for the images of these settings.
+    """Takes a folder for images with these settings.
 
     Args:
-      out: the folder; made where it does not exist. Foreign files in it stay.
-      settings: everything the outputs depend on, JSON-able.
+      out: the folder; created if needed. Foreign files in it stay.
+      settings: everything that the outputs depend on, JSON-able.
       overwrite: delete the images that are there, whatever their settings. Only what this module
-        writes is deleted, and only where a sidecar or settings file says that it did.
+        writes is deleted, and only if a sidecar or a settings file shows that it did.
 
     Yields:
-      The folder for finished batches, gone when the block ends well and there for the next call
-      when it does not; or None where everything is already written.
+      the folder for finished batches, which is deleted when the block ends without an error and
+      otherwise kept for the next call; or None if all outputs are there already.
 
     Raises:
-      ValueError: the images there have other settings, or are not ours, or are being made now.
+      ValueError: the images there have other settings, or are not ours, or are being sampled now.
     """
-    out, settings = Path(out), json.loads(json.dumps(settings))
-    partial = out / PARTIAL
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; give a folder as --out")
-    sidecar = read_sidecar(out)
-    finished = sidecar and _is_whole(out, sidecar["settings"])
-    before = sidecar.get("settings") or _read(partial / SETTINGS)
-    present = [path.name for path in sorted(out.glob("*")) if OWN.fullmatch(path.name)]
-    present += [path.name for path in partial.glob("batch_*")]
-    if present and not before:
-        raise ValueError(
-            f"{out}: holds {present[0]}, which scripts/sample.py did not write; give another --out"
-        )
-    if before and before != settings and not overwrite:
-        differing = [
-            f"{name} was {before.get(name)!r}, is {settings.get(name)!r}"
-            for name in sorted(before.keys() | settings.keys())
-            if before.get(name) != settings.get(name)
-        ]
-        raise ValueError(
-            f"{out}: holds images of other settings ({'; '.join(differing)}); --overwrite deletes "
-            "them, or give another --out"
-        )
-    if finished and not overwrite:
-        shutil.rmtree(partial, ignore_errors=True)  # killed just before it would have done so
+    out, partial = Path(out), Path(out) / PARTIAL
+    settings = json.loads(json.dumps(settings))
+    if not overwrite and _is_complete(out, settings):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process killed at its very end
         yield None
         return
-    partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out}: another process is writing there; wait for it or give another --out"
-            ) from None
-        if not is_at(lock.fileno(), partial / "lock"):  # opened as another deleted it
-            raise ValueError(f"{out}: another process finished there just now; call it again")
-        # In this order a kill at any point leaves neither batches of other settings nor a folder
-        # that is no longer known to be ours.
-        if overwrite:
-            _delete(partial, re.compile(DRAFT + "batch_.*"))
-        with whole_file(partial / SETTINGS) as draft:
-            draft.write_text(json.dumps(settings))
-        if overwrite:
-            _delete(out, OWN)
+    recall = functools.partial(_recall, overwrite=overwrite)
+    with claimed(out, settings, recall, OWN) as resumes:
+        partial.mkdir(exist_ok=True)
+        if not resumes:  # batches first: without the settings nobody would know whose they are
+            for batch in partial.glob("*batch_*"):
+                batch.unlink()
+        write_json(partial / SETTINGS, settings)
         yield partial
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_sidecar(out: Path) -> dict[str, Any]:
-    """The sidecar of a finished folder; empty where there is none that is whole."""
+    """The sidecar of a finished folder; empty if it is missing or damaged."""
     sidecar = _read(out / SIDECAR)
     ours = sidecar.get("format") == FORMAT and isinstance(sidecar.get("settings"), dict)
     return sidecar if ours else {}
@@ -123,12 +94,28 @@ def read_samples(out: Path) -> dict[str, Any]:
     return sidecar
 
 
-def _is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether all that was written with these settings is there, and the images can be read."""
+def _recall(out: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The settings of the images in a folder, or None to start afresh."""
+    before = read_sidecar(out).get("settings") or _read(out / PARTIAL / SETTINGS)
+    present = [
+        path.name for path in sorted(out.glob("*")) if re.fullmatch("|".join(OWN), path.name)
+    ]
+    present += [path.name for path in (out / PARTIAL).glob("batch_*")]
+    if present and not before:
+        raise ValueError(
+            f"{out}: holds {present[0]}, which was not written by sampling; give another --out"
+        )
+    return before if before and not overwrite else None
+
+
+def _is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether everything that these settings ask for is there, with readable images."""
+    if read_sidecar(out).get("settings") != settings:
+        return False
     names = ["grid.png"]
     names += ["trajectory.npz", "trajectory.png"] if settings.get("trajectory") else []
     names += ["samples.pkl"] if settings.get("pickle") else []
-    volumes = sum(1 for path in out.glob("sample_*.nii.gz") if OWN.fullmatch(path.name))
+    volumes = sum(1 for path in out.iterdir() if re.fullmatch(r"sample_\d+\.nii\.gz", path.name))
     if settings.get("nifti") and volumes != settings.get("num"):
         return False
     try:
@@ -152,13 +139,12 @@ def draw_grid(path: Path, samples: "Samples") -> None:
     )
 
 
-def write(out: Path, samples: "Samples", environment: Mapping[str, Any]) -> None:
+def write(out: Path, samples: "Samples") -> None:
     """Writes the outputs; the sidecar last.
 
     Args:
       out: the folder, claimed.
       samples: N images.
-      environment: packages, devices, revision.
     """
     images, conditions, settings = samples.images, samples.conditions, samples.settings()
     write_npz(out / "samples.npz", images=images, masks=samples.masks, classes=samples.labels)
@@ -189,11 +175,10 @@ def write(out: Path, samples: "Samples", environment: Mapping[str, Any]) -> None
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
         pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
-    with whole_file(out / SIDECAR) as draft:
-        draft.write_text(json.dumps(describe(samples, environment), indent=2) + "\n")
+    write_json(out / SIDECAR, describe(samples))
 
 
-def describe(samples: "Samples", environment: Mapping[str, Any]) -> dict[str, Any]:
+def describe(samples: "Samples") -> dict[str, Any]:
     """The sidecar of the images: where they come from and how they were generated."""
     model, conditions, generated = samples.model, samples.conditions, samples.generated
     settings, steps = samples.settings(), samples.generated.steps
@@ -230,7 +215,7 @@ def describe(samples: "Samples", environment: Mapping[str, Any]) -> dict[str, An
             "min": float(generated.images.min()),
             "max": float(generated.images.max()),
         },
-        "environment": dict(environment),
+        "environment": environment(),
         "settings": settings,
     }
 
@@ -309,14 +294,7 @@ def _calls(samples: "Samples") -> int | dict[str, float]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path)
+    except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _delete(folder: Path, names: re.Pattern) -> None:
-    """The files of these names; the sidecar last, by which the folder is known to be ours."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == SIDECAR):
-        if names.fullmatch(path.name):
-            path.unlink()

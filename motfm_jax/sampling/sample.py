@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from motfm_jax.core import Progress
-from motfm_jax.io.environment import environment
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import generate, outputs
@@ -80,7 +79,7 @@ class Samples:
         """
         with outputs.claim(Path(out), self.settings(), overwrite) as folder:
             if folder is not None:
-                outputs.write(Path(out), self, environment())
+                outputs.write(Path(out), self)
         return outputs.read_sidecar(Path(out))
 
     def settings(self) -> dict[str, Any]:
@@ -201,5 +200,5 @@ def sample_to_folder(
             samples = sample(
                 model, conditions, request, folder=folder, timed=True, progress=progress
             )
-            outputs.write(out, samples, environment())
+            outputs.write(out, samples)
     return outputs.read_sidecar(out)

@@ -149,7 +149,7 @@ def readable(run: Path) -> list[int]:
 def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
     """Digests of all arrays of the last checkpoint, and what was logged."""
     from motfm_jax.io.checkpoints import restore_weights
-    from motfm_jax.io.runs import read_metrics
+    from motfm_jax.io.run_folder import read_metrics
 
     path = restore_weights(run, "last").path
     rows = [

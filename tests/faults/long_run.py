@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from kill import ROOT, TRAIN
 
-from motfm_jax.io.runs import read_metrics
+from motfm_jax.io.run_folder import read_metrics
 
 EVERY = 500
 SMALLEST = (

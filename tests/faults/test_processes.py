@@ -13,7 +13,7 @@ from kill import TRAIN
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import restore_weights
-from motfm_jax.io.runs import read_metrics
+from motfm_jax.io.run_folder import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SIMPLE = ("--config=configs/phantom.py:cond=none,size=debug", *TRAIN[1:])

@@ -18,7 +18,7 @@ from motfm_jax.interop.exchange import from_torch, to_torch
 from motfm_jax.interop.torch_weights import to_torch as original_state
 from motfm_jax.interop.torch_weights import write_torch_weights
 from motfm_jax.io.checkpoints import restore_weights
-from motfm_jax.io.runs import is_untrained
+from motfm_jax.io.run_folder import is_untrained
 from motfm_jax.settings import default
 from motfm_jax.trainer import train
 

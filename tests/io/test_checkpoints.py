@@ -18,7 +18,7 @@ import pytest
 
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.orbax_files import Manager
-from motfm_jax.io.runs import SAVED
+from motfm_jax.io.run_folder import SAVED
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 

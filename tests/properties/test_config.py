@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from motfm_jax import settings
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original
-from motfm_jax.io.runs import leaves
+from motfm_jax.io.run_folder import leaves
 
 FOLDER = Path(__file__).parents[2] / "configs"
 

@@ -199,7 +199,7 @@ def test_other_settings_are_refused_and_overwrite_starts_again(tmp_path, finishe
 
 def test_files_that_are_not_ours_are_never_touched(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"precious")
-    refusal = r"samples\.npz, which scripts/sample\.py did not write"
+    refusal = r"samples\.npz, which was not written by sampling"
     for overwrite in (False, True):
         with pytest.raises(ValueError, match=refusal):
             sample(tmp_path, overwrite=overwrite)
@@ -212,19 +212,10 @@ def test_two_writers_are_not_let_into_one_folder(tmp_path):
     second = outputs.claim(tmp_path, {"seed": 0})
     with (
         outputs.claim(tmp_path, {"seed": 0}),
-        pytest.raises(ValueError, match="another process is writing there"),
+        pytest.raises(ValueError, match="in use by process"),
     ):
         second.__enter__()
     assert names(tmp_path) == []
-
-
-def test_a_lock_that_another_writer_deleted_is_not_held(tmp_path, monkeypatch):
-    def lock_late(lock, _):
-        (tmp_path / outputs.PARTIAL / "lock").unlink()
-
-    monkeypatch.setattr(outputs.fcntl, "flock", lock_late)
-    with pytest.raises(ValueError, match="another process finished there just now"):
-        outputs.claim(tmp_path, {"seed": 0}).__enter__()
 
 
 def test_a_seed_that_is_none_leaves_nothing_behind(tmp_path):

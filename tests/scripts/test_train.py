@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from motfm_jax.io.checkpoints import restore_weights
-from motfm_jax.io.runs import read_metrics
+from motfm_jax.io.run_folder import read_metrics
 
 ROOT = Path(__file__).parents[2]
 DEBUG = "--config=configs/phantom.py:cond=none,size=debug"

@@ -16,7 +16,7 @@ import tiny
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.runs import open_run
+from motfm_jax.io.run_folder import open_run
 from motfm_jax.training.loop import train
 from motfm_jax.training.step import make_eval_step
 

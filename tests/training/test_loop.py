@@ -12,7 +12,7 @@ from tiny import batch_at, batches_from, init_params, loss_fn, make_training
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
-from motfm_jax.io.runs import open_run, read_metrics
+from motfm_jax.io.run_folder import open_run, read_metrics
 from motfm_jax.training import loop
 from motfm_jax.training.loop import Hook, NonFiniteError, train
 from motfm_jax.training.step import Metrics, make_eval_step

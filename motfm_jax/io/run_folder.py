@@ -1,0 +1,262 @@
+"""A run's folder: who may write there, and the records of the run.
+
+run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, saved,
+     tensorboard/, checkpoints/STEP/, samples/}, and `lock` while a process writes there
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from motfm_jax.io.environment import environment
+from motfm_jax.io.folders import DRAFT, claimed, leaves, read_json, whole_file, write_json
+
+CONVERTED = "converted.json"  # where a run's weights come from, if not from training
+SAVED = "saved"  # an empty file: the run has had a checkpoint
+
+# What overwriting a run deletes. config.json and environment.json make it recognisable and are
+# replaced. A run without checkpoints but with these files would count as damaged: they go first.
+FILES = rf"{SAVED}|(facts|skipped)\.json|metrics\.jsonl|loss\.png|converted\.json"
+FOLDERS = ("tensorboard", "checkpoints", "samples")
+
+# What may change when a run is resumed. Anything else would be another experiment.
+MAY_CHANGE = (
+    "train.steps",
+    "train.epochs",
+    "train.log_every",
+    "train.eval_every",
+    "train.sample_every",
+    "train.save_every",
+    "train.keep_every",
+    "data.root",
+    "data.cache",
+    "data.workers",
+)
+
+_RESTORE = "restore it, or start again with --overwrite"
+
+
+class Run:
+    """An open run. `open_run` makes it; close it, or leave its `with` block.
+
+    Attributes:
+      path: the run's folder.
+      checkpoints: the folder of its checkpoints.
+      samples: the folder of its pictures.
+    """
+
+    def __init__(self, path: Path, claim: contextlib.ExitStack | None = None):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self._claim = claim  # None in the processes that do not write
+        self._rows = None
+        self._tensorboard = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def start(self, step: int) -> None:
+        """Training starts or continues after `step`: drops what was logged later.
+
+        A killed run has logged beyond its last checkpoint.
+        """
+        if self._claim is None:
+            return
+        path = self.path / "metrics.jsonl"
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        with whole_file(path) as draft:
+            draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._rows = path.open("a", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a row to metrics.jsonl and points to TensorBoard; NaN and inf become null."""
+        if self._claim is None:
+            return
+        finite = {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
+        self._rows.write(json.dumps({"step": int(step), **finite}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, float(value), step)
+
+    def log_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds a picture, [H, W, 3] or [H, W, 1] uint8, to TensorBoard."""
+        if self._claim is not None:
+            self._tensorboard.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a file of the run, such as facts.json, whole or not at all."""
+        if self._claim is not None:
+            write_json(self.path / name, value)
+
+    def close(self) -> None:
+        """Closes the records and gives up the folder."""
+        for writer in (self._rows, self._tensorboard):
+            if writer is not None:
+                writer.close()
+        self._rows = self._tensorboard = None
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+
+def open_run(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    writes: bool = True,
+    may_change: Collection[str] = MAY_CHANGE,
+    defaults: Mapping[str, Any] | None = None,
+) -> Run:
+    """Takes a folder for a run.
+
+    Args:
+      path: the folder; created if needed.
+      config: the resolved config, JSON-able.
+      resume: continue the run in the folder, or start one if there is none.
+      overwrite: delete the run in the folder. Only what runs write is deleted, and only if the
+        folder is recognisably a run's.
+      writes: False in all processes but the first, which alone locks and writes. The first has to
+        open the run before the others do.
+      may_change: fields of the config that may differ from those of the resumed run.
+      defaults: values of fields that were added to the config after the resumed run began.
+
+    Raises:
+      ValueError: a run is there and neither `resume` nor `overwrite` is set; the folder holds
+        something else; another process uses it; the config differs in other fields.
+    """
+    path = Path(path).absolute()
+    if not writes:
+        return Run(path)
+    recall = functools.partial(
+        _recall, resume=resume, overwrite=overwrite, defaults=dict(leaves(defaults or {}))
+    )
+    with contextlib.ExitStack() as stack:
+        own = (FILES, *FOLDERS)
+        resumes = stack.enter_context(claimed(path, config, recall, own, may_change))
+        for name in FOLDERS:  # a copied run must not choose where this machine writes
+            if (path / name).is_symlink():
+                raise ValueError(f"{path / name}: is a link; put the folder itself in its place")
+        starts = []
+        if resumes:
+            mark_saved(path)
+            starts = read_json(path / "environment.json", _RESTORE)
+            if not isinstance(starts, list):
+                raise ValueError(f"{path / 'environment.json'}: is not a list; {_RESTORE}")
+        write_json(path / "environment.json", [*starts, environment()])
+        write_json(path / "config.json", config)
+        return Run(path, stack.pop_all())
+
+
+def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether a folder holds a run; touches nothing.
+
+    Raises:
+      ValueError: the folder may not be used, see `open_run`.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite: choose one")
+    exists = _is_run(Path(path))
+    if exists and not (resume or overwrite):
+        raise ValueError(
+            f"{path}: holds a run already; --resume continues it, --overwrite deletes it, or "
+            "give another --workdir"
+        )
+    return exists
+
+
+def _recall(
+    path: Path, resume: bool, overwrite: bool, defaults: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The fields of the config of the run to resume, by dotted name, or None."""
+    if not check_workdir(path, resume=resume, overwrite=overwrite) or overwrite:
+        return None
+    saved = read_json(path / "config.json", _RESTORE)
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path / 'config.json'}: is not a config; {_RESTORE}")
+    return {**defaults, **dict(leaves(saved))}
+
+
+def is_untrained(path: Path) -> bool:
+    """Whether a run holds converted weights that have not been trained yet."""
+    return _steps(Path(path)) == ["0"] and (Path(path) / CONVERTED).exists()
+
+
+def mark_saved(path: Path) -> None:
+    """Notes that a run has had a checkpoint, so that it never starts again without one."""
+    if not os.path.lexists(path / SAVED):  # a link is not followed
+        (path / SAVED).touch()
+
+
+def has_checkpoints(path: Path) -> bool:
+    """Whether a run has a complete checkpoint."""
+    return bool(_steps(Path(path)))
+
+
+def _steps(path: Path) -> list[str]:
+    """The complete checkpoints; one that is being written has another name."""
+    return [entry.name for entry in (path / "checkpoints").glob("*") if entry.name.isdecimal()]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, without a last row that a kill cut short."""
+    file = Path(path) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    rows = []
+    for number, line in enumerate(lines := file.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("it has no step")
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"{file}: line {number} cannot be read ({error}); correct or delete it"
+                ) from None
+        else:
+            rows.append(row)
+    return rows
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder holds a run with checkpoints; ValueError if it holds something else."""
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; a run needs a folder, give another --workdir")
+    present = {entry.name for entry in path.iterdir() if not DRAFT.match(entry.name)}
+    if {"config.json", "environment.json"} <= present:
+        if has_checkpoints(path):
+            return True
+        # A run that was stopped before its first checkpoint is as good as not begun.
+        if SAVED not in present and ("checkpoints" in present or "metrics.jsonl" not in present):
+            return False
+        raise ValueError(
+            f"{path}: the run has lost its checkpoints; put them back into checkpoints/, or give "
+            "another --workdir"
+        )
+    if present <= {"lock", "environment.json"}:  # a start that was cut short
+        return False
+    shown = ", ".join(sorted(present)[:3])
+    raise ValueError(
+        f"{path}: holds other things than a run ({shown}); give another --workdir, nothing here "
+        "is touched"
+    )
