@@ -13,20 +13,8 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    **dict.fromkeys(
-        (
-            "load",
-            "config",
-            "train",
-            "score",
-            "audit",
-            "downstream",
-            "restore",
-            "export",
-            "Model",
-        ),
-        "library",
-    ),
+    **dict.fromkeys(("load", "config", "train", "export", "Model"), "library"),
+    **dict.fromkeys(("score", "audit", "downstream", "restore"), "assess"),
     "Samples": "sampling.sample",
     "Study": "evaluation.comparison",
     "Record": "data.source",
