@@ -145,10 +145,10 @@ def test_sites_say_where_attention_is_and_which_kernel_it_uses():
     )
     config = make_config(model__head_dim=0)
     assert build.architecture(config, FACTS, Capabilities("cpu"), attention="xla").sites == (
-        "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (asked for)",
+        "attention at level 1 and the middle: 64 tokens, 1 heads of 16: xla (requested)",
     )
     (site,) = build.architecture(config, FACTS, Capabilities("cpu")).sites
-    assert site.endswith("cpu (no cuDNN flash attention: the device is a cpu)")
+    assert site.endswith("xla (no cuDNN flash attention: the device is a cpu)")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
     assert trained.checkpoint_hash == runs.load_run(tmp_path, 7).checkpoint_hash
     assert trained.model.sites == build.model(config, FACTS).sites
     (site,) = runs.load_run(tmp_path, attention="xla").model.sites
-    assert site.endswith("xla (asked for)")
+    assert site.endswith("xla (requested)")
 
 
 @pytest.mark.slow

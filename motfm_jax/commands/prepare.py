@@ -111,9 +111,7 @@ def preview(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    counts = to_pickle(
-        lambda split: open_split(args, split), args.out, say=print, on_fault=args.on_fault
-    )
+    counts = to_pickle(lambda split: open_split(args, split), args.out, args.on_fault)
     print(f"{args.out}: {', '.join(f'{split} {count}' for split, count in counts.items())}")
     return 0
 

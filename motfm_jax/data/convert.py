@@ -1,30 +1,33 @@
-"""Any source to the original's pickle."""
+"""The original MOTFM's pickle, written from any source; `pickles` reads it."""
 
-from collections.abc import Callable
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from motfm_jax.data.files import NoSplit
-from motfm_jax.data.pickles import SPLITS, PickleSet, to_entry, write_pickle
-from motfm_jax.data.records import Source, refuse_many, tried
+from motfm_jax.data.pickles import SPLITS, PickleSet
+from motfm_jax.data.records import Record, Source, refuse_many, tried
+from motfm_jax.io.folders import whole_file
+
+log = logging.getLogger(__name__)
 
 
 def to_pickle(
-    open_split: Callable[[str], Source],
-    path: Path,
-    say: Callable[[str], None],
-    on_fault: str = "stop",
+    open_split: Callable[[str], Source], path: Path, on_fault: str = "stop"
 ) -> dict[str, int]:
-    """Writes train, valid and test; where the data has no test split, it stays empty.
+    """Writes train, valid and test; test stays empty if the data has none, which is logged.
 
-    From a pickle, mask values, classes and metadata come back as they were, and so do images and
-    masks that have the size asked for.
+    From a pickle, mask values, classes and metadata come back unchanged, and so do images and
+    masks that have the requested size.
 
     Args:
-      open_split: split name -> its examples.
-      path: of the .pkl file; its folder is made.
-      say: called with a line where something is worth a person's notice.
-      on_fault: "stop", or "skip": examples that cannot be read are left out and said.
+      open_split: split name to its examples.
+      path: of the .pkl file; its folder is created.
+      on_fault: "stop", or "skip": examples that cannot be read are left out and logged.
 
     Returns:
       The number of examples by split.
@@ -42,17 +45,16 @@ def to_pickle(
         except NoSplit as reason:
             if split != "test":
                 raise
-            say(f"test stays empty: {reason}")
+            log.warning("test stays empty: %s", reason)
             splits[split] = []
             continue
         faults = list(getattr(source, "faults", ()))
-        total, listed = len(source) + len(faults), faults if on_fault == "skip" else None
-        entries = [tried(listed, _entry, source, index) for index in range(len(source))]
+        total, collected = len(source) + len(faults), faults if on_fault == "skip" else None
+        entries = [tried(collected, _entry, source, index) for index in range(len(source))]
         splits[split] = [entry for entry in entries if entry is not None]
         refuse_many(faults, total)
         for fault in faults:
-            say(f"{split}: left out: {fault}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+            log.warning("%s: left out: %s", split, fault)
     write_pickle(path, splits)
     return {split: len(entries) for split, entries in splits.items()}
 
@@ -61,3 +63,42 @@ def _entry(source: Source, index: int) -> dict[str, Any]:
     if isinstance(source, PickleSet):
         return source.entry(index)
     return to_entry(source[index], source.classes)
+
+
+def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
+    """A record in the original's layout; classes that are all whole numbers become ints."""
+    entry = {"image": np.moveaxis(record.image, -1, 0), "metadata": record.meta}
+    if record.mask is not None:
+        entry["mask"] = record.mask[None]
+    if record.label is not None:
+        numbers = all(name.isdecimal() for name in classes)
+        entry["class"] = int(classes[record.label]) if numbers else classes[record.label]
+    return entry
+
+
+def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """Writes a file that the original reads; it is whole or absent.
+
+    Args:
+      splits: "train", "valid", "test" to entries, as `to_entry`, `PickleSet.entry` and
+        `read_pickle` return them. Images become float32, masks int32; the rest is not changed.
+
+    Raises:
+      ValueError: another split name.
+    """
+    unknown = set(splits) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"{path}: split {unknown.pop()!r}: use train, valid or test")
+    contents = {
+        split: [_with_types(entry) for entry in entries] for split, entries in splits.items()
+    }
+    with whole_file(Path(path)) as draft, open(draft, "wb") as file:
+        pickle.dump(contents, file, protocol=4)
+
+
+def _with_types(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry in the types that the original writes."""
+    written = {**entry, "image": np.ascontiguousarray(entry["image"], np.float32)}
+    if entry.get("mask") is not None:
+        written["mask"] = np.ascontiguousarray(entry["mask"], np.int32)
+    return written

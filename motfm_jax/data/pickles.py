@@ -1,17 +1,16 @@
 """The original MOTFM's single-file data set: a pickle of {"train": [...], "valid": [...], ...}.
 
 An entry is a dict: "image" (C, *S) or (*S); "mask" (1, *S) or (*S), labels; "class" an int, a
-string or a one-hot vector; "metadata" a dict. Arrays are numpy's or torch's. All but "image" may
-be missing. Read without executing anything (see unpickle.py).
+string or a one-hot vector; "metadata" a dict. Arrays are numpy's or torch's. Only "image" is
+required. Nothing in the file is executed, see unpickle.py.
 
 Source: the README of github.com/milad1378yz/MOTFM.
 """
 
 import math
-import os
-import pickle
+import reprlib
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,35 @@ import numpy as np
 
 from motfm_jax.data import files, geometry, unpickle
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.pickle_entries import numbers, read_entry, shown, write_entry
 from motfm_jax.data.records import Record, refuse_many, tried
 
-VERSION = 2  # of what this file makes of the data: raise it when records change
+VERSION = 2  # of the records made from a file; raise it when they change
 SPLITS = ("train", "valid", "test")
 MOST_CHANNELS = 16
-SPACINGS = (1e-6, 1e6)  # that metadata may state [mm]; entries of an affine are up to the second
-MAX_LABELS = 64  # more distinct mask values are not labels
+MAX_LABELS = 64  # more distinct values are an image, not labels
+LARGEST_LABEL = np.iinfo(np.int32).max  # masks are written as int32
 
 
 class PickleSet:
     """One split of a pickle, in the file's order.
 
     Class indices and mask labels are those of the whole file. Classes are numbered as sorted. A
-    mask's label is its value divided by the greatest common divisor of all values (0, 85, 170, 255
-    become 0, 1, 2, 3; 0, 1, 4 stay, and 2 and 3 have names too), so that labels, scaled to 1, are
-    the values scaled to 1, as the original scales them. Only where MAX_LABELS would not be enough
-    for that, labels number the values as sorted, and are spaced otherwise.
+    mask's label is its value divided by the greatest common divisor of all values: 0, 85, 170, 255
+    become 0, 1, 2, 3; 0, 1, 4 stay, and 2 and 3 get names too. Labels scaled to 1 are then the
+    values scaled to 1, as the original scales them. If that takes more than MAX_LABELS labels, they
+    number the values as sorted.
 
     Args:
       path: of the .pkl file.
       split: "train", "valid" or "test".
       size: S of the records; an image of another size is fitted to it.
-      fit: "pad" or "stretch", see geometry.fit; spacing is "spacing_mm" of the metadata or equal.
-      on_fault: "stop", or "skip": entries that are wrong are left out, and listed in `faults`.
+      fit: "pad" or "stretch", see geometry.fit. The spacing is "spacing_mm" of the metadata, else
+        equal on all axes.
+      on_fault: "stop", or "skip": wrong entries are left out and listed in `faults`.
 
-    Records: image [*S, C], in the file's type where its size is S already, else float32; mask
-    [*S] uint8; meta has name and patient (from the metadata, else the position in the split), and
-    the metadata's numbers and strings, spacing_mm and affine.
+    Records: image [*S, C], in the file's type if its size is S, else float32; mask [*S] uint8; meta
+    has name and patient (from the metadata, else the position in the split), and the metadata's
+    numbers and strings, spacing_mm and affine.
 
     Raises:
       files.NoSplit: the file has no entry in this split.
@@ -76,11 +75,9 @@ class PickleSet:
         if not self.entries:
             if self.faults:
                 refuse_many(self.faults, len(self.faults))
-            found = ", ".join(
-                f"{name} {len(entries)}" for name, entries in self.contents.splits.items()
-            )
+            sizes = ", ".join(f"{name} {len(each)}" for name, each in self.contents.splits.items())
             raise files.NoSplit(
-                f"{path}: the split {split!r} has no entries; the file has: {found}"
+                f"{path}: the split {split!r} has no entries; the file has: {sizes}"
             )
         self.classes = tuple(str(name) for name in self.contents.classes)
         self.mask_labels = tuple(
@@ -133,14 +130,14 @@ class PickleSet:
     def entry(self, index: int) -> dict[str, Any]:
         """The example as `write_pickle` takes it, with the file's own mask values and class.
 
-        Where its size is S already it is what the file holds, else it is fitted, and spacing_mm
-        and affine of its metadata with it.
+        It equals the file's entry if that has the size S. Otherwise the arrays and the metadata's
+        spacing_mm and affine are fitted.
         """
         record, entry = self[index], self.entries[index]
         size = tuple(self.settings["size"])
         if _channels_last(entry["image"], len(size), self.where(index)).shape[:-1] == size:
             return entry
-        fitted = {**entry, "image": to_entry(record, self.classes)["image"]}
+        fitted = {**entry, "image": np.moveaxis(record.image, -1, 0)}
         if record.mask is not None:
             fitted["mask"] = np.take(self.contents.mask_values, record.mask)[None]
         if isinstance(entry.get("metadata"), dict):
@@ -164,69 +161,32 @@ class PickleSet:
 def read_pickle(
     path: str | Path, faults: list[str] | None = None
 ) -> dict[str, list[dict[str, Any] | None]]:
-    """The splits of a file as they are, with numpy arrays; see `read_entry`.
+    """The splits of a file, with numpy arrays; see `read_entry`.
 
     Args:
       path: of the file.
-      faults: what is wrong with an entry is added, and None stands in its place; where this is
-        None, it is raised.
+      faults: collects the errors of entries, which become None. Without it the first one is raised.
 
     Raises:
-      ValueError: see `unpickle.load`, or not the layout above; the message says where.
+      ValueError: see `unpickle.load`, or not the layout above; the message names the place.
     """
     values = unpickle.load(Path(path))
     if not isinstance(values, dict) or not any(name in values for name in SPLITS):
-        came = f"a {type(values).__name__}"
-        if isinstance(values, dict):
-            came += f" with the keys {', '.join(map(shown, list(values)[:5]))}"
-        raise ValueError(f"{path}: holds {came}, a dict with lists train, valid, test needed")
-    return {
-        split: [
+        keys = f" with the keys {reprlib.repr(list(values))}" if isinstance(values, dict) else ""
+        raise ValueError(
+            f"{path}: holds a {type(values).__name__}{keys}, a dict with lists train, valid, test "
+            "needed"
+        )
+    splits = {split: values[split] for split in SPLITS if split in values}
+    for split, entries in splits.items():
+        if not isinstance(entries, list | tuple):
+            came = type(entries).__name__
+            raise ValueError(f"{path}: {split} is a {came}, a list of dicts needed")
+        splits[split] = [
             tried(faults, read_entry, entry, f"{path}: {split}[{index}]")
-            for index, entry in enumerate(_as_list(values[split], f"{path}: {split}"))
+            for index, entry in enumerate(entries)
         ]
-        for split in SPLITS
-        if split in values
-    }
-
-
-def write_pickle(path: str | Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """Writes a file that the original reads; it is either whole or not there.
-
-    Args:
-      splits: "train", "valid", "test" to entries, as `to_entry`, `PickleSet.entry` and
-        `read_pickle` give them. Images are written as float32, masks as int32, all else as it is.
-
-    Raises:
-      ValueError: another split name.
-    """
-    path = Path(path)
-    unknown = set(splits) - set(SPLITS)
-    if unknown:
-        raise ValueError(f"{path}: split {unknown.pop()!r}: use train, valid or test")
-    contents = {
-        split: [write_entry(entry) for entry in entries] for split, entries in splits.items()
-    }
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "wb") as file:
-            pickle.dump(contents, file, protocol=4)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
-    """A record in the original's layout; classes that are all whole numbers become ints."""
-    entry = {"image": np.moveaxis(record.image, -1, 0), "metadata": record.meta}
-    if record.mask is not None:
-        entry["mask"] = record.mask[None]
-    if record.label is not None:
-        numbers = all(name.isdecimal() for name in classes)
-        entry["class"] = int(classes[record.label]) if numbers else classes[record.label]
-    return entry
+    return splits
 
 
 class _Contents:
@@ -236,7 +196,10 @@ class _Contents:
         self.faults: list[str] = []
         self.splits = read_pickle(path, self.faults if on_fault == "skip" else None)
         entries = [entry for split in self.splits.values() for entry in split if entry]
-        self.classes = self._classes(path, {entry.get("class") for entry in entries} - {None})
+        self.classes = list({entry["class"] for entry in entries if "class" in entry})
+        if len({isinstance(name, str) for name in self.classes}) > 1:
+            raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")
+        self.classes.sort()
         self.mask_values = self._mask_values(
             path, [entry["mask"] for entry in entries if "mask" in entry]
         )
@@ -254,12 +217,6 @@ class _Contents:
         spaced = range(0, max(values, default=-1) + 1, math.gcd(*values) or 1)
         return list(spaced) if len(spaced) <= MAX_LABELS else sorted(values)
 
-    @staticmethod
-    def _classes(path: Path, names: set[int | str]) -> list[int | str]:
-        if len({isinstance(name, str) for name in names}) > 1:
-            raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")
-        return sorted(names)
-
 
 _in_use: weakref.WeakValueDictionary[tuple, _Contents] = weakref.WeakValueDictionary()
 
@@ -276,19 +233,13 @@ def _contents(path: Path, on_fault: str) -> _Contents:
     return contents
 
 
-def _as_list(values: Any, where: str) -> list:
-    if not isinstance(values, list | tuple):
-        raise ValueError(f"{where} is a {type(values).__name__}, a list of dicts needed")
-    return list(values)
-
-
 def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
     if image.ndim == num_dims:
         return image[..., None]
     if image.ndim == num_dims + 1 and len(image) > MOST_CHANNELS:
         raise ValueError(
             f"{where}: image {image.shape}, {len(image)} channels, at most {MOST_CHANNELS} needed: "
-            "channels come first; of a stack of images make entries of their own"
+            "channels come first; store a stack of images as one entry per image"
         )
     if image.ndim == num_dims + 1:
         return np.ascontiguousarray(np.moveaxis(image, 0, -1))
@@ -310,25 +261,89 @@ def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:
 
 
 def _meta(entry: Mapping[str, Any], where: str, place: str, num_dims: int) -> dict[str, Any]:
-    """The JSON-able part of an entry's metadata, with a name and a patient."""
-    given = entry.get("metadata", {})
-    given = {"metadata": given} if isinstance(given, str | int | float) else given
-    given = {"name": entry.get("name"), **(given if isinstance(given, dict) else {})}
+    """The numbers and strings of an entry's metadata, with a name and a patient."""
+    metadata = entry.get("metadata", {})
+    metadata = {"metadata": metadata} if isinstance(metadata, str | int | float) else metadata
+    metadata = {"name": entry.get("name"), **(metadata if isinstance(metadata, dict) else {})}
     meta = {}
-    for key, value in given.items():
+    for key, value in metadata.items():
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(key, str) and isinstance(value, str | int | float):
             meta[key] = value
     name = str(meta.get("name", place))
     meta |= {"name": name, "patient": str(meta.get("patient", name))}
     for key, shape in (("spacing_mm", (num_dims,)), ("affine", (4, 4))):
-        value = numbers(given.get(key))
-        if value is not None and value.shape == shape:
-            lowest = SPACINGS[0] if key == "spacing_mm" else -SPACINGS[1]
-            if not ((lowest <= value) & (value <= SPACINGS[1])).all():
-                raise ValueError(
-                    f"{where}: {key} {value.tolist()} in its metadata, numbers from {lowest:g} to "
-                    f"{SPACINGS[1]:g} needed; correct it or leave it out"
-                )
-            meta[key] = value.astype(np.float64).tolist()
+        if (values := _numbers(metadata.get(key))) is None or values.shape != shape:
+            continue
+        if not np.isfinite(values).all() or (key == "spacing_mm" and values.min() <= 0):
+            raise ValueError(
+                f"{where}: {key} {values.tolist()} in its metadata, finite numbers (of a spacing "
+                "above 0) needed; correct it or leave it out"
+            )
+        meta[key] = values.astype(np.float64).tolist()
     return meta
+
+
+def read_entry(entry: Any, where: str) -> dict[str, Any]:
+    """The entry without fields that are None; "class" as an int (also numpy's) or a string.
+
+    Raises:
+      ValueError: what is missing or wrong in it.
+    """
+    if not isinstance(entry, dict) or entry.get("image") is None:
+        keys = f"keys {reprlib.repr(list(entry))}" if isinstance(entry, dict) else None
+        came = keys or type(entry).__name__
+        raise ValueError(f"{where}: {came}, a dict with an 'image' needed")
+    entry = {name: value for name, value in entry.items() if value is not None}
+    entry["image"] = _array(entry["image"], f"{where}: image")
+    if "mask" in entry:
+        entry["mask"] = _labels(_array(entry["mask"], f"{where}: mask"), f"{where}: mask")
+    if "class" in entry:
+        entry["class"] = _class(entry["class"], where)
+    return entry
+
+
+def _array(values: Any, where: str) -> np.ndarray:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "buif" and values.size:
+        return values.view(np.ndarray)
+    is_array = isinstance(values, np.ndarray)
+    came = f"{values.dtype} {values.shape}" if is_array else f"a {type(values).__name__}"
+    raise ValueError(f"{where} is {came}, an array of numbers needed")
+
+
+def _labels(values: np.ndarray, where: str) -> np.ndarray:
+    """Whole numbers from 0; floats must hold them exactly."""
+    if values.dtype.kind == "f":
+        wrong = values[~np.isfinite(values) | (values != np.rint(values))]
+        if wrong.size:
+            raise ValueError(
+                f"{where} has values such as {wrong[0]:g}, whole numbers needed; store labels, "
+                "not their scaled form"
+            )
+    for value in (values.min(), values.max()):
+        if not 0 <= value <= LARGEST_LABEL:
+            raise ValueError(f"{where} has the value {value}, labels 0 to {LARGEST_LABEL} needed")
+    return values.astype(np.int64) if values.dtype.kind == "f" else values
+
+
+def _class(value: Any, where: str) -> int | np.integer | str:
+    """An int, a string, or the position in a one-hot vector."""
+    if type(value) is int or isinstance(value, np.integer | str):
+        return value
+    array = _numbers(value)
+    if array is not None and array.size == 1 and float(array.item()).is_integer():
+        return int(array.item())
+    if array is not None and array.size > 1 and np.count_nonzero(array) == 1 == array.max():
+        return int(array.argmax())
+    raise ValueError(
+        f"{where}: class {reprlib.repr(value)}, a whole number, a string or a one-hot vector needed"
+    )
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number, a list or an array of numbers as an array; None for anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    return array.view(np.ndarray) if array.dtype.kind in "buif" else None

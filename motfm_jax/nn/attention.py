@@ -21,59 +21,11 @@ def attend(query: Array, key: Array, value: Array, heads: int, implementation: s
       implementation: of `dispatch.Choice`.
     """
     batch, tokens, features = query.shape
-    split = lambda x: x.reshape(batch, tokens, heads, features // heads)  # noqa: E731
-    if implementation == "cpu":
-        attended = _attend_on_cpu(split(query), split(key), split(value))
-    else:
-        attended = jax.nn.dot_product_attention(
-            split(query), split(key), split(value), implementation=implementation
-        )
-    return attended.reshape(batch, tokens, features)
-
-
-@jax.custom_vjp
-def _attend_on_cpu(query: Array, key: Array, value: Array) -> Array:
-    """`jax.nn.dot_product_attention`, [B, T, H, D] each -> [B, T, H, D].
-
-    On a CPU that copies the weights, [B, H, T, T], between its products. Here nothing of that size
-    changes its layout, and the small result is divided by the weights' sum in their place. Has
-    reverse-mode derivatives alone.
-    """
-    return _attend_on_cpu_forward(query, key, value)[0]
-
-
-def _attend_on_cpu_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple]:
-    """The result, and what its derivative needs: [B, H, T, ...] each, float32 but key and value."""
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5  # fewer numbers than scores
-    scores = jnp.matmul(query, key.swapaxes(2, 3))
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    total = weights.sum(axis=-1, keepdims=True)
-    attended = (
-        jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32) / total
+    query, key, value = (
+        x.reshape(batch, tokens, heads, features // heads) for x in (query, key, value)
     )
-    result = attended.astype(value.dtype).swapaxes(1, 2)
-    return result, (query, key, value, weights, total, attended)
-
-
-def _attend_on_cpu_backward(kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    """Gradients of query, key and value.
-
-    The softmax's needs, for each query, the sum of its weights times their gradients, which is that
-    of its result times the result's gradient (FlashAttention, Dao et al., 2022). Where a product
-    sums over queries its small factor is transposed, and weights and scores are read as they lie.
-    """
-    query, key, value, weights, total, attended = kept
-    gradient = gradient.swapaxes(1, 2).astype(jnp.float32) / total
-    of_weights = jnp.matmul(gradient, value.swapaxes(2, 3))
-    of_scores = weights * (of_weights - (gradient * attended).sum(axis=-1, keepdims=True))
-    of_query = jnp.matmul(of_scores, key) * query.shape[-1] ** -0.5
-    of_key = jnp.matmul(query.swapaxes(2, 3), of_scores).swapaxes(2, 3)
-    of_value = jnp.matmul(gradient.swapaxes(2, 3), weights).swapaxes(2, 3)
-    return tuple(x.astype(value.dtype).swapaxes(1, 2) for x in (of_query, of_key, of_value))
-
-
-_attend_on_cpu.defvjp(_attend_on_cpu_forward, _attend_on_cpu_backward)
+    attended = jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    return attended.reshape(batch, tokens, features)
 
 
 class AttentionBlock(nnx.Module):

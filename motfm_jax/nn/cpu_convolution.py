@@ -1,18 +1,17 @@
-"""Convolutions in the forms that XLA computes fast on a CPU; elsewhere its own are the better.
+"""Convolutions with stride 1 in forms that are faster on a CPU than XLA's own.
 
-Equal to `jax.lax.conv_general_dilated` with stride 1 up to rounding, for two and three spatial
-axes, channels last. Three things are slow there: 3-D convolutions, which copy patches; the
-gradient of a kernel, a convolution with a window as large as the image; and short rows in 3-D,
-which leave cores idle (XLA of jax 0.10.2) or make small products. Here
+The results equal `jax.lax.conv_general_dilated` up to rounding, for two and three spatial axes,
+channels last. XLA is slow on a CPU in three places: 3-D convolutions copy patches; the gradient of
+a kernel is a convolution with a window as large as the image; and short rows in 3-D leave cores
+idle (jax 0.10.2) or make small products. So
 
-* a 3-D convolution is a 2-D one over depth and all of a slice's rows in a line, that gives each row
-  of the kernel channels of its own, which are added shifted; over few positions, where kernels
-  tend to be larger than images, it is one product with the patches;
-* the gradient of a kernel is a matrix product over strips of the image small enough for the cache;
-* after a nearest-neighbour upsampling by 2 each output pixel sees 2 and not 3 pixels an axis, so
-  that four (eight) kernels of 2 by 2 (by 2) on the small image do.
+* a 3-D convolution runs as one 2-D convolution over (depth, height x width): each kernel row gets
+  its own output channels, which are then shifted and summed. Over few positions it is one matrix
+  product with all patches;
+* the gradient of a kernel is a matrix product over strips of the image that fit the cache.
 
-Their derivatives are reverse mode alone (`jax.grad`, `jax.vjp`).
+Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the network without
+`on_cpu`: forward mode of these forms would need transposable custom rules that can be batched.
 """
 
 import functools
@@ -26,12 +25,12 @@ from motfm_jax.core import Array
 
 Padding = tuple[tuple[int, int], ...]
 
-FEW_POSITIONS = 1024  # of a batch; up to so many, patches are one matrix
-STRIP_POSITIONS = 4096  # of which the gradient of a kernel is summed
+FEW_POSITIONS = 1024  # a batch of at most so many positions is convolved as one matrix of patches
+STRIP_POSITIONS = 4096  # the gradient of a kernel is summed over strips of about this size
 
 
-def has_few_positions(x: Array) -> bool:
-    """Whether x [B, *S, C] is as small as kernels are."""
+def _has_few_positions(x: Array) -> bool:
+    """Whether x [B, *S, C] is about as small as a kernel."""
     return x.size // x.shape[-1] <= FEW_POSITIONS
 
 
@@ -42,14 +41,14 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     Args:
       x: [B, *S, C].
       kernel: [*K, C, C'].
-      padding: zeros before and after, an axis each, fewer than the kernel is wide.
+      padding: zeros before and after each axis, fewer than the kernel is wide.
 
     Returns:
       [B, *S', C'], S' = S + padding - K + 1.
     """
     if kernel.ndim == 4:
         return _convolve_planes(x, kernel, padding)
-    if has_few_positions(x):
+    if _has_few_positions(x):
         return _patches(x, kernel, padding) @ kernel.reshape(-1, kernel.shape[-1])
     return _rows_in_outputs(x, kernel, padding)
 
@@ -58,8 +57,8 @@ def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Ar
     return convolve(x, kernel, padding), (x, kernel)
 
 
-def _backward(padding: Padding, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = kept
+def _backward(padding: Padding, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
     return _input_gradient(x, kernel, g, padding), _kernel_gradient(x, kernel, g, padding)
 
 
@@ -71,14 +70,14 @@ def _taps(kernel: Array) -> list[tuple[int, ...]]:
 
 
 def _pad(x: Array, padding: Padding) -> Array:
-    """Zeros around the spatial axes; a negative number takes away."""
+    """Pads the spatial axes with zeros; a negative number crops."""
     return jax.lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0)]
     )
 
 
 def _patches(x: Array, kernel: Array, padding: Padding) -> Array:
-    """What each output sees, [B, *S', taps C]."""
+    """The inputs of each output position, [B, *S', taps C]."""
     space = [
         size + sum(each) - width + 1
         for size, each, width in zip(x.shape[1:-1], padding, kernel.shape)
@@ -103,7 +102,7 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
     batch, depth, height, width, features = x.shape
     deep, high, wide, _, outputs = kernel.shape
     (above, below), (left, right) = padding[1:]
-    # The zeros after a row are those before the next: with them a slice is one long row.
+    # The zeros after a row are also those before the next, so that a slice is one long row.
     padded = _pad(x, ((0, 0), (0, 0), (0, max(left, right))))
     each = _convolve_planes(
         padded.reshape(batch, depth, -1, features),
@@ -123,20 +122,21 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     widths = kernel.shape[:-2]
-    if kernel.ndim == 4 or not has_few_positions(x):
+    if kernel.ndim == 4 or not _has_few_positions(x):
         turned = jnp.flip(kernel, range(len(widths))).swapaxes(-1, -2)
         around = tuple(
             (width - 1 - before, width - 1 - after)
             for width, (before, after) in zip(widths, padding)
         )
         return convolve(g, turned, around)
-    # What each output owes to each of its taps, added where the tap lay: the kernel as it is.
+    # The contribution of each output to each of its taps, added at the place of the tap.
     rows, outputs = kernel.reshape(-1, kernel.shape[-1]), g.shape[-1]
-    owed = jnp.einsum("po,ro->pr", g.reshape(-1, outputs), rows)  # matrices: else XLA copies rows
-    owed = owed.reshape(*g.shape[:-1], -1, x.shape[-1])
+    # Both factors are matrices, so that XLA copies nothing.
+    shares = jnp.einsum("po,ro->pr", g.reshape(-1, outputs), rows)
+    shares = shares.reshape(*g.shape[:-1], -1, x.shape[-1])
     return sum(
         _pad(
-            owed[..., number, :],
+            shares[..., number, :],
             tuple(
                 (at - before, width - 1 - at - after)
                 for at, width, (before, after) in zip(tap, widths, padding)
@@ -147,9 +147,12 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
 
 
 def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
-    """Sums over positions of x's features, shifted along the first axis, by those of g, shifted
-    along the others: one matrix product a strip (of all patches, where positions are few)."""
-    if has_few_positions(x):
+    """One matrix product of x and g per strip of positions, summed over the strips.
+
+    Kernel taps along the first axis come from shifts of x, the others from shifts of g. A batch of
+    few positions is one product with all patches.
+    """
+    if _has_few_positions(x):
         patches = _patches(x, kernel, padding)
         total = jnp.einsum(
             "pr,po->ro",
@@ -159,7 +162,7 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
         )
         return total.reshape(kernel.shape).astype(kernel.dtype)
     (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    # A strip is a block of all axes but the last; together they may reach beyond the image.
+    # A strip is a block along all axes but the last; the strips may reach beyond the image.
     extents, blocks, room = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
     for extent in reversed(extents):
         count = math.ceil(extent / max(1, room)) if blocks else 1
@@ -194,7 +197,7 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
         rows = jax.lax.dynamic_slice(
             x, (*at, 0), (blocks[0], blocks[1] + deep - 1, *blocks[2:], features)
         )
-        given = jax.lax.dynamic_slice(
+        cotangent = jax.lax.dynamic_slice(
             g,
             (*at, 0),
             (*blocks[:2], *(b + width - 1 for b, width in zip(blocks[2:], others)), outputs),
@@ -202,7 +205,7 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
         left = jnp.concatenate([rows[:, tap : tap + blocks[1]] for tap in range(deep)], axis=-1)
         right = jnp.concatenate(
             [
-                given[
+                cotangent[
                     (
                         slice(None),
                         slice(None),
@@ -236,34 +239,3 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
     )
     total = total.reshape(deep, features, *others, outputs)
     return jnp.moveaxis(total, 1, -2).astype(kernel.dtype)
-
-
-def convolve_upsampled(x: Array, kernel: Array) -> Array:
-    """Upsamples by 2 along every axis (nearest neighbour), then convolves with padding 1.
-
-    Args:
-      x: [B, *S, C]; worth while unless it `has_few_positions`.
-      kernel: [3, 3, C, C'] or [3, 3, 3, C, C'].
-
-    Returns:
-      [B, *2S, C'].
-    """
-    dims, outputs = x.ndim - 2, kernel.shape[-1]
-    for axis in range(dims):  # [3, ...] -> [2 taps, ..., 2 phases, C, C'], one axis after the other
-        first, middle, last = jnp.moveaxis(kernel, axis, 0)
-        phases = [jnp.stack([first, middle + last], axis), jnp.stack([first + middle, last], axis)]
-        kernel = jnp.stack(phases, axis=dims + axis)
-    kernel = jnp.moveaxis(kernel, -2, dims)  # [*taps, C, *phases, C']
-    both = convolve(x, kernel.reshape(*(2,) * dims, x.shape[-1], -1), ((1, 1),) * dims)
-    both = both.reshape(*both.shape[:-1], *(2,) * dims, outputs)
-    # Phase 0 of an axis lies before phase 1, one pixel further in; each takes its place in turn.
-    for axis in range(dims):
-        at, size, phase = 1 + 2 * axis, x.shape[1 + axis], dims + 1 + axis
-        both = jnp.stack(
-            [
-                jax.lax.slice_in_dim(jnp.take(both, number, phase), number, number + size, axis=at)
-                for number in range(2)
-            ],
-            axis=at + 1,
-        )
-    return both.reshape(len(x), *(2 * size for size in x.shape[1:-1]), outputs)

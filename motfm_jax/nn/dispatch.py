@@ -1,4 +1,4 @@
-"""What a network is computed with on a device, decided once when it is built."""
+"""Which attention kernel and which form of convolution a network uses on a device."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ class Capabilities(NamedTuple):
 
     Attributes:
       platform: "cpu", "gpu", or "any" for a program that must run on both.
-      compute_capability: of a CUDA device, for instance 9.0 (Hopper); 0 elsewhere.
+      compute_capability: of a CUDA device, for instance 9.0 (Hopper); 0 for other devices.
     """
 
     platform: str
@@ -18,9 +18,9 @@ class Capabilities(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An implementation of attention, and why it was chosen."""
+    """An implementation of attention and the reason for choosing it."""
 
-    implementation: str  # "cudnn" | "xla", of `jax.nn.dot_product_attention`, or "cpu"
+    implementation: str  # "cudnn" or "xla", of `jax.nn.dot_product_attention`
     reason: str
 
 
@@ -44,33 +44,32 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
     """Chooses the kernel for one attention site.
 
     Args:
-      request: "auto" (cuDNN's flash attention where it can run, on a CPU a form for CPUs), "cudnn"
-        or "xla".
+      request: "auto" (cuDNN's flash attention if it can run, else XLA's), "cudnn" or "xla".
       capabilities: of the device the program is compiled for.
       head_dim: channels a head.
       dtype: of queries, keys and values.
 
     Raises:
-      ValueError: "cudnn" was asked for and cannot run, or the request is unknown.
+      ValueError: "cudnn" was requested and cannot run, or the request is unknown.
     """
     if request not in ("auto", "cudnn", "xla"):
         raise ValueError(f"attention implementation {request!r}: use auto, cudnn or xla")
     if request == "xla":
-        return Choice("xla", "asked for")
+        return Choice("xla", "requested")
     obstacle = _obstacle(capabilities, head_dim, dtype)
     if not obstacle:
-        return Choice("cudnn", "asked for" if request == "cudnn" else "flash attention fits")
+        return Choice("cudnn", "requested" if request == "cudnn" else "flash attention fits")
     if request == "cudnn":
         raise ValueError(
             f"attention implementation 'cudnn' cannot run: {obstacle}; use auto or xla, or change "
             "model.head_dim or train.dtype"
         )
-    return Choice(
-        "cpu" if capabilities.platform == "cpu" else "xla", f"no cuDNN flash attention: {obstacle}"
-    )
+    return Choice("xla", f"no cuDNN flash attention: {obstacle}")
 
 
 def on_cpu(capabilities: Capabilities) -> bool:
-    """Whether convolutions take the forms of `cpu_convolution`: on a CPU alone, where they were
-    measured; programs for any device keep XLA's own."""
+    """Whether convolutions take the forms of `cpu_convolution`.
+
+    They were measured on CPUs only; programs for any device keep XLA's own.
+    """
     return capabilities.platform == "cpu"

@@ -72,7 +72,12 @@ def linear(
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv`, the same parameters and values, whose bias may be left to what comes after."""
+    """`nnx.Conv` with the same parameters and values, computed by `cpu_convolution` on request.
+
+    `unbiased` leaves out the bias, so that the normalisation after it can add it for free.
+    """
+
+    on_cpu = False
 
     def __call__(self, x: Array) -> Array:
         """[B, *S, C] -> [B, *S', C']."""
@@ -83,36 +88,20 @@ class Conv(nnx.Conv):
 
     def unbiased(self, x: Array) -> Array:
         """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        padding = ((self.padding, self.padding),) * len(self.kernel_size)
+        if self.on_cpu and math.prod(self.kernel_size) == 1:
+            return x @ kernel.reshape(kernel.shape[-2:])
+        if self.on_cpu:
+            return cpu_convolution.convolve(x, kernel, padding)
         space = "DHW"[3 - len(self.kernel_size) :]
         return jax.lax.conv_general_dilated(
-            *self._operands(x),
+            x,
+            kernel,
             (self.strides,) * len(space),
-            self._padding(),
+            padding,
             dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         )
-
-    def _operands(self, x: Array) -> tuple[Array, Array]:
-        return x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-
-    def _padding(self) -> cpu_convolution.Padding:
-        return ((self.padding, self.padding),) * len(self.kernel_size)
-
-
-class CPUConv(Conv):
-    """The same with stride 1, by `cpu_convolution`."""
-
-    def unbiased(self, x: Array) -> Array:
-        """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
-        x, kernel = self._operands(x)
-        if math.prod(self.kernel_size) == 1:
-            return x @ kernel.reshape(kernel.shape[-2:])
-        return cpu_convolution.convolve(x, kernel, self._padding())
-
-    def unbiased_of_upsampled(self, x: Array) -> Array:
-        """That of `upsample(x)`, for kernels of 3: [B, *S, C] -> [B, *2S, C']."""
-        if cpu_convolution.has_few_positions(x):
-            return self.unbiased(upsample(x))
-        return cpu_convolution.convolve_upsampled(*self._operands(x))
 
 
 def conv(
@@ -133,12 +122,11 @@ def conv(
 
     Args:
       zero: initialise it to zero.
-      on_cpu: with stride 1, compute it by `CPUConv`.
+      on_cpu: with stride 1, compute it by `cpu_convolution`.
       padding: zeros around; None for half the kernel.
     """
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
-    kind = CPUConv if on_cpu and stride == 1 else Conv
-    return kind(
+    layer = Conv(
         features_in,
         features_out,
         kernel_size=(kernel,) * dims,
@@ -150,6 +138,8 @@ def conv(
         kernel_init=init,
         bias_init=init,
     )
+    layer.on_cpu = on_cpu and stride == 1
+    return layer
 
 
 class LayerNorm(nnx.Module):
@@ -324,10 +314,7 @@ class ResBlock(nnx.Module):
     def __call__(self, x: Array, embedding: Array, key: Array | None) -> Array:
         """x [B, *S, C_in], embedding [B, E] -> [B, *S', C_out]."""
         h = nnx.silu(self.norm1(x))
-        if self.resample is upsample and isinstance(self.conv1, CPUConv):
-            h = self.conv1.unbiased_of_upsampled(h)
-        else:
-            h = self.conv1.unbiased(self.resample(h))
+        h = self.conv1.unbiased(self.resample(h))
         x = self.resample(x)
         shift = self.time_emb_proj(nnx.silu(embedding)) + self.conv1.bias[None]
         h = self.conv2(dropout(nnx.silu(self.norm2(h, shift)), self.dropout, key))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motfm_jax.data import pickles
+from motfm_jax.data import convert
 from motfm_jax.data.records import Record
 from motfm_jax.io import images as pictures
 from motfm_jax.io.environment import environment
@@ -174,7 +174,7 @@ def write(out: Path, samples: "Samples") -> None:
     if settings["pickle"]:
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
-        pickles.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
+        convert.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
     write_json(out / SIDECAR, describe(samples))
 
 
@@ -271,7 +271,7 @@ def _units(intensity: Mapping[str, Any], raw: bool) -> str:
 def _entries(samples: "Samples") -> list[dict[str, Any]]:
     masks, labels = samples.masks, samples.labels
     return [
-        pickles.to_entry(
+        convert.to_entry(
             Record(
                 image,
                 None if masks is None else masks[index],

@@ -1,5 +1,4 @@
 import base64
-import io
 import os
 import pickle
 import zlib
@@ -46,40 +45,36 @@ class Calls:
         return self.call
 
 
+ARRAYS = [
+    np.arange(12, dtype=np.float32).reshape(3, 4),
+    np.asfortranarray(np.arange(12, dtype=np.int16).reshape(3, 4)),
+    np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
+    np.arange(20)[::3],
+    np.arange(5, dtype=">f8"),
+    np.zeros((0, 3), np.uint8),
+    np.array(3.5),
+    np.array([True, False]),
+    np.array(["abc", "d"]),
+    np.float16(0.5),
+    np.int32(-7),
+    np.bool_(True),
+]
+
+
 @pytest.mark.parametrize(
     "protocol, core",
-    [
-        *((protocol, "numpy._core") for protocol in range(6)),
-        *((protocol, "numpy.core") for protocol in range(4)),  # later ones count the letters
-    ],
+    [(0, "numpy._core"), (2, "numpy._core"), (4, "numpy._core"), (5, "numpy._core")]
+    + [(2, "numpy.core"), (3, "numpy.core")],  # later protocols store the names' lengths
 )
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.arange(12, dtype=np.float32).reshape(3, 4),
-        np.asfortranarray(np.arange(12, dtype=np.int16).reshape(3, 4)),
-        np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
-        np.arange(20)[::3],
-        np.arange(5, dtype=">f8"),
-        np.zeros((0, 3), np.uint8),
-        np.array(3.5),
-        np.array([True, False]),
-        np.array(["abc", "d"]),
-        np.float16(0.5),
-        np.int32(-7),
-        np.bool_(True),
-    ],
-    ids=repr,
-)
-def test_arrays_and_scalars(tmp_path, protocol, core, value):
-    data = pickle.dumps(value, protocol).replace(b"numpy._core", core.encode())
-    loaded = load(tmp_path, data)
-    np.testing.assert_array_equal(loaded, value)
-    assert np.asarray(loaded).dtype.newbyteorder("=") == value.dtype.newbyteorder("=")
-    assert isinstance(loaded, type(value))
+def test_arrays_and_scalars(tmp_path, protocol, core):
+    data = pickle.dumps(ARRAYS, protocol).replace(b"numpy._core", core.encode())
+    for loaded, value in zip(load(tmp_path, data), ARRAYS, strict=True):
+        np.testing.assert_array_equal(loaded, value)
+        assert np.asarray(loaded).dtype.newbyteorder("=") == value.dtype.newbyteorder("=")
+        assert isinstance(loaded, type(value))
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_plain_containers(tmp_path, protocol):
     value = {
         "list": [1, 2.5, None, True, "text", 2**80, 1j],
@@ -110,40 +105,26 @@ def test_torch_tensors_are_read_without_torch(tmp_path):
     assert entry["class"] == 1
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize(
     "function, name",
-    [
-        (os.system, "posix.system"),
-        (eval, "eval"),
-        (getattr, "getattr"),
-        (open, "io.open"),
-        (np.load, "numpy.load"),
-        (np.fromfile, "fromfile"),
-        (io.BytesIO, "_io.BytesIO"),
-    ],
+    [(os.system, "posix.system"), (eval, "builtins.eval"), (np.load, "numpy.*load")],
 )
 def test_calls_are_refused_and_not_made(tmp_path, protocol, function, name):
     ran = tmp_path / "ran"
-    arguments = {os.system: f"touch {ran}", eval: f"open({str(ran)!r}, 'w')"}
-    hostile = Calls(function, arguments.get(function, str(ran)))
+    command = {os.system: f"touch {ran}", eval: f"open({str(ran)!r}, 'w')"}
+    hostile = Calls(function, command.get(function, str(ran)))
     for value in (hostile, {"train": [{"image": [hostile]}]}):
-        with pytest.raises(ValueError, match=rf"data\.pkl: it refers to \S*{name}"):
+        with pytest.raises(ValueError, match=rf"data\.pkl: it refers to {name};"):
             load(tmp_path, pickle.dumps(value, protocol))
     assert not ran.exists()
 
 
-def test_a_call_nested_in_an_array_or_a_torch_storage_is_refused(tmp_path):
-    ran = tmp_path / "ran"
-    hostile = Calls(os.system, f"touch {ran}")
-    objects = np.array([hostile, None], dtype=object)
-    with pytest.raises(ValueError, match="type 'O8'"):
-        load(tmp_path, pickle.dumps(objects))
-    inner = pickle.dumps(hostile, protocol=2)
-    data = b"\x80\x04ctorch.storage\n_load_from_bytes\nB" + len(inner).to_bytes(4, "little") + inner
-    with pytest.raises(ValueError, match=r"refers to posix\.system"):
-        load(tmp_path, data + b"\x85R.")
-    assert not ran.exists()
+def test_a_call_in_an_array_of_objects_is_refused(tmp_path):
+    hostile = np.array([Calls(os.system, f"touch {tmp_path / 'ran'}"), None], dtype=object)
+    with pytest.raises(ValueError, match="array of type object"):
+        load(tmp_path, pickle.dumps(hostile))
+    assert not (tmp_path / "ran").exists()
 
 
 FLOATS = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI3\nNtQ"  # torch's reference to a storage
@@ -179,49 +160,30 @@ def test_a_torch_storage_by_hand_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("replaced", range(5))
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda hostile: hostile,
-        lambda hostile: {"little_endian": True, "x": [hostile]},
-        lambda hostile: (hostile, 3),
-    ],
-)
-def test_no_pickle_inside_a_torch_storage_is_executed(tmp_path, replaced, protocol, wrap):
+def test_no_pickle_inside_a_torch_storage_is_executed(tmp_path, replaced):
     ran = tmp_path / "ran"
-    hostile = pickle.dumps(wrap(Calls(os.system, f"touch {ran}")), protocol)
-    data = tensor_entry(torch_storage(replaced, hostile))
-    with pytest.raises(ValueError, match=r"data\.pkl: it refers to posix\.system"):
-        load(tmp_path, data)
+    hostile = pickle.dumps((Calls(os.system, f"touch {ran}"), 3), 2)
+    nested = b"\x80\x03" + torch_storage(replaced, hostile) + b"."  # a storage in a storage
+    for inner in (hostile, nested):
+        with pytest.raises(ValueError, match=r"data\.pkl: it refers to posix\.system"):
+            load(tmp_path, tensor_entry(torch_storage(replaced, inner)))
     assert not ran.exists()
     pickle.loads(hostile)
-    assert ran.exists()  # the payload is one
-
-
-@pytest.mark.parametrize("replaced", range(5))
-def test_a_torch_storage_within_a_torch_storage_executes_nothing(tmp_path, replaced):
-    ran = tmp_path / "ran"
-    hostile = pickle.dumps(Calls(os.system, f"touch {ran}"), 2)
-    nested = b"\x80\x03" + torch_storage(replaced, hostile) + b"."
-    for outer in range(5):
-        with pytest.raises(ValueError, match=r"data\.pkl: it refers to posix\.system"):
-            load(tmp_path, tensor_entry(torch_storage(outer, nested)))
-    assert not ran.exists()
+    assert ran.exists()  # trusted, it does something
 
 
 @pytest.mark.parametrize(
-    "pickled",
+    "reference, message",
     [
-        b"\x80\x02(Vmodule\nctorch\nFloatStorage\nV0\nVcpu\nI3\nNtQ.",
-        b"\x80\x02(Vstorage\ncos\nsystem\nV0\nVcpu\nI3\nNtQ.",
-        b"\x80\x02(Vstorage\nVFloatStorage\nV0\nVcpu\nI3\nNtQ.",
-        b"\x80\x02(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI1000000000\nNtQ.",
+        (b"\x80\x02(Vmodule\nctorch\nFloatStorage\nV0\nVcpu\nI3\nNtQ.", "of an unknown kind"),
+        (b"\x80\x02(Vstorage\ncos\nsystem\nV0\nVcpu\nI3\nNtQ.", r"refers to os\.system"),
+        (b"\x80\x02(Vstorage\nVFloatStorage\nV0\nVcpu\nI3\nNtQ.", "of an unknown kind"),
+        (b"\x80\x02(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI1000000000\nNtQ.", "buffer"),
     ],
 )
-def test_references_inside_a_torch_storage_are_to_tensors_alone(tmp_path, pickled):
-    with pytest.raises(ValueError, match=r"data\.pkl: "):
-        load(tmp_path, tensor_entry(torch_storage(3, pickled)))
+def test_references_inside_a_torch_storage_are_to_its_values_alone(tmp_path, reference, message):
+    with pytest.raises(ValueError, match=rf"data\.pkl: .*{message}"):
+        load(tmp_path, tensor_entry(torch_storage(3, reference)))
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -241,23 +203,23 @@ def test_what_is_read_pickles_again_without_this_program(tmp_path, protocol):
         (b"Psomewhere\n.", "outside the file"),
         (b"\x80\x02]q\x00Q.", "outside the file"),
         (b"\x80\x02\x82\x01.", "extension"),
-        (b"cbuiltins\nbytearray\n(I1000000000000\ntR.", "cannot be read"),  # a bomb of a mere count
-        (b"\x80\x02Nr\x00\x00\x00\x7f.", "numbers an object 2130706432"),  # a table that long
-        (b"Np2130706432\n.", "numbers an object 2130706432"),
-        (b"cnumpy\nndarray\n((I1000000000000\ntR.", "cannot be read"),
-        (b"cnumpy\ndtype\n(Vf4\ntR(I3\nV<\nNNNI64\nI-1\nI0\ntb.", None),  # its size is not believed
+        # numpy.ndarray((1,), "O", b"AAAAAAAA") takes the bytes for a pointer.
+        (b"cnumpy\nndarray\n((I1\ntVO\nVAAAAAAAA\ntR.", "cannot be read"),
     ],
 )
-def test_crafted_streams(tmp_path, data, message):
-    if message is None:
-        assert load(tmp_path, data).dtype == np.float32
-        return
+def test_crafted_streams_are_refused(tmp_path, data, message):
     with pytest.raises(ValueError, match=message):
         load(tmp_path, data)
 
 
+def test_the_state_of_a_dtype_is_not_believed(tmp_path):
+    """Its flags could turn numbers into pointers, in this array and in every later one."""
+    data = b"cnumpy\ndtype\n(Vi8\ntR(I3\nV<\nNNNI-1\nI-1\nI63\ntb."
+    assert not load(tmp_path, data).dtype.hasobject and not np.dtype("i8").hasobject
+
+
 def crafted_array(shape, data, code="f4"):
-    """An array whose pickled state says what we like."""
+    """An array whose pickled shape, bytes and type are these."""
     kind = b"cnumpy\ndtype\n(V" + code.encode() + b"\nI0\nI1\ntR"
     call = b"cnumpy._core.numeric\n_frombuffer\n"
     data, shape = (pickle.dumps(part, 3)[2:-1] for part in (data, shape))  # no header, no stop
@@ -268,8 +230,6 @@ def crafted_array(shape, data, code="f4"):
     "shape, data, code",
     [
         ((3,), bytes(8), "f4"),
-        ((10**9,), bytes(8), "f4"),
-        ((-1,), bytes(8), "f4"),
         ((2.0,), bytes(8), "f4"),
         ((1,), bytes(8), "O8"),
         ((1,), bytes(8), "V8"),
@@ -285,33 +245,26 @@ def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path, shape, data, c
 
 @pytest.mark.parametrize(
     "offset, shape, strides",
-    [
-        (0, (4,), (1,)),
-        (3, (1,), (1,)),
-        (0, (2,), (3,)),
-        (-1, (1,), (1,)),
-        (0, (2,), (-1,)),
-        (0, (1000,), (0,)),
-        (0, (1, 1), (1,)),
-        (0, (1.0,), (1,)),
-    ],
+    [(0, (4,), (1,)), (3, (1,), (1,)), (0, (2,), (3,)), (-1, (1,), (1,)), (0, (2,), (-1,))],
 )
 def test_torch_views_must_lie_in_their_storage(offset, shape, strides):
     storage = np.arange(3.0)
-    with pytest.raises((ValueError, unpickle.Refused)):
-        unpickle._load_tensor(storage, offset, shape, strides)
-    np.testing.assert_array_equal(unpickle._load_tensor(storage, 1, (2,), (1,)), [1, 2])
+    with pytest.raises(ValueError):
+        unpickle._tensor(storage, offset, shape, strides)
+    np.testing.assert_array_equal(unpickle._tensor(storage, 1, (2,), (1,)), [1, 2])
+    np.testing.assert_array_equal(unpickle._tensor(storage, 1, (2,), (0,)), [1, 1])  # expanded
 
 
-def test_every_truncation_is_said(tmp_path):
+def test_truncated_files_are_refused(tmp_path):
     for data in (pickle.dumps({"train": [{"image": np.zeros((2, 2))}]}), torch_pickle()):
-        for length in range(0, len(data), 7):
+        for length in range(0, len(data), 37):
             with pytest.raises(ValueError, match=r"data\.pkl: cannot be read .* damaged"):
                 load(tmp_path, data[:length])
 
 
+@pytest.mark.nightly
 def test_random_damage_is_a_value_error_or_harmless(tmp_path):
-    rng, outcomes = np.random.default_rng(0), []
+    rng, refused = np.random.default_rng(0), 0
     for data in (pickle.dumps({"a": np.arange(9.0)}, 2), torch_pickle()):
         for _ in range(300):
             bad = bytearray(data)
@@ -320,10 +273,8 @@ def test_random_damage_is_a_value_error_or_harmless(tmp_path):
             try:
                 load(tmp_path, bytes(bad))
             except ValueError:
-                outcomes.append("refused")
-            else:
-                outcomes.append("read")
-    assert outcomes.count("refused") > 100
+                refused += 1
+    assert refused > 100
 
 
 def test_other_files_are_named(tmp_path):

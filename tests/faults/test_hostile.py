@@ -3,7 +3,6 @@
 import ast
 import gzip
 import json
-import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -18,9 +17,8 @@ from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
 from motfm_jax import runs, settings
-from motfm_jax.data import files, integrity
+from motfm_jax.data import files
 from motfm_jax.data.decathlon import Decathlon
-from motfm_jax.data.pickles import PickleSet
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
 from motfm_jax.io import files as io_files
@@ -194,67 +192,6 @@ def test_a_picture_in_postscript_is_not_run(tmp_path, monkeypatch):
     refused(lambda: given.read_masks([path], LABELS, (8, 8)), path, "cannot be read")
 
 
-def nested():
-    """Lists that hold one another twice, 2^40 numbers in all."""
-    inner = [0.0, 1.0]
-    for _ in range(40):
-        inner = [inner, inner]
-    return inner
-
-
-PICKLES = {
-    "an object numbered 2^27": b"\x80\x04]r" + struct.pack("<I", 2**27) + b".",
-    "a text of 2^40 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"a.",
-    "bytes of 2^31": b"\x80\x04\x8e" + struct.pack("<Q", 2**31) + b"a.",
-    "a bytearray of 2^31": b"\x80\x05\x96" + struct.pack("<Q", 2**31) + b"a.",
-    "a frame of 2^31": b"\x80\x04\x95" + struct.pack("<Q", 2**31) + b"].",
-}
-
-
-@pytest.mark.parametrize("kind", PICKLES)
-def test_a_pickle_that_claims_too_much_takes_no_memory(tmp_path, kind):
-    path = tmp_path / "data.pkl"
-    path.write_bytes(PICKLES[kind])
-    refused(lambda: PickleSet(path, "train", (4, 4)), path, "cannot be read")
-
-
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        (dict(image=nested()), "is a list"),
-        (dict(mask=nested()), "is a list"),
-        ({"class": nested()}, "a one-hot vector needed"),
-        ({"class": [nested()] * 9}, "one-hot"),
-        (dict(metadata={"spacing_mm": nested(), "affine": [nested()] * 4}), None),
-        (dict(metadata={"name": nested(), "patient": nested()}), None),
-        (dict(metadata=nested()), None),
-        (dict(name=nested()), None),
-    ],
-)
-def test_lists_that_hold_one_another_are_not_written_out(tmp_path, changes, said):
-    path = tmp_path / "data.pkl"
-    entry = {"image": np.ones((4, 4), np.float32), **changes}
-    path.write_bytes(pickle.dumps({"train": [entry], "valid": [entry]}))
-    if said:
-        refused(lambda: PickleSet(path, "train", (4, 4)), f"{path}: train[0]", said)
-        refused(lambda: integrity.check_pickle(path), f"{path}: train[0]", said)
-    else:
-        assert PickleSet(path, "train", (4, 4))[0].meta == {
-            "name": "train[0]",
-            "patient": "train[0]",
-        }
-        integrity.check_pickle(path)
-
-
-@pytest.mark.parametrize(
-    "contents", [nested(), {"a": nested()}, {"train": [nested()]}, {"train": {"a": nested()}}]
-)
-def test_no_message_writes_out_what_a_pickle_holds(tmp_path, contents):
-    path = tmp_path / "data.pkl"
-    path.write_bytes(pickle.dumps(contents))
-    refused(lambda: PickleSet(path, "train", (4, 4)), path)
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -313,7 +250,6 @@ CODE = "__import__('os').system('touch ran')"
         "--config.train.steps=" + "9" * 5000,
         f"--config.cond={CODE}",
         f"--config.data.source={CODE}",
-        f"--config.data.label_map=({CODE},)",
         "--config.data.size=!!python/object/apply:os.system ['touch ran']",
     ],
 )

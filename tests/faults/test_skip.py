@@ -258,4 +258,4 @@ def test_converting_leaves_out_and_says(tmp_path):
     assert not (tmp_path / "out.pkl").exists()
     done = subprocess.run([*command, "--on-fault=skip"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "train: left out:" in done.stdout and "train 3," in done.stdout
+    assert "train: left out:" in done.stdout + done.stderr and "train 3," in done.stdout

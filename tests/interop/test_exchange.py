@@ -64,9 +64,7 @@ def folder(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("original")
     write_torch_weights(folder / "weights.safetensors", original_state(params))
     (folder / "original.yaml").write_text(yaml.safe_dump(YAML))
-    to_pickle(
-        lambda split: PhantomEcho(split, SIZE, 10, "view_phase", 0), folder / "dataset.pkl", print
-    )
+    to_pickle(lambda split: PhantomEcho(split, SIZE, 10, "view_phase", 0), folder / "dataset.pkl")
     return folder
 
 
@@ -128,7 +126,7 @@ def tree(folder):
 def test_other_data_than_the_network_takes_is_refused_and_changes_nothing(folder, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other.pkl"
     converted(folder, run)
-    to_pickle(lambda split: PhantomEcho(split, SIZE, 10, "view", 0), other, print)
+    to_pickle(lambda split: PhantomEcho(split, SIZE, 10, "view", 0), other)
     config, before = _saved_config(["--resume", f"--workdir={run}"]), tree(run)
     config.data.root, config.data.size = str(other), SIZE
     with pytest.raises(ValueError, match="the network has 4 classes, the data 2"):

@@ -28,47 +28,19 @@ def plain_attention(query, key, value, heads):
     return np.concatenate(outputs, axis=-1)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "cpu"])
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_attend_is_softmax_attention(heads, implementation):
+def test_attend_is_softmax_attention(heads):
     query, key, value = (3 * draw(2, 10, FEATURES, seed=seed) for seed in range(3))
     expected = plain_attention(query, key, value, heads)
-    found = attention.attend(query, key, value, heads, implementation)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    result = attention.attend(query, key, value, heads, "xla")
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
-def test_the_form_for_cpus_has_the_same_derivatives(dtype, tolerance):
-    inputs = tuple(jnp.asarray(3 * draw(2, 10, FEATURES, seed=seed), dtype) for seed in range(3))
-    weights = draw(2, 10, FEATURES, seed=3)
-
-    def gradients(implementation):
-        def total(inputs):
-            attended = attention.attend(*inputs, 2, implementation)
-            assert attended.dtype == dtype
-            return jnp.sum(attended.astype(jnp.float32) * weights)
-
-        return jax.jit(jax.grad(total))(inputs)
-
-    for found, expected in zip(gradients("cpu"), gradients("xla")):
-        scale = float(jnp.abs(expected).max())
-        np.testing.assert_allclose(
-            found.astype(jnp.float32) / scale, expected.astype(jnp.float32) / scale, atol=tolerance
-        )
-
-
-@pytest.mark.parametrize("implementation", ["xla", "cpu"])
-def test_attention_in_bfloat16_is_as_exact_as_its_inputs(implementation):
+def test_attention_in_bfloat16_is_as_exact_as_its_inputs():
     inputs = [jnp.asarray(3 * draw(2, 64, 24, seed=seed), jnp.bfloat16) for seed in range(3)]
     expected = plain_attention(*(np.asarray(x, np.float32) for x in inputs), 1)
-    found = np.asarray(attention.attend(*inputs, 1, implementation), np.float64)
-    assert np.sqrt(np.square(found - expected).mean()) < 0.007
-
-
-def test_scores_beyond_the_range_of_the_exponential_are_attended_to():
-    query, key, value = (300 * draw(1, 10, FEATURES, seed=seed) for seed in range(3))
-    found = attention.attend(query, key, value, 2, "cpu")
-    np.testing.assert_allclose(found, plain_attention(query, key, value, 2), rtol=1e-3, atol=0.1)
+    result = np.asarray(attention.attend(*inputs, 1, "xla"), np.float64)
+    assert np.sqrt(np.square(result - expected).mean()) < 0.007
 
 
 def test_attention_to_one_token_is_the_full_cross_attention():

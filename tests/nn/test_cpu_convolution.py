@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motfm_jax.nn.cpu_convolution import convolve, convolve_upsampled
-from motfm_jax.nn.layers import upsample
+from motfm_jax.nn.cpu_convolution import convolve
 
 LAYOUT = {2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -56,19 +55,6 @@ def test_equals_the_convolution_of_xla(space, widths, padding):
     check(
         lambda x, kernel: convolve(x, kernel, padding),
         lambda x, kernel: reference(x, kernel, padding),
-        x,
-        kernel,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("space", [(1, 5, 4), (2, 37, 40), (1, 9, 12, 11)])
-def test_convolves_what_is_upsampled_without_upsampling(space):
-    dims = len(space) - 1
-    x, kernel = drawn(*space, 6), drawn(*(3,) * dims, 6, 5, seed=1)
-    check(
-        convolve_upsampled,
-        lambda x, kernel: reference(upsample(x), kernel, (ONE,) * dims),
         x,
         kernel,
     )

@@ -206,7 +206,7 @@ def test_a_convolution_in_the_forms_of_a_cpu_is_the_convolution(kernel, space):
     common = dict(dims=len(space), kernel=kernel, dtype=jnp.float32)
     plain = layers.conv(3, 5, rngs=draws(), **common)
     other = layers.conv(3, 5, rngs=draws(), on_cpu=True, **common)
-    assert type(plain) is layers.Conv and type(other) is layers.CPUConv
+    assert other.on_cpu and not plain.on_cpu
     x = draw(2, *space, 3)
 
     def loss(module, x):
@@ -223,7 +223,7 @@ def test_a_convolution_on_a_cpu_computes_in_its_dtype_and_keeps_strides_to_xla()
     other = layers.conv(2, 4, dims=3, dtype=jnp.bfloat16, rngs=draws(), on_cpu=True)
     assert other(draw(1, 2, 2, 2, 2)).dtype == jnp.bfloat16
     strided = layers.conv(2, 4, dims=2, dtype=jnp.float32, rngs=draws(), on_cpu=True, stride=2)
-    assert type(strided) is layers.Conv
+    assert not strided.on_cpu
 
 
 @pytest.mark.parametrize(
@@ -255,29 +255,3 @@ def test_a_convolution_is_that_of_flax(options):
     x = draw(2, *(9, 8, 7)[: options["dims"]], 3)
     assert own(x).dtype == options["dtype"]
     np.testing.assert_array_equal(own(x), flax(x))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("space", [(4, 6), (36, 30), (12, 9, 11)])
-def test_a_block_upsamples_and_convolves_in_one_on_a_cpu(space):
-    blocks = [
-        layers.ResBlock(
-            4,
-            8,
-            6,
-            dims=len(space),
-            groups=2,
-            dropout=0.0,
-            dtype=jnp.float32,
-            rngs=draws(),
-            resample="up",
-            on_cpu=on_cpu,
-        )
-        for on_cpu in (False, True)
-    ]
-    for block in blocks:
-        block.conv2.kernel = nnx.Param(jnp.asarray(0.1 * draw(*(3,) * len(space), 8, 8, seed=3)))
-    x, embedding = jnp.asarray(draw(1, *space, 4)), draw(1, 6, seed=1)
-    with jax.default_matmul_precision("highest"):
-        plain, other = (block(x, embedding, None) for block in blocks)
-    np.testing.assert_allclose(other, plain, atol=2e-5)

@@ -109,9 +109,7 @@ def main() -> None:
     asked = parser.parse_args()
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    to_pickle(
-        lambda split: PhantomEcho(split, SIZE, 100, "view_phase", 0), out / "dataset.pkl", print
-    )
+    to_pickle(lambda split: PhantomEcho(split, SIZE, 100, "view_phase", 0), out / "dataset.pkl")
     (out / "original.yaml").write_text(yaml.safe_dump(YAML))
 
     lightning.seed_everything(0)

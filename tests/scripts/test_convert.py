@@ -70,7 +70,6 @@ def folder(tmp_path_factory):
     to_pickle(
         lambda split: PhantomEcho(split, (16, 16), 10, "view_phase", 0),
         folder / "dataset.pkl",
-        print,
     )
     np.save(folder / "x0.npy", rng.standard_normal((2, 16, 16, 1)).astype(np.float32))
     np.save(folder / "masks.npy", rng.integers(0, 4, (2, 16, 16, 1)) / np.float32(3))
