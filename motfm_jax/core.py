@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-Params = dict[str, Array]  # flat: "unet/down/0/blocks/1/conv1/kernel" -> array
+Params = dict[str, Any]  # arrays by name, flat: "unet/down/0/blocks/1/conv1/kernel" -> array
 Context = Any  # what Network.encode returns: any pytree of arrays
 
 Progress = Callable[[str, int, int], None]  # (what is done, how many are done, of how many)

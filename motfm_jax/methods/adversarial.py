@@ -1,7 +1,7 @@
 """Adversarial training of a generator that makes an image in one call.
 
-Source: Park et al. 2019 (SPADE): hinge losses (Lim and Ye 2017), feature matching and, if wanted, a
-perceptual loss (Wang et al. 2018). Both networks learn from the same state, in one update.
+Source: Park et al. 2019 (SPADE): hinge losses (Lim and Ye 2017), feature matching and, optionally,
+a perceptual loss (Wang et al. 2018). Both networks learn from the same state, in one update.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ def loss(
     """The generator's loss plus the discriminators', per example.
 
     One sum serves both networks, since neither term has a gradient in the other's parameters: the
-    generator's sees the discriminators as they are, the discriminators' the images as they are.
+    generator's term stops gradients at the discriminators, theirs at the images.
     The value says little about the images.
 
     Args:
@@ -81,29 +81,29 @@ def loss(
     Returns:
       [B] float32.
     """
-    held = jax.lax.stop_gradient
+    stop = jax.lax.stop_gradient
     generator, discriminate, perceive = networks
     x0 = normal_per_example(keys, batch.image.shape[1:])
     mask = generator.encode(params, condition)
-    made = generator.apply(params, x0, jnp.zeros(x0.shape[:1]), mask, None)
-    of_generator = discriminate(held(params), made, mask)
-    of_made = discriminate(params, held(made), mask)
+    fake = generator.apply(params, x0, jnp.zeros(x0.shape[:1]), mask, None)
+    of_generated = discriminate(stop(params), fake, mask)
+    of_fake = discriminate(params, stop(fake), mask)
     of_real = discriminate(params, batch.image, mask)
 
-    total = 0.0
-    for tried, made_layers, real_layers in zip(of_generator, of_made, of_real, strict=True):
-        adversarial = -_mean(tried[-1])
+    total: Any = 0.0
+    for judged, fake_layers, real_layers in zip(of_generated, of_fake, of_real, strict=True):
+        adversarial = -_mean(judged[-1])
         matching = sum(
-            _mean(jnp.abs(one.astype(jnp.float32) - held(other).astype(jnp.float32)))
-            for one, other in zip(tried[:-1], real_layers[:-1], strict=True)
+            _mean(jnp.abs(one.astype(jnp.float32) - stop(other).astype(jnp.float32)))
+            for one, other in zip(judged[:-1], real_layers[:-1], strict=True)
         )
-        hinge = _mean(_relu(1 - real_layers[-1])) + _mean(_relu(1 + made_layers[-1]))
+        hinge = _mean(_relu(1 - real_layers[-1])) + _mean(_relu(1 + fake_layers[-1]))
         total = total + adversarial + weights.feature * matching + hinge
     total = total / len(of_real)
     if weights.perceptual and perceive is not None:
-        pairs = zip(PERCEPTUAL_LAYERS, perceive(made), perceive(batch.image), strict=True)
+        pairs = zip(PERCEPTUAL_LAYERS, perceive(fake), perceive(batch.image), strict=True)
         total = total + weights.perceptual * sum(
-            weight * _mean(jnp.abs(one - held(other))) for weight, one, other in pairs
+            weight * _mean(jnp.abs(one - stop(other))) for weight, one, other in pairs
         )
     return total
 

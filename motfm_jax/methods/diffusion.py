@@ -187,13 +187,13 @@ def ddim_steps(ddim: DDIM) -> Steps:
     return Steps(level.astype(np.int32), *(table.astype(np.float32) for table in tables))
 
 
-def ddim_step(x: Array, predicted: Array, step: Steps, clip: bool, fresh: Array | None) -> Array:
+def ddim_step(x: Array, predicted: Array, step: Any, clip: bool, fresh: Array | None) -> Array:
     """The state after one step.
 
     Args:
       x: [B, *S, C] at the step's level.
       predicted: the noise in it, as the network estimates it.
-      step: scalars of this step.
+      step: `Steps` of scalars, of this step.
       clip: see `DDIM`.
       fresh: standard normal noise [B, *S, C]; None adds none.
 
@@ -230,7 +230,7 @@ def sample(
       ValueError: see `check_ddim`; no keys with eta above 0.
     """
     table = ddim_steps(ddim)
-    if ddim.eta > 0 and keys is None:
+    if ddim.draws_noise and keys is None:
         raise ValueError(f"eta={ddim.eta}: fresh noise needs keys, one per image")
     context = network.encode(params, condition)
     batch = x0.shape[0]
@@ -240,7 +240,7 @@ def sample(
         t = jnp.full((batch,), jnp.asarray(TIMES)[step.level])
         predicted = network.apply(params, x, t, context, None)
         fresh = None
-        if ddim.eta > 0:
+        if ddim.draws_noise and keys is not None:
             fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
             fresh = normal_per_example(fold(keys, step.level), x.shape[1:])
         x = ddim_step(x, predicted, step, ddim.clip, fresh)
@@ -249,11 +249,12 @@ def sample(
     x0 = x0.astype(jnp.float32)
     start = (x0, jnp.zeros((batch,), jnp.int32))
     (x, calls), states = jax.lax.scan(advance, start, jax.tree.map(jnp.asarray, table))
-    return Solution(x, calls, calls, jnp.concatenate([x0[None], states]) if trajectory else None)
+    states = jnp.concatenate([x0[None], states]) if states is not None else None
+    return Solution(x, calls, calls, states)
 
 
-def _loss(settings: Any, *arguments: Any) -> Array:
-    return loss(*arguments, settings.schedule)
+def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Array:
+    return loss(network, params, batch, condition, keys, dropout_key, settings.schedule)
 
 
 def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> DDIM:

@@ -105,8 +105,8 @@ def sample(
     return integrate(velocity, x0.astype(jnp.float32), context, solver, trajectory)
 
 
-def _loss(settings: Any, *arguments: Any) -> Array:
-    return loss(*arguments, settings.time_distribution)
+def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Array:
+    return loss(network, params, batch, condition, keys, dropout_key, settings.time_distribution)
 
 
 def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solution:

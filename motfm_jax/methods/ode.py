@@ -35,7 +35,7 @@ class RK4(diffrax.AbstractERK):
 class CountingController(diffrax.AbstractStepSizeController):
     """A step size controller that also counts the attempts rejected before the first success.
 
-    Until a step is accepted the solver holds no velocity to reuse and evaluates it anew at each
+    Until a step is accepted the solver holds no velocity to reuse and evaluates it again at each
     attempt, so those attempts cost one call more.
     """
 
@@ -120,7 +120,7 @@ def check_solver(solver: Solver) -> None:
         raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
 
 
-def num_calls(solver: Solver, steps: int) -> int:
+def num_calls(solver: Solver, steps: Any) -> Any:
     """Network calls that `steps` steps of this solver cost; "adaptive" makes one more for each
     attempt rejected before its first success, see `Solution.calls`."""
     scheme = SOLVERS[solver.name]
@@ -157,7 +157,7 @@ def integrate(
 def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
     batch = x0.shape[0]
     term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
-    solution = diffrax.diffeqsolve(
+    solution: Any = diffrax.diffeqsolve(
         term,
         SOLVERS[solver.name].make(),
         t0=0.0,
@@ -180,12 +180,12 @@ def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
 
 def _integrate_adaptive(field, x0, args, solver) -> Solution:
     def one(x0, args):
-        add_axis = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
-        term = diffrax.ODETerm(
-            lambda t, x, args: field(jnp.full((1,), t), x[None], add_axis(args))[0]
-        )
-        solution = diffrax.diffeqsolve(
-            term,
+        def velocity(t, x, args):
+            args = jax.tree.map(lambda leaf: leaf[None], args)
+            return field(jnp.full((1,), t), x[None], args)[0]
+
+        solution: Any = diffrax.diffeqsolve(
+            diffrax.ODETerm(velocity),
             SOLVERS["adaptive"].make(),
             t0=0.0,
             t1=1.0,

@@ -119,16 +119,16 @@ def choose(
         if masks.are_rows:
             rows["--masks"] = len(masks.values)
     labels, are_rows = _labels(wish.classes, classes, wish.num)
-    if are_rows:
+    if labels is not None and are_rows:
         rows["--classes"] = len(labels)
     num = _agreed(wish.num, rows)
-    if masks is not None:
-        num = num or len(masks.values)
+    num = num or (len(masks.values) if masks is not None else None)
     if labels is not None and not are_rows:  # names, in turn
         labels = np.resize(labels, num or max(DEFAULT_NUM, len(labels)))
     if labels is not None:
         num = num or len(labels)
         labels = labels[:num]
+    num = num or DEFAULT_NUM
     if masks is not None:
         turn = np.arange(num) % len(masks.values)
         return Conditions(
@@ -138,7 +138,6 @@ def choose(
             [masks.origins[row] for row in turn],
             [masks.affines[row] for row in turn],
         )
-    num = num or DEFAULT_NUM
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num, None, labels)
     return _of_records(model, records(wish.split), wish.split, num, labels)
@@ -181,12 +180,9 @@ def _of_records(
                 f"model's {', '.join(trained)}; give the data it was trained on, or --masks and "
                 "--classes"
             )
-    lacking = "masks" if with_mask and arrays.masks is None else "classes"
-    if (
-        len(arrays) == 0
-        or (with_mask and arrays.masks is None)
-        or (with_class and arrays.labels is None)
-    ):
+    masks, classes = arrays.masks, arrays.labels
+    lacking = "masks" if with_mask and masks is None else "classes"
+    if len(arrays) == 0 or (with_mask and masks is None) or (with_class and classes is None):
         raise ValueError(
             f"--split={split}: {len(arrays)} records without {lacking}; use another split, or "
             "--masks and --classes"
@@ -196,7 +192,7 @@ def _of_records(
     else:
         rows, taken = np.zeros(num, int), {}
         for image, label in enumerate(labels):
-            own = np.flatnonzero(arrays.labels == label)
+            own = np.flatnonzero(classes == label)
             if not len(own):
                 raise ValueError(
                     f"--classes: no record of the {split} split is {arrays.classes[label]}; give "
@@ -206,16 +202,14 @@ def _of_records(
             taken[label] = taken.get(label, 0) + 1
     return Conditions(
         num,
-        np.asarray(arrays.masks[rows]) if with_mask else None,
-        arrays.labels[rows].astype(np.int32) if with_class else None,
+        None if masks is None or not with_mask else np.asarray(masks[rows]),
+        None if classes is None or not with_class else classes[rows].astype(np.int32),
         [f"{split}: {arrays.meta[row]['name']}" for row in rows],
         [arrays.meta[row].get("affine") for row in rows],
     )
 
 
-def _labels(
-    wish: str | Sequence, classes: Sequence[str], num: int | None
-) -> tuple[np.ndarray | None, bool]:
+def _labels(wish: Any, classes: Sequence[str], num: int | None) -> tuple[np.ndarray | None, bool]:
     """Class indices of a wish, None for an empty one, and whether they are one an image."""
     if not len(wish):
         return None, False

@@ -33,10 +33,10 @@ class Rows(NamedTuple):
       keys: [B, ..] uint32, one key's data an image, where sampling draws fresh noise; else None.
     """
 
-    x0: np.ndarray
-    mask: np.ndarray | None
-    label: np.ndarray | None
-    keys: np.ndarray | None = None
+    x0: Any
+    mask: Any
+    label: Any
+    keys: Any = None
 
 
 class Solved(NamedTuple):
@@ -49,10 +49,10 @@ class Solved(NamedTuple):
       trajectory: [B, steps + 1, *S, C] in the same units, or None.
     """
 
-    images: np.ndarray
-    steps: np.ndarray
-    calls: np.ndarray
-    trajectory: np.ndarray | None
+    images: Any
+    steps: Any
+    calls: Any
+    trajectory: Any
 
 
 class Generated(NamedTuple):
@@ -154,7 +154,7 @@ def fresh_keys(seed: int, indices: np.ndarray, solver: Any) -> np.ndarray | None
     """Key data of images `indices` of a seed: [B, ..] uint32; None where a solver draws nothing."""
     if not solver.draws_noise:
         return None
-    return np.asarray(jax.random.key_data(fold_keys(jax.random.key(seed), np.asarray(indices))))
+    return np.asarray(jax.random.key_data(fold_keys(jax.random.key(seed), jnp.asarray(indices))))
 
 
 def default_batch(num: int, dims: int) -> int:
@@ -225,7 +225,8 @@ def generate(
             solve_batch(0)
         after_warm_up = [solve_batch(0)[1]]
     mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
-    return Generated(*map(np.concatenate, (images, steps, calls)), mean / batch)
+    images, steps, calls = map(np.concatenate, (images, steps, calls))
+    return Generated(images, steps, calls, mean / batch)
 
 
 def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | None:

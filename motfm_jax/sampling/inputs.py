@@ -125,7 +125,7 @@ def read_masks(
         return _network_input(name, array, size, channels)
     are_rows = array.ndim == dims + 1
     if are_rows:
-        named = ((f"{name}, row {row}", values, None) for row, values in enumerate(array))
+        named = ((f"{name}, row {row}", array[row], None) for row in range(len(array)))
     elif isinstance(masks, np.ndarray):
         raise ValueError(f"{name}: array {array.shape}, labels {_axes(*size)} needed")
     else:
@@ -134,7 +134,7 @@ def read_masks(
     for origin, mask, affine in named:
         if affine is None:
             _refuse_fractions(origin, mask, size, channels)
-        labels = files.to_labels(origin, mask, range(len(mask_labels))).astype(np.uint8)
+        labels = files.to_labels(Path(origin), mask, range(len(mask_labels))).astype(np.uint8)
         labels, affine = _to_size(origin, labels, affine, size, fit)
         values.append(labels)
         affines.append(None if affine is None else affine.tolist())
@@ -186,8 +186,9 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
         raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
     try:
         with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
-                raise ValueError(f"{picture.n_frames} pictures in one file, one a file needed")
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise ValueError(f"{frames} pictures in one file, one a file needed")
             values = np.asarray(picture)
     except Exception as error:  # a decoder may raise anything on foreign bytes
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error
@@ -223,7 +224,7 @@ def _to_size(
     if affine is not None:
         spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
     empty = np.broadcast_to(np.float32(0), (*mask.shape, 1))
-    resized = geometry.fit(empty, mask, affine, spacing, size, fit)
+    resized: Any = geometry.fit(empty, mask, affine, spacing, size, fit)
     return resized.mask, resized.affine
 
 
