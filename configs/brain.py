@@ -1,6 +1,6 @@
 """Brain MRI in 3-D: any folder in the layout of the Medical Segmentation Decathlon.
 
-    .venv/bin/python scripts/train.py --config=configs/brain.py:cond=none,size=small \
+    motfm train --config=brain:cond=none,size=small \
         --config.data.root=Task01_BrainTumour --config.data.channel=T1w --workdir=runs/brain
 
 Arguments after the colon: method=flow|ddpm|spade; cond=none|mask (such a folder has no classes);

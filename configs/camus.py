@@ -1,6 +1,6 @@
 """Echocardiography: the CAMUS data set.
 
-    .venv/bin/python scripts/train.py --config=configs/camus.py:cond=mask+class,size=small \
+    motfm train --config=camus:cond=mask+class,size=small \
         --config.data.root=CAMUS --workdir=runs/camus
 
 CAMUS is the folder that holds `database_nifti` (or `training`). Arguments after the colon:

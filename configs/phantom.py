@@ -1,6 +1,6 @@
 """The simulated scans that come with the library: nothing to download.
 
-    .venv/bin/python scripts/train.py --config=configs/phantom.py:cond=mask+class,size=small \
+    motfm train --config=phantom:cond=mask+class,size=small \
         --workdir=runs/phantom
 
 Arguments after the colon: anatomy=echo (2-D, the default) or brain (3-D);

@@ -70,7 +70,7 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
         settings.check_network(checked)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{weights.path}: its config cannot be used ({error}); give a run of scripts/train.py"
+            f"{weights.path}: its config cannot be used ({error}); give a run of motfm train"
         ) from error
     return config
 
@@ -89,7 +89,7 @@ def read_facts(weights: Weights) -> Facts:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its facts are another program's ({error!r}); give a run of "
-            "scripts/train.py"
+            "motfm train"
         ) from error
     return facts
 

@@ -1,6 +1,6 @@
 """The paper's comparison: CAMUS at 384 x 384 and brain MRI at 96 x 96 x 96, for a GPU.
 
-    .venv/bin/python scripts/report.py --plan=configs/report/camus.py --out=report \
+    motfm report --plan=camus --out=report \
         --echo-root=CAMUS --brain-root=Task01_BrainTumour
 
 The paper gives: 200 epochs, 2,000 images a cell at 1, 10 and 50 steps, a split of 1,400, 200 and

@@ -1,6 +1,6 @@
 """CAMUS at 64 x 64 and brains at 32 x 32 x 32 on two CPU cores: hours, resumable.
 
-    .venv/bin/python scripts/report.py --plan=configs/report/camus64.py --out=report \
+    motfm report --plan=camus64 --out=report \
         --echo-root=CAMUS --brain-root=BRAINS
 
 Every system of an anatomy is trained the same number of updates. BRAINS is a Decathlon folder of

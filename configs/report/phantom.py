@@ -1,6 +1,6 @@
 """The whole report on simulated scans, small enough for two CPU cores: about half an hour.
 
-.venv/bin/python scripts/report.py --plan=configs/report/phantom.py --out=report
+motfm report --plan=phantom --out=report
 """
 
 from motfm_jax.report.plan import Anatomy, Plan

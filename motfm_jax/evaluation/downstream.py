@@ -255,7 +255,7 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
       ValueError: no such file, another kind of file, or images the network does not take.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such network; scripts/downstream.py writes network.npz")
+        raise ValueError(f"{path}: no such network; motfm downstream writes network.npz")
     try:
         with open_npz(path) as kept:
             params = {name: kept[name] for name in kept.files}
@@ -264,7 +264,7 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
             raise ValueError(f"depth {depth!r}, width {width!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: no network ({error}); scripts/downstream.py writes network.npz"
+            f"{path}: no network ({error}); motfm downstream writes network.npz"
         ) from error
     task = make_task(name, depth, arrays, width)
     shapes = {
@@ -273,7 +273,7 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
     if {name: leaf.shape for name, leaf in params.items()} != shapes:
         raise ValueError(
             f"{path}: a network for other images, classes or labels than this data's; train one "
-            "on this data with scripts/downstream.py"
+            "on this data with motfm downstream"
         )
     return task, params, f"resnet{depth} {name}"
 

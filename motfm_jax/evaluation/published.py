@@ -46,7 +46,7 @@ class Networks:
     """Those whose weights are there.
 
     Args:
-      folder: of `scripts/convert.py features`.
+      folder: of `motfm convert features`.
       dims: 2 or 3.
     """
 

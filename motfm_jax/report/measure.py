@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from motfm_jax.features.weights import default_folder
 from motfm_jax.io.hashes import hash_batches
 from motfm_jax.report.plan import SPLITS, Cell, Plan, anatomies
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
+
+logger = logging.getLogger(__name__)
 
 FLOOR = "real"
 
@@ -54,9 +56,7 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     return Real(train, reference, held_out, model.intensity, in_units(reference, model.intensity))
 
 
-def measure(
-    plan: Plan, out: Path, anatomy: str, real: Real, progress: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], str]:
+def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[str, Any]], str]:
     """Scores and looks for copies in every set of an anatomy that is there.
 
     Args:
@@ -64,7 +64,6 @@ def measure(
       out: folder of the report.
       anatomy: "echo" or "brain".
       real: of `read_real`.
-      progress: told the name of each set before it is measured.
 
     Returns:
       A row each: system, steps, spacing, the measures of `evaluation.score`, seconds_per_image,
@@ -92,7 +91,7 @@ def measure(
     sets = [cell for cell in sampled(plan, out, anatomy) if not results.has(**_key(cell))]
     if not sets and results.has(system=FLOOR):
         return results.rows, name
-    progress(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
+    logger.info(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
     score = scorer(
         real.images,
         bounds=(intensity.low, intensity.high),
@@ -104,14 +103,14 @@ def measure(
     if len(real.held_out) >= FEWEST:
         audit = Auditor(real.train, real.held_out, intensity, features=features)
     if not results.has(system=FLOOR):
-        progress(f"{anatomy}: real images of train, the floor")
+        logger.info(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
             {"system": FLOOR, "steps": None, "spacing": ""},
             score(in_units(real.train, intensity, rows=np.sort(chosen))),
         )
     for cell in sets:
-        progress(f"{anatomy}: {cell.name}")
+        logger.info(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
         sidecar = json.loads((folder / "samples.json").read_text())
         images = stored(folder / "samples.npz")

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -32,51 +33,52 @@ div.wide { overflow-x: auto } figcaption { color: #444 }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
 """
 
+logger = logging.getLogger(__name__)
 
-def write_report(
-    plan: Plan, out: Path, done: Sequence[Stage], progress: Callable[[str], None] = print
-) -> Path:
-    """Measures what is not measured yet and writes OUT/report; what is not there is not run.
+
+def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
+    """Measures what is not measured yet, and writes OUT/report; trains and samples nothing.
 
     Args:
       plan: checked.
       out: folder of the report.
       done: the stages carried out.
-      progress: told what is being made.
 
     Returns:
       The page.
     """
     folder = out / "report"
-    made: dict[str, Table] = {}
+    shown_tables: dict[str, Table] = {}
     pictures: list[tuple[Path, str]] = []
     for name in anatomies(plan):
         if not sampled(plan, out, name):
             continue
         real = read_real(plan, out, name)
-        rows, network = measure(plan, out, name, real, progress)
-        made |= _tables(plan, name, rows, network)
-        progress(f"{name}: figures")
+        rows, network = measure(plan, out, name, real)
+        shown_tables |= _tables(plan, name, rows, network)
+        logger.info("%s: figures", name)
         pictures += _samples(plan, out, name, real, folder)
     if plan.depths:
-        made["table3"] = _downstream(plan, out)
+        shown_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
     if plan.denoise is not None and (denoised / "restoration.json").is_file():
         pictures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images."),
         ]
-        made["denoising"] = Table(
+        shown_tables["denoising"] = Table(
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
             json.loads((denoised / "restoration.json").read_text())["rows"],
         )
-    made = dict(sorted(made.items(), key=lambda item: (not item[0].startswith("table"), item[0])))
-    for name, table in made.items():
+    shown_tables = dict(
+        sorted(shown_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
+    )
+    for name, table in shown_tables.items():
         table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(_page(plan, out, list(made.values()), pictures, done))
+        draft.write_text(_page(plan, out, list(shown_tables.values()), pictures, done))
     return page
 
 
@@ -84,7 +86,7 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
     num, reference = anatomies(plan)[name].num, plan.reference
     beside = (
         f"{num} images a cell against the real images of {reference}; image i beside real image i "
-        "for the similarity (those made from a mask: its own). Columns: steps. Levels of DDIM in "
+        "for the similarity (made from a mask: its own). Columns: steps. Levels of DDIM in "
         "brackets. Best of each conditioning in bold. "
     )
     if name == "echo":
@@ -127,9 +129,9 @@ def _downstream(plan: Plan, out: Path) -> Table:
         for depth in plan.depths:
             path = downstream_folder(out, task, depth) / "downstream.json"
             if path.is_file():
-                kept = json.loads(path.read_text())
-                results[task, depth] = kept["rows"]
-                num_test = kept["settings"]["tested_on"]
+                saved = json.loads(path.read_text())
+                results[task, depth] = saved["rows"]
+                num_test = saved["settings"]["tested_on"]
     return tables.downstream_table(plan, results, num_test)
 
 
@@ -147,8 +149,8 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
         titles.insert(0, "mask")
         columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
     for cell in sampled(plan, out, name):
-        made = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
-        columns.append([images.grey_tile(image, window) for image in made.take(first)])
+        generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
+        columns.append([images.grey_tile(image, window) for image in generated.take(first)])
         titles.append(_title(cell))
     path = folder / f"figure2_{name}.png"
     images.write_grid(
@@ -185,8 +187,8 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):
         if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
-            made = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
-            curves[_title(cell)] = curve(made)
+            generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
+            curves[_title(cell)] = curve(generated)
     path = folder / "figure3.png"
     images.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
     return path
@@ -195,7 +197,7 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
 def _page(
     plan: Plan,
     out: Path,
-    made: Sequence[Table],
+    shown_tables: Sequence[Table],
     pictures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
 ) -> str:
@@ -212,7 +214,7 @@ def _page(
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
 <p>The pictures show real images: keep this page where the data may be.</p>
-{"".join(table.html() for table in made)}
+{"".join(table.html() for table in shown_tables)}
 {shown}
 <h2>Where and how</h2>
 <pre>{escape(json.dumps(environment(), indent=2))}</pre>

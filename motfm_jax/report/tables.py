@@ -114,7 +114,7 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
 
     Args:
       plan: of the report.
-      results: (task, depth) -> rows of scripts/downstream.py; none for what was not trained.
+      results: (task, depth) -> rows of motfm downstream; none for what was not trained.
       num_test: real images tested on.
     """
     body = []
