@@ -18,6 +18,7 @@ from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
 from motfm_jax import runs, settings
 from motfm_jax.data import files
+from motfm_jax.data.cache import open_cached
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
@@ -221,7 +222,7 @@ def test_entries_are_files_below_the_folder(tmp_path, path, key):
     description["training"][0][key] = path
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     with pytest.raises((ValueError, OSError)) as error:
-        Decathlon(tmp_path, "train", SOLID)
+        open_cached(Decathlon(tmp_path, "train", SOLID), tmp_path / "cache")
     assert "\n" not in str(error.value)
 
 
