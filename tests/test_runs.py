@@ -12,7 +12,6 @@ from debug_run import FACTS, INTENSITY, make_config
 
 from motfm_jax import build, runs
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.hashes import hash_json
 from motfm_jax.training.state import TrainState
 
 
@@ -43,13 +42,11 @@ def saved(tmp_path_factory):
 
 
 def retold(saved, folder, **said):
-    """A copy of a run whose config or facts say something else, with the sums of that."""
+    """A copy of a run whose config or facts say something else, without digests of the old."""
     run = shutil.copytree(saved, folder / "run")
-    sums = run / "checkpoints" / "7" / "sums" / "metadata"
+    shutil.rmtree(run / "checkpoints" / "7" / "sums")
     for name, value in said.items():
-        value = json.loads(json.dumps(value))
         (run / "checkpoints" / "7" / name / "metadata").write_text(json.dumps(value))
-        sums.write_text(json.dumps(json.loads(sums.read_text()) | {name: hash_json(value)}))
     return run
 
 
@@ -195,5 +192,5 @@ def test_a_config_and_facts_of_different_sizes_are_refused(saved, tmp_path, size
 
 
 def test_there_is_nothing_to_load(tmp_path):
-    with pytest.raises(ValueError, match="no checkpoints/ in it"):
+    with pytest.raises(ValueError, match="has no checkpoints/"):
         runs.load_run(tmp_path)
