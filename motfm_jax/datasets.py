@@ -1,6 +1,8 @@
 """Config to data: the examples of each split, their scaling, and what a flow starts from."""
 
+import dataclasses
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +11,14 @@ from ml_collections import ConfigDict
 
 from motfm_jax.data import find_source
 from motfm_jax.data.augment import Augment, left_right_axis
-from motfm_jax.data.cache import Arrays, holds_entries, open_cached
-from motfm_jax.data.entry import Progress
+from motfm_jax.data.cache import Arrays, in_memory, open_cached
+from motfm_jax.data.decode import Decoding, Progress
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts, Source
+from motfm_jax.data.records import Facts
+from motfm_jax.data.source import Fitted, Source
 from motfm_jax.data.speckle import Speckle
+
+_log = logging.getLogger(__name__)
 
 
 class Data(NamedTuple):
@@ -37,9 +42,8 @@ def cache_dir(config: ConfigDict) -> Path:
 
 
 def distrust_cache(config: ConfigDict) -> ConfigDict:
-    """A run's config, without the folder it names for decoded data unless there is some in it: a
-    run from elsewhere must not choose where this machine writes."""
-    if config.data.cache and not holds_entries(Path(config.data.cache)):
+    """A saved run's config, without a cache folder that this machine does not have."""
+    if config.data.cache and not Path(config.data.cache).is_dir():
         config.data.cache = ""
     return config
 
@@ -55,30 +59,95 @@ def source(config: ConfigDict, split: str) -> Source:
 def arrays(config: ConfigDict, split: str, progress: Progress | None = None) -> Arrays:
     """The examples of one split, decoded (or read from the cache) and checked against `cond`.
 
+    Args:
+      split: "train", "valid" or "test".
+      progress: called with (examples done, examples in all) while examples are decoded.
+
     Raises:
       ValueError: files that cannot be used, or a condition the data does not have.
     """
-    intensity = config.data.intensity
-    opened = open_cached(
-        source(config, split),
-        cache_dir(config),
-        progress,
-        config.data.on_fault,
-        varied=intensity.scope == "sample" and intensity.mode != "none",
+    opened = _decoded(config, source(config, split), progress)
+    return _limited(config, opened) if split == "train" else opened
+
+
+def data(
+    config: ConfigDict,
+    progress: Progress | None = None,
+    train: Source | None = None,
+    valid: Source | None = None,
+) -> Data:
+    """Training and validation examples; statistics from the training examples alone.
+
+    Args:
+      config: its data.source is read unless sources are given.
+      progress: see `arrays`.
+      train, valid: anything with a length whose items are records, see `data.source.Source`.
+
+    Raises:
+      ValueError: see `arrays`; only one of train and valid; or valid has classes or mask labels
+        that train does not have.
+    """
+    if (train is None) != (valid is None):
+        raise ValueError(
+            f"{'valid' if valid is None else 'train'} is missing: give both train and valid, of "
+            "different patients; or neither, to read config.data.source"
+        )
+    if train is None or valid is None:
+        train, valid = source(config, "train"), source(config, "valid")
+    return _data(
+        config,
+        _limited(config, _decoded(config, train, progress)),
+        _decoded(config, valid, progress),
     )
-    where = config.data.root or config.data.source
+
+
+def _decoded(config: ConfigDict, examples: Source, progress: Progress | None) -> Arrays:
+    intensity = config.data.intensity
+    how = Decoding(
+        on_fault=config.data.on_fault,
+        varied=intensity.scope == "sample" and intensity.mode != "none",
+        verify=config.data.verify,
+    )
+    fitted = Fitted(examples, config.data.size, config.data.fit)
+    if hasattr(examples, "fingerprint"):
+        opened = open_cached(fitted, cache_dir(config), progress, how)
+    else:
+        opened = in_memory(fitted, progress, how)
+    name = config.data.root or type(examples).__name__
     if "mask" in config.cond and opened.masks is None:
-        raise ValueError(f"{where}: config.cond={config.cond!r} needs masks, the data has none")
+        raise ValueError(f"{name}: config.cond={config.cond!r} needs masks, the data has none")
     if "class" in config.cond and opened.labels is None:
-        raise ValueError(f"{where}: config.cond={config.cond!r} needs classes, the data has none")
-    if split == "train" and config.data.limit:
-        opened = opened.take(slice(0, config.data.limit))
+        raise ValueError(f"{name}: config.cond={config.cond!r} needs classes, the data has none")
+    if config.flow.source == "channel" and opened.sources is None:
+        raise ValueError(f"{name}: config.flow.source='channel' needs the `source` of each record")
     return opened
 
 
-def data(config: ConfigDict, progress: Progress | None = None) -> Data:
-    """Training and validation examples; statistics from the training examples alone."""
-    train, valid = (arrays(config, split, progress) for split in ("train", "valid"))
+def _limited(config: ConfigDict, train: Arrays) -> Arrays:
+    return train.take(slice(0, config.data.limit)) if config.data.limit else train
+
+
+def _named_as(train: Arrays, valid: Arrays) -> Arrays:
+    """Validation examples with the class and label names of the training examples."""
+    for field in ("classes", "mask_labels"):
+        known, found = getattr(train, field), getattr(valid, field)
+        if found != known[: len(found)]:
+            raise ValueError(
+                f"{field} of the validation examples are {found}, of the training examples "
+                f"{known}; give both sources the same `{field}`"
+            )
+    return dataclasses.replace(valid, classes=train.classes, mask_labels=train.mask_labels)
+
+
+def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
+    valid = _named_as(train, valid)
+    if train.folder is None or valid.folder is None:
+        _log.info(
+            "sources without fingerprint(): %d training and %d validation examples are decoded "
+            "into memory",
+            len(train),
+            len(valid),
+        )
     wanted = config.data.intensity
     fit = functools.partial(
         Intensity.fit,

@@ -178,7 +178,7 @@ def train(
     """
     enable_compile_cache()
     settings.check(config)
-    data = datasets.data(config)  # , train=train, valid=valid)
+    data = datasets.data(config, train=train, valid=valid)
     outcome = trainer.train(
         config, Path(workdir), data=data, resume=resume, overwrite=overwrite, progress=progress
     )

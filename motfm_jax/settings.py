@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from motfm_jax.data import SOURCES
+from motfm_jax.data import find_source
 from motfm_jax.fields import Field, choice, number, numbers, one_of, positive
 from motfm_jax.methods import METHODS
 
@@ -32,20 +32,23 @@ def fields() -> Fields:
 
 
 DATA: Fields = {
-    "source": Field("phantom_echo", lambda name: one_of(name, SOURCES)),
+    # a name in motfm_jax.data.SOURCES; a run can be sampled without its source
+    "source": Field("phantom_echo"),
     "root": Field(""),  # folder (camus, decathlon) or file (pickle)
     "cache": Field(""),  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
     "size": numbers((64, 64), kind=int, above=0),  # that the networks see, (H, W) or (D, H, W)
     "fit": choice("pad", "stretch"),  # what happens to the aspect ratio
-    "split": choice("official", "paper"),  # camus; the others: seeded by split_seed
+    "split": Field("official"),  # camus: official | paper; the others: seeded by split_seed
     "split_seed": number(0),
-    "classes": choice("view_phase", "view", "phase"),  # camus, phantom_echo
+    "classes": Field("view_phase"),  # camus, phantom_echo: view_phase | view | phase
     "channel": Field(""),  # decathlon: name in dataset.json's "modality"; "" = the only one
     "crop_foreground": Field(False),  # decathlon
     "spacing_mm": Field(()),  # decathlon: resample to this before fitting to size; () = never
     "label_map": Field(()),  # decathlon: pairs (from, to); () = unchanged
     # an example that cannot be read: stop | skip (leave out and list, at most half)
     "on_fault": choice("stop", "skip"),
+    # hash the files' contents and compare the cache's checksums at every start
+    "verify": Field(False),
     "limit": number(0),  # use only the first so many training examples; 0 = all
     "phantom_patients": positive(100),
     "intensity": {
@@ -200,7 +203,7 @@ def _check_model(config: ConfigDict) -> None:
 
 def _check_data(config: ConfigDict) -> None:
     data = config.data
-    kind = SOURCES[data.source]
+    kind = find_source(data.source)
     if kind.dims and len(data.size) not in kind.dims:
         ranks = " or ".join(f"{rank}-D" for rank in kind.dims)
         raise ValueError(f"config.data.size={tuple(data.size)}: {data.source} is {ranks}")

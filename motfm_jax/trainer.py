@@ -17,7 +17,7 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.io import images
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
-from motfm_jax.io.files import read_json
+from motfm_jax.io.folders import read_json
 from motfm_jax.io.run_folder import (
     MAY_CHANGE,
     Run,

@@ -35,7 +35,7 @@ from motfm_jax.benchmark.timing import matrix_peak, measure, ratio
 from motfm_jax.evaluation.tables import Table
 from motfm_jax.interop.torch_weights import to_torch
 from motfm_jax.io.environment import environment
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import whole_file
 
 ROOT = Path(__file__).parents[1]
 LARGEST_TRAINED_ON_CPU = {2: 256, 3: 64}

@@ -84,7 +84,7 @@ def test_data_without_masks_or_classes_cannot_condition(monkeypatch):
     monkeypatch.setattr(PhantomEcho, "mask_labels", ())
     settings = dict(data__phantom_patients=5)  # not in the cache of the other tests
     for cond, missing in (("mask", "masks"), ("class", "classes"), ("mask+class", "masks")):
-        with pytest.raises(ValueError, match=f"phantom_echo: config.cond=.* needs {missing}"):
+        with pytest.raises(ValueError, match=f"PhantomEcho: config.cond=.* needs {missing}"):
             datasets.arrays(make_config(cond=cond, **settings), "train")
     assert datasets.arrays(make_config(cond="none", **settings), "train").masks is None
 

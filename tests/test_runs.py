@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from debug_run import FACTS, INTENSITY, make_config
 
-from motfm_jax import build, datasets, runs
+from motfm_jax import build, runs
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.io.hashes import hash_json
 from motfm_jax.training.state import TrainState
 
 
@@ -43,13 +42,11 @@ def saved(tmp_path_factory):
 
 
 def retold(saved, folder, **said):
-    """A copy of a run whose config or facts say something else, with the sums of that."""
+    """A copy of a run whose config or facts say something else, without digests of the old."""
     run = shutil.copytree(saved, folder / "run")
-    sums = run / "checkpoints" / "7" / "sums" / "metadata"
+    shutil.rmtree(run / "checkpoints" / "7" / "sums")
     for name, value in said.items():
-        value = json.loads(json.dumps(value))
         (run / "checkpoints" / "7" / name / "metadata").write_text(json.dumps(value))
-        sums.write_text(json.dumps(json.loads(sums.read_text()) | {name: hash_json(value)}))
     return run
 
 
@@ -70,14 +67,12 @@ def test_a_run_comes_back_with_its_average_config_facts_and_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_does_not_choose_where_decoded_data_is_written(tmp_path):
+def test_a_runs_cache_folder_is_used_if_this_machine_has_it(tmp_path):
     config = make_config()
     config.data.cache = str(tmp_path / "cache")
     run = save_run(tmp_path / "run", config, zeros_like_params(config))
-    assert runs.load_run(run).config.data.cache == ""  # not there
-    (tmp_path / "cache" / "thesis").mkdir(parents=True)
     assert runs.load_run(run).config.data.cache == ""
-    datasets.arrays(config, "train")
+    (tmp_path / "cache").mkdir()
     assert runs.load_run(run).config.data.cache == str(tmp_path / "cache")
 
 
@@ -197,5 +192,5 @@ def test_a_config_and_facts_of_different_sizes_are_refused(saved, tmp_path, size
 
 
 def test_there_is_nothing_to_load(tmp_path):
-    with pytest.raises(ValueError, match="no checkpoints/ in it"):
+    with pytest.raises(ValueError, match="has no checkpoints/"):
         runs.load_run(tmp_path)

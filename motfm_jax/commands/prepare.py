@@ -22,7 +22,7 @@ from tqdm import tqdm
 from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
-from motfm_jax.data.records import Source
+from motfm_jax.data.source import Source
 from motfm_jax.io.preview import write_preview
 
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
@@ -83,7 +83,6 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
             channel=args.channel,
             split=args.split_rule,
             split_seed=args.split_seed,
-            on_fault=args.on_fault,
         )
     )
     return SOURCES[args.layout].from_config(data, split)

@@ -1,7 +1,7 @@
 """Files to batches, and the table of data sources.
 
 To add a source, write a class and put it into `SOURCES` under the name that `config.data.source`
-will give. Its instances are one split each (see `records.Source`). The class brings
+will give. Its instances are one split each (see `source.Source`). The class brings
 
   dims: the spatial ranks it can have, such as (2,); None for any.
   needs_root: whether config.data.root must be set.
@@ -15,10 +15,13 @@ will give. Its instances are one split each (see `records.Source`). The class br
     motfm_jax.data.SOURCES["mine"] = Mine
 """
 
+import difflib
+
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet
+from motfm_jax.data.source import FromPython
 
 SOURCES: dict[str, type] = {
     "phantom_echo": PhantomEcho,
@@ -26,14 +29,17 @@ SOURCES: dict[str, type] = {
     "camus": Camus,
     "decathlon": Decathlon,
     "pickle": PickleSet,
+    "python": FromPython,
 }
 
 
 def find_source(name: str) -> type:
     """The class of a name in `SOURCES`; ValueError if there is none."""
     if name not in SOURCES:
+        close = difflib.get_close_matches(name, SOURCES, n=1)
         raise ValueError(
-            f"config.data.source={name!r}: use one of {', '.join(SOURCES)}, or register your own: "
-            f"motfm_jax.data.SOURCES[{name!r}] = ..."
+            f"config.data.source={name!r}: use one of {', '.join(SOURCES)}"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+            + "; your own is registered by motfm_jax.data.SOURCES[NAME] = CLASS"
         )
     return SOURCES[name]

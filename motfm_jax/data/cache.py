@@ -1,34 +1,32 @@
-"""Decoded examples as memory-mapped arrays: written once, keyed by what they were made from.
+"""Decoded examples as arrays: memory-mapped and written once, or in memory.
 
-An entry is a folder named by a hash of the source's fingerprint and this file's VERSION. It is
-built beside its final name and renamed into place, so that it is either whole or not there; its
-files' checksums are compared at every opening.
+A cache entry is a folder named by a hash of what its arrays are made from: the source's
+fingerprint, and path, size and modification time of its files (or their contents, with `verify`).
+It is renamed into place when it is whole.
 """
 
-import contextlib
+import concurrent.futures
 import dataclasses
-import errno
-import fcntl
-import functools
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motfm_jax.data import entry
-from motfm_jax.data.entry import Progress
-from motfm_jax.data.records import Source, refuse_many
-from motfm_jax.io.disk import is_at, sync
+from motfm_jax.data.decode import Decoding, Progress, decode
+from motfm_jax.data.files import content_hash
+from motfm_jax.data.source import Source
+from motfm_jax.io.folders import locked, whole_folder
 
-VERSION = 2  # raise when what is stored for the same source changes
+VERSION = 3  # raise when what is stored for the same source changes
+DRAFT_LIFE = 24 * 3600  # seconds until an abandoned draft is deleted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,110 +88,157 @@ def open_cached(
     source: Source,
     cache_dir: Path,
     progress: Progress | None = None,
-    on_fault: str = "stop",
-    varied: bool = False,
+    how: Decoding = Decoding(),  # noqa: B008
 ) -> Arrays:
     """The examples of `source`, decoded now or by an earlier call.
 
-    Builders of the same entry take turns where the file system has locks, and otherwise both
-    build: the first rename wins. An entry whose files are damaged, if by a bit, is built again.
+    Processes that build the same entry wait for one another if the file system has locks;
+    otherwise both build it and the first one's is used. An incomplete entry is built again.
 
     Args:
-      source: undecoded; its attribute `faults`, if any, lists what it left out itself.
+      source: with a fingerprint.
       cache_dir: holds the entries.
       progress: called with (examples done, examples in all).
-      on_fault: "stop" raises at the first example that cannot be used; "skip" leaves it out and
-        lists it in `Arrays.skipped`.
-      varied: with "skip", constant images cannot be used.
 
     Raises:
       ValueError: the source is empty, or a record is not finite, or its shape, mask or class does
-        not fit; the message names the record, with its file where the source has a method
-        `where(index)` that says it; with "skip", most examples are like that; or there is no entry
-        yet and the folder cannot be written to. Nothing is left behind.
+        not fit; the message names the record. With "skip", most examples are like that. Or the
+        entry must be built and the folder cannot be written. Nothing is left behind.
     """
-    folder = Path(cache_dir) / entry_key(source, on_fault, varied)
-    arrays = _open(folder)
-    if arrays is None:
-        with _lock(_writable(Path(cache_dir)) / f"{folder.name}.lock") as locked:
-            arrays = _open(folder)  # another builder may have finished while we waited
-            if arrays is None:
-                write = functools.partial(entry.write, source, progress, on_fault, varied)
-                _build(write, folder, locked)
-                arrays = _open(folder)
+    cache_dir = Path(cache_dir)
+    folder = cache_dir / entry_key(source, how)
+    arrays = _open(folder, how.verify)
+    if arrays is not None:
+        return arrays
+    _check_writable(cache_dir)
+    _check_files(source, how)
+    with locked(cache_dir / f"{folder.name}.lock", wait=True):
+        arrays = _open(folder, how.verify)  # another process may have finished while we waited
+        if arrays is None:
+            _sweep(cache_dir)
+            try:
+                with whole_folder(folder, replace=folder.exists()) as draft:
+                    _write(source, draft, progress, how)
+            except FileExistsError:  # without locks, another process was first
+                pass
+            arrays = _open(folder, how.verify)
     if arrays is None:
         raise OSError(f"{folder}: cannot be read back after writing; is the disk full or failing?")
-    skipped = (*getattr(source, "faults", ()), *arrays.skipped)
-    refuse_many(skipped, len(arrays) + len(skipped))
-    return dataclasses.replace(arrays, skipped=skipped)
+    return arrays
 
 
-def holds_entries(cache_dir: Path) -> bool:
-    """Whether decoded examples are kept in this folder already."""
-    try:
-        return any(re.fullmatch("[0-9a-f]{32}", path.name) for path in cache_dir.iterdir())
-    except OSError:
-        return False
+def in_memory(source: Source, progress: Progress | None, how: Decoding) -> Arrays:
+    """The examples of `source`, decoded into memory. Errors as for `open_cached`."""
+
+    def create(_: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    return _to_arrays(*decode(source, create, progress, how, num_threads=1))
 
 
-def entry_key(source: Source, on_fault: str = "stop", varied: bool = False) -> str:
+def entry_key(source: Source, how: Decoding = Decoding()) -> str:  # noqa: B008
     """Name of the source's cache entry: a hash of everything that its examples depend on."""
+
+    def stamp(path: Path) -> list[Any]:
+        try:
+            if how.verify:
+                return [path.name, content_hash(path)]
+            status = path.stat()
+            return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+        except OSError as error:  # reported when the file is read
+            return [str(path), error.strerror]
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        stamps = list(pool.map(stamp, _files(source)))
     facts = dict(
         version=VERSION,
         fingerprint=source.fingerprint(),
-        classes=list(source.classes),
-        mask_labels=list(source.mask_labels),
+        files=stamps,
+        classes=source.classes,
+        mask_labels=source.mask_labels,
     )
-    if on_fault == "skip":
-        facts["skipped"] = "unreadable and constant" if varied else "unreadable"
+    if how.on_fault == "skip":
+        facts["skipped"] = "unreadable and constant" if how.varied else "unreadable"
     text = json.dumps(facts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, made where it is not there."""
+def _files(source: Source) -> list[Path]:
+    return source.files() if hasattr(source, "files") else []
+
+
+def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it is read-only"
     except OSError as error:
         reason = error.strerror
-    else:
-        if os.access(folder, os.W_OK):
-            return folder
-        reason = "it is read-only"
-    raise ValueError(
-        f"{folder}: decoded data cannot be kept here ({reason}); name a folder that can be written "
-        "to: --config.data.cache, or MOTFM_CACHE"
-    )
+    if reason:
+        raise ValueError(
+            f"{folder}: decoded data cannot be written here ({reason}); name another folder: "
+            "--config.data.cache, or MOTFM_CACHE"
+        )
 
 
-def _build(write: Callable[[Path], None], folder: Path, sweep: bool) -> None:
-    """Write the entry beside its final name, then rename it into place."""
-    prefix = f".{folder.name}.{socket.gethostname()}."
-    if sweep:  # we hold the lock: what lies here was left by a builder that was killed
-        for left in folder.parent.glob(f"{prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+def _check_files(source: Source, how: Decoding) -> None:
+    """Raises ValueError for a missing file before hours are spent on those that are there."""
+    missing = [path for path in _files(source) if not path.is_file()]
+    if missing and how.on_fault == "stop":
+        raise ValueError(
+            f"{missing[0]}: no such file, one of {len(missing)}; complete the data set or correct "
+            "its list; config.data.on_fault=skip leaves such examples out"
+        )
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Deletes the drafts of processes that were killed."""
+    for path in cache_dir.iterdir():
+        is_draft = re.fullmatch(r"\.[0-9a-f]{8}\.[0-9a-f]{32}", path.name)
+        if is_draft and time.time() - path.stat().st_mtime > DRAFT_LIFE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(source: Source, draft: Path, progress: Progress | None, how: Decoding) -> None:
+    """Decodes a source into a folder."""
+
+    def create(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+        path = draft / f"{name}.npy"
+        path.unlink(missing_ok=True)  # whoever maps it keeps it
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # Without its room on disk, a write to the map would end the process (SIGBUS).
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return array
+
+    num_threads = min(8, os.cpu_count() or 1)  # decompression runs in parallel
+    arrays, facts = decode(source, create, progress, how, num_threads)
+    for array in arrays.values():
+        array.flush()
+    facts["files"] = {
+        path.name: [path.stat().st_size, _checksum(path)] for path in sorted(draft.iterdir())
+    }
+    (draft / "entry.json").write_text(json.dumps(facts))
+
+
+def _open(folder: Path, verify: bool = False) -> Arrays | None:
+    """The entry's arrays; None if there is no entry or a file is not as it was written."""
     try:
-        write(draft)
-        if folder.exists() and _open(folder) is None:  # damaged: out of the way
-            os.rename(folder, f"{draft}.damaged")
-            shutil.rmtree(f"{draft}.damaged", ignore_errors=True)
-        try:
-            os.rename(draft, folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _open(folder: Path, thoroughly: bool = True) -> Arrays | None:
-    """The entry's arrays; None and `thoroughly` as in `entry.read`."""
-    found = entry.read(folder, thoroughly)
-    if found is None:
+        facts = json.loads((folder / "entry.json").read_text())
+        for name, (size, checksum) in facts["files"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+            if verify and _checksum(folder / name) != checksum:
+                return None
+        arrays = {Path(name).stem: np.load(folder / name, mmap_mode="r") for name in facts["files"]}
+        return _to_arrays(arrays, facts, folder)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    facts, arrays = found
+
+
+def _to_arrays(
+    arrays: dict[str, np.ndarray], facts: dict[str, Any], folder: Path | None = None
+) -> Arrays:
     labels = arrays.get("labels")
     return Arrays(
         images=arrays["images"],
@@ -204,35 +249,21 @@ def _open(folder: Path, thoroughly: bool = True) -> Arrays | None:
         classes=tuple(facts["classes"]),
         mask_labels=tuple(facts["mask_labels"]),
         folder=folder,
-        skipped=tuple(facts.get("skipped", ())),
+        skipped=tuple(facts["skipped"]),
     )
 
 
 def _reopen(folder: Path, first: int, count: int) -> Arrays:
-    arrays = _open(folder, thoroughly=False)
+    arrays = _open(folder)
     if arrays is None:
         raise OSError(f"{folder}: the cache entry was removed or damaged while in use; start again")
     return arrays.take(slice(first, first + count))
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Wait for the system's lock on `path`; yields False where the file system has none.
-
-    The file is removed before the lock is let go: who waited for it finds it gone, or a new one in
-    its place, and starts again with that.
-    """
-    while True:
-        with open(path, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                locked = True
-            except OSError:
-                locked = False
-            if locked and not is_at(file.fileno(), path):
-                continue
-            try:
-                yield locked
-            finally:
-                path.unlink(missing_ok=True)
-            return
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

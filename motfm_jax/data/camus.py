@@ -19,7 +19,7 @@ import numpy as np
 
 from motfm_jax.data import files, geometry
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.records import Record, check_choice, refuse_many, tried
+from motfm_jax.data.source import Record, check_choice
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -50,8 +50,6 @@ class Camus:
       split_rule: "official" or "paper"; see split_patients.
       split_seed: of the paper's random test patients.
       classes: "view_phase" (4 classes), "view" or "phase".
-      on_fault: "stop", or "skip": patients and frames that are not whole are left out, and listed
-        in `faults`.
 
     Records: image [H, W, 1] float32 in the file's range, mask [H, W] uint8; meta has name, patient,
     view, phase, spacing_mm (rows, columns), affine, and quality where the release states it.
@@ -72,7 +70,6 @@ class Camus:
         split_rule: str = "official",
         split_seed: int = 0,
         classes: str = "view_phase",
-        on_fault: str = "stop",
     ):
         if classes not in CLASSES:
             raise ValueError(f"CAMUS classes {classes!r}: use one of {', '.join(CLASSES)}")
@@ -88,29 +85,15 @@ class Camus:
             "classes": classes,
         }
         self.classes = CLASSES[classes]
-        self.faults: list[str] = []
-        skipped = self.faults if on_fault == "skip" else None
         folders = patient_folders(self.root)
-        self.frames = [
-            frame
-            for patient in split_patients(
-                self.root, folders, split, split_rule, split_seed, skipped
-            )
-            for frame in tried(skipped, list_frames, patient, folders[patient]) or ()
-        ]
-        with_mask = [frame for frame in self.frames if frame.mask_path.is_file()]
-        lacking = [frame for frame in self.frames if not frame.mask_path.is_file()]
-        if with_mask and lacking and on_fault == "stop":
-            raise ValueError(
-                f"{lacking[0].mask_path}: missing; {len(lacking)} masks of "
-                f"{len(self.frames)} {split} frames are; add them or remove those frames"
-            )
-        if with_mask:
-            self.frames = with_mask
-            self.faults += [f"{frame.mask_path}: missing" for frame in lacking]
-        if not self.frames:
-            refuse_many(self.faults, len(self.faults))
-        self.mask_labels = MASK_LABELS if with_mask else ()
+        self.frames: list[Frame] = []
+        for patient in split_patients(self.root, folders, split, split_rule, split_seed):
+            folder = folders.get(patient, self.root / "database_nifti" / patient)
+            # A patient without frames fails when the first of them is read.
+            first = folder / f"{folder.name}_2CH_ED{SUFFIXES[0]}"
+            self.frames += list_frames(patient, folder) or [Frame(patient, "2CH", "ED", first)]
+        has_masks = any(frame.mask_path.is_file() for frame in self.frames)
+        self.mask_labels = MASK_LABELS if has_masks else ()
 
     @classmethod
     def from_config(cls, data: Any, split: str) -> "Camus":
@@ -123,7 +106,6 @@ class Camus:
             data.split,
             data.split_seed,
             data.classes,
-            data.on_fault,
         )
 
     @staticmethod
@@ -149,11 +131,16 @@ class Camus:
         resized = geometry.fit(
             image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"]
         )
-        meta = frame.meta() | {
-            "spacing_mm": list(resized.spacing_mm),
-            "affine": resized.affine.tolist(),
-        }
-        return Record(resized.image, resized.mask, self.classes.index(self._class(frame)), meta)
+        return Record(
+            resized.image,
+            resized.mask,
+            self.classes.index(self._class(frame)),
+            patient=frame.patient,
+            name=frame.name,
+            spacing_mm=resized.spacing_mm,
+            affine=resized.affine,
+            extra=frame.facts(),
+        )
 
     def _class(self, frame: "Frame") -> str:
         names = {"view": frame.view, "phase": frame.phase}
@@ -164,13 +151,11 @@ class Camus:
         return str(self.frames[index].image_path)
 
     def fingerprint(self) -> dict[str, Any]:
-        paths = [path for frame in self.frames for path in frame.paths()]
-        return {
-            "source": "camus",
-            "version": VERSION,
-            **self.settings,
-            "files": files.hash_files(self.root, paths),
-        }
+        return {"source": "camus", "version": VERSION, **self.settings}
+
+    def files(self) -> list[Path]:
+        """The files that the records depend on."""
+        return [path for frame in self.frames for path in frame.files(bool(self.mask_labels))]
 
 
 class Frame(NamedTuple):
@@ -191,22 +176,26 @@ class Frame(NamedTuple):
     def info_path(self) -> Path:
         return self.image_path.with_name(f"Info_{self.view}.cfg")
 
-    def paths(self) -> list[Path]:
-        """Every file the record depends on."""
-        paths = [self.image_path, self.mask_path, self.info_path]
-        metaimages = [path for path in paths[:2] if path.suffix == ".mhd"]
-        paths += [path.with_suffix(end) for path in metaimages for end in (".raw", ".zraw")]
-        return [path for path in paths if path.is_file()]
+    @property
+    def name(self) -> str:
+        return f"{self.patient}_{self.view}_{self.phase}"
 
-    def meta(self) -> dict[str, Any]:
-        meta = {
-            "name": f"{self.patient}_{self.view}_{self.phase}",
-            "patient": self.patient,
-            "view": self.view,
-            "phase": self.phase,
-        }
+    def files(self, with_mask: bool) -> list[Path]:
+        """Every file the record depends on; the mask even if it is missing."""
+        paths = [self.image_path, self.mask_path] if with_mask else [self.image_path]
+        voxels = [
+            path.with_suffix(end)
+            for path in paths
+            if path.suffix == ".mhd"
+            for end in (".raw", ".zraw")
+        ]
+        return paths + [path for path in (self.info_path, *voxels) if path.is_file()]
+
+    def facts(self) -> dict[str, str]:
+        """View, phase, and quality if the release states it."""
         quality = read_info(self.info_path).get("ImageQuality")
-        return meta | ({"quality": quality} if quality else {})
+        facts = {"view": self.view, "phase": self.phase}
+        return facts | ({"quality": quality} if quality else {})
 
 
 def read_info(path: Path) -> dict[str, str]:
@@ -268,24 +257,16 @@ def patient_folders(root: Path) -> dict[str, Path]:
 
 
 def list_frames(patient: str, folder: Path) -> list[Frame]:
-    """The ED and ES frames of both views that are there, readable or not.
-
-    Raises:
-      ValueError: there is none.
-    """
+    """The ED and ES frames of both views that are there, readable or not."""
     frames = []
     for view in VIEWS:
         for phase in PHASES:
             stem = folder / f"{folder.name}_{view}_{phase}"
             paths = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
-            # What is there and no file, such as a link to nowhere, is refused when it is read.
+            # A link to nowhere is refused when it is read.
             path = next((path for path in paths if os.path.lexists(path)), None)
             if path:
                 frames.append(Frame(patient, view, phase, path))
-    if not frames:
-        raise ValueError(
-            f"{folder}: no frame such as {folder.name}_2CH_ED.nii.gz; copy this patient again"
-        )
     return frames
 
 
@@ -308,10 +289,8 @@ def split_patients(
     split: str,
     rule: str,
     seed: int,
-    faults: list[str] | None = None,
 ) -> list[str]:
-    """The patients of one split, in order; those without a folder are added to the faults, if any
-    are listed.
+    """The patients of one split, in order.
 
     "official": the release's lists; for the older release's test patients, the folder `testing`.
     "paper": of the patients outside the official test set, a ninth drawn with the seed for test; of
@@ -320,21 +299,19 @@ def split_patients(
 
     Raises:
       files.NoSplit: the release has no list of this split.
-      ValueError: an unknown rule or split, a list that is empty or names a missing patient, a
-        patient in two lists, or too few patients.
+      ValueError: an unknown rule or split, an empty list, a patient in two lists, or too few
+        patients.
     """
     if split not in LISTS:
         raise ValueError(f"CAMUS split {split!r}: use train, valid or test")
     if rule == "official":
-        return _official_patients(root, folders, split, faults)
+        return _official_patients(root, folders, split)
     if rule == "paper":
         return _paper_patients(root, folders, split, seed)
     raise ValueError(f"CAMUS split rule {rule!r}: use official or paper")
 
 
-def _official_patients(
-    root: Path, folders: dict[str, Path], split: str, faults: list[str] | None
-) -> list[str]:
+def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list[str]:
     path, listed = root / LISTS[split], read_list(root, split)
     if listed is None and split == "test":
         listed = [name for name in folders if name.startswith("testing_")] or None
@@ -343,18 +320,8 @@ def _official_patients(
             f"{path}: missing, so there is no official {split} split; add the release's list, or "
             "set config.data.split=paper"
         )
-    missing = [patient for patient in listed if patient not in folders]
-    if faults is not None and len(missing) < len(listed):
-        faults += [f"{path}: names {patient}, which has no folder" for patient in missing]
-        listed, missing = [patient for patient in listed if patient in folders], []
-    if missing or not listed:
-        came = "is empty"
-        if missing:
-            came = f"names {missing[0]} and {len(missing) - 1} others without a folder"
-        raise ValueError(
-            f"{path}: {came}, names of patient folders needed; complete "
-            "the data or correct the list"
-        )
+    if not listed:
+        raise ValueError(f"{path}: is empty; write the names of patient folders into it")
     for other in LISTS:
         shared = set(listed) & set(read_list(root, other) or ()) if other != split else ()
         if shared:

@@ -10,7 +10,7 @@ import numpy as np
 
 from motfm_jax.data.files import NoSplit
 from motfm_jax.data.pickles import SPLITS, PickleSet
-from motfm_jax.data.records import Record, Source, refuse_many, tried
+from motfm_jax.data.source import Faults, Record, Source
 from motfm_jax.io.folders import whole_file
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,12 @@ def to_pickle(
             log.warning("test stays empty: %s", reason)
             splits[split] = []
             continue
-        faults = list(getattr(source, "faults", ()))
-        total, collected = len(source) + len(faults), faults if on_fault == "skip" else None
-        entries = [tried(collected, _entry, source, index) for index in range(len(source))]
-        splits[split] = [entry for entry in entries if entry is not None]
-        refuse_many(faults, total)
-        for fault in faults:
+        faults, splits[split] = Faults(on_fault), []
+        for index in range(len(source)):
+            with faults:
+                splits[split].append(_entry(source, index))
+        faults.check(len(source))
+        for fault in faults.lines:
             log.warning("%s: left out: %s", split, fault)
     write_pickle(path, splits)
     return {split: len(entries) for split, entries in splits.items()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from motfm_jax.data import files, geometry
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.records import Record, refuse_many, tried
+from motfm_jax.data.source import Record
 
 SPLITS = ("train", "valid", "test", "unlabelled")
 VERSION = 1  # of what this file makes of the data: raise it when records change
@@ -46,8 +46,6 @@ class Decathlon:
       label_map: (from, to) pairs applied to the masks; labels that share a target are merged and
         their names joined by "+". Labels without a pair stay.
       split_seed: of the split.
-      on_fault: "stop", or "skip": entries that are not whole are left out, and listed in `faults`;
-        the other patients' splits stay as they are.
 
     Records: image [*S, 1] float32 in the file's range, source the same or None, mask [*S] uint8 or
     None; meta has name, patient, channel, spacing_mm and affine.
@@ -73,7 +71,6 @@ class Decathlon:
         label_map: Sequence[tuple[int, int]] = (),
         split_seed: int = 0,
         source_channel: str = "",
-        on_fault: str = "stop",
     ):
         if split not in SPLITS:
             raise ValueError(f"Decathlon split {split!r}: use one of {', '.join(SPLITS)}")
@@ -105,11 +102,8 @@ class Decathlon:
         }
         if source_channel:
             self.settings["source_channel"] = self.channels[self.chosen[1]]
-        self.faults: list[str] = []
-        self.entries = split_entries(
-            self.root, description, split, split_seed, self.faults if on_fault == "skip" else None
-        )
-        self.labels = labels if self.entries[0].mask_path else {}
+        self.entries = split_entries(self.root, description, split, split_seed)
+        self.labels = labels if any(entry.mask_path for entry in self.entries) else {}
         self.mask_labels = name_labels(self.labels, self.label_map)
         self._targets = np.zeros(max(self.labels, default=0) + 1, np.uint8)
         for old in self.labels:
@@ -129,7 +123,6 @@ class Decathlon:
             data.label_map,
             data.split_seed,
             source_channel,
-            data.on_fault,
         )
 
     @staticmethod
@@ -163,7 +156,12 @@ class Decathlon:
         entry, settings = self.entries[index], self.settings
         image, affine, spacing = read_image(entry.image_path, self.channels)
         mask = None
-        if entry.mask_path:
+        if self.labels:
+            if entry.mask_path is None:
+                raise ValueError(
+                    f"{entry.image_path}: has no label in dataset.json, other {settings['split']} "
+                    "entries have; give all of them one or none"
+                )
             mask = self._targets[read_mask(entry, image.shape[:3], tuple(self.labels))]
         image = image[..., self.chosen]
         try:
@@ -177,29 +175,28 @@ class Decathlon:
             )
         except ValueError as error:
             raise ValueError(f"{entry.image_path}: {error}") from error
-        meta = {
-            "name": entry.patient,
-            "patient": entry.patient,
-            "channel": settings["channel"],
-            "spacing_mm": list(resized.spacing_mm),
-            "affine": resized.affine.tolist(),
-        }
-        source = resized.image[..., 1:] if len(self.chosen) > 1 else None
-        return Record(resized.image[..., :1], resized.mask, None, meta, source)
+        return Record(
+            resized.image[..., :1],
+            resized.mask,
+            patient=entry.patient,
+            name=entry.patient,
+            source=resized.image[..., 1:] if len(self.chosen) > 1 else None,
+            spacing_mm=resized.spacing_mm,
+            affine=resized.affine,
+            extra={"channel": settings["channel"]},
+        )
 
     def where(self, index: int) -> str:
         """The file of a record, for messages."""
         return str(self.entries[index].image_path)
 
     def fingerprint(self) -> dict[str, Any]:
-        paths = [path for entry in self.entries for path in entry[1:] if path]
-        return {
-            "source": "decathlon",
-            "version": VERSION,
-            **self.settings,
-            "labels": {str(value): name for value, name in self.labels.items()},
-            "files": files.hash_files(self.root, paths),
-        }
+        labels = {str(value): name for value, name in self.labels.items()}
+        return {"source": "decathlon", "version": VERSION, **self.settings, "labels": labels}
+
+    def files(self) -> list[Path]:
+        """The files that the records depend on."""
+        return [path for entry in self.entries for path in entry[1:] if path]
 
 
 def _is_length(value: Any) -> bool:
@@ -321,27 +318,15 @@ def name_labels(labels: dict[int, str], label_map: dict[int, int]) -> tuple[str,
     return tuple("+".join(names.get(value, [f"unused {value}"])) for value in values)
 
 
-def split_entries(
-    root: Path,
-    description: dict[str, Any],
-    split: str,
-    seed: int,
-    faults: list[str] | None = None,
-) -> list[Entry]:
-    """The entries of one split; those that are not whole are added to the faults, if any are
-    listed.
+def split_entries(root: Path, description: dict[str, Any], split: str, seed: int) -> list[Entry]:
+    """The entries of one split.
 
     Raises:
       files.NoSplit: no entry in this split.
-      ValueError: entries that are malformed, leave root or do not exist, or masks for some of them
-        only.
+      ValueError: an entry is malformed or leaves root.
     """
     listed = description["training"] if split != "unlabelled" else description.get("test") or []
-    # A volume that is missing keeps its place in the draw of the split.
-    entries = [entry for item in listed if (entry := tried(faults, _entry, root, item))]
-    if faults is None:
-        for entry in entries:
-            _check_files(entry)
+    entries = [read_entry(root, item) for item in listed]
     if split == "unlabelled":
         entries = [entry._replace(mask_path=None) for entry in entries]
     else:
@@ -353,18 +338,6 @@ def split_entries(
             f"{root / 'dataset.json'}: {len(listed)} entries leave none for the {split} split; "
             "add data, or use another split"
         )
-    unmasked = [entry for entry in entries if entry.mask_path is None]
-    if 0 < len(unmasked) < len(entries):
-        if faults is None:
-            raise ValueError(
-                f"{root / 'dataset.json'}: {len(unmasked)} of {len(entries)} {split} entries have "
-                f"no label, such as {unmasked[0].patient}; give all of them one or none"
-            )
-        faults += [f"{entry.image_path}: has no label" for entry in unmasked]
-        entries = [entry for entry in entries if entry.mask_path]
-    entries = [entry for entry in entries if tried(faults, _check_files, entry)]
-    if not entries:
-        refuse_many(faults, len(faults))
     return entries
 
 
@@ -384,25 +357,12 @@ def read_entry(root: Path, item: Any) -> Entry:
     """{"image": ..., "label": ...}, or the image's path alone.
 
     Raises:
-      ValueError: it is neither, leaves root, or its files do not exist or are no NIfTI files.
+      ValueError: it is neither, or leaves root.
     """
-    return _check_files(_entry(root, item))
-
-
-def _entry(root: Path, item: Any) -> Entry:
     fields = item if isinstance(item, dict) else {"image": item}
     image_path = _inside(root, fields.get("image"))
     mask_path = _inside(root, fields["label"]) if fields.get("label") else None
     return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
-
-
-def _check_files(entry: Entry) -> Entry:
-    for path in filter(None, (entry.image_path, entry.mask_path)):
-        if not path.is_file():
-            raise ValueError(f"{path}: listed in dataset.json but missing; complete the data set")
-        if not path.name.lower().endswith(files.NIFTI_SUFFIXES):
-            raise ValueError(f"{path}: listed in dataset.json, a NIfTI file needed; convert it")
-    return entry
 
 
 def _inside(root: Path, text: Any) -> Path:

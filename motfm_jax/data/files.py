@@ -1,9 +1,8 @@
-"""One image file to one array, and the hash of many: what the file-based sources share."""
+"""One image file to one array, with its checks."""
 
-import concurrent.futures
 import errno
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,20 +139,3 @@ def content_hash(path: Path) -> str:
     """blake2b of a file's bytes, hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
-
-
-def hash_files(root: Path, paths: Iterable[Path]) -> str:
-    """One blake2b over the files' contents and their paths under root, in any order."""
-
-    def digest_of(path: Path) -> str:
-        try:
-            return content_hash(path)
-        except OSError as error:  # which is told where the file is read
-            return f"unreadable: {error.strerror}"
-
-    paths = sorted(set(paths))
-    total = hashlib.blake2b(digest_size=20)
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        for path, digest in zip(paths, pool.map(digest_of, paths)):
-            total.update(f"{path.relative_to(root)} {digest}\n".encode(errors="surrogateescape"))
-    return total.hexdigest()

@@ -28,19 +28,19 @@ def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
     splits = _camus_splits(root, folders, report)
     items, qualities = [], Counter()
     for patient, folder in folders.items():
-        try:
-            frames = camus.list_frames(patient, folder)
-        except ValueError as error:
-            report.errors.append(str(error))
+        frames = camus.list_frames(patient, folder)
+        if not frames:
+            report.errors.append(
+                f"{folder}: no frame such as {folder.name}_2CH_ED.nii.gz; copy this patient again"
+            )
             continue
         if len(frames) < 4:
             report.warnings.append(f"{folder}: {len(frames)} of the 4 frames (view x phase)")
         for frame in frames:
-            meta = frame.meta()
-            qualities[meta.get("quality", "not stated")] += 1
+            qualities[frame.facts().get("quality", "not stated")] += 1
             items.append(
                 Item(
-                    meta["name"],
+                    frame.name,
                     patient,
                     splits[patient],
                     f"{frame.view}_{frame.phase}",

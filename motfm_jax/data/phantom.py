@@ -16,7 +16,7 @@ import numpy as np
 from motfm_jax.data import phantom_brain, phantom_echo
 from motfm_jax.data.phantom_brain import age_class, render_brain
 from motfm_jax.data.phantom_echo import PHASES, VIEWS, draw_heart, render_echo, sector_mm
-from motfm_jax.data.records import Record, check_choice
+from motfm_jax.data.source import Record, check_choice
 
 VERSION = 2  # of what the phantoms look like; part of the fingerprint
 SPLITS = ("train", "valid", "test")
@@ -96,8 +96,14 @@ class PhantomEcho:
         image, mask, spacing = render_echo(self.seed, patient, view, phase, self.size)
         label = {"view_phase": index % 4, "view": index // 2 % 2, "phase": index % 2}[self.class_by]
         name = _patient_name(patient)
-        meta = {"name": f"{name}_{view}_{phase}", "patient": name, "spacing_mm": spacing}
-        return Record(image[..., None], mask, label, meta)
+        return Record(
+            image[..., None],
+            mask,
+            label,
+            patient=name,
+            name=f"{name}_{view}_{phase}",
+            spacing_mm=spacing,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         return {**_fingerprint(self), "classes": self.class_by}
@@ -137,13 +143,16 @@ class PhantomBrain:
     def __getitem__(self, index: int) -> Record:
         patient = self.patients[_row(index, len(self))]
         image, mask, affine = render_brain(self.seed, patient, self.size)
-        meta = {
-            "name": f"PHANTOM_{patient + 1:03d}",
-            "patient": f"PHANTOM_{patient + 1:03d}",
-            "spacing_mm": tuple(np.diag(affine)[:3].tolist()),
-            "affine": affine.tolist(),
-        }
-        return Record(image, mask, age_class(self.seed, patient), meta)
+        name = f"PHANTOM_{patient + 1:03d}"
+        return Record(
+            image,
+            mask,
+            age_class(self.seed, patient),
+            patient=name,
+            name=name,
+            spacing_mm=np.diag(affine)[:3],
+            affine=affine,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         return _fingerprint(self)

@@ -7,6 +7,7 @@ required. Nothing in the file is executed, see unpickle.py.
 Source: the README of github.com/milad1378yz/MOTFM.
 """
 
+import itertools
 import math
 import reprlib
 import weakref
@@ -18,7 +19,7 @@ import numpy as np
 
 from motfm_jax.data import files, geometry, unpickle
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.records import Record, refuse_many, tried
+from motfm_jax.data.source import Record
 
 VERSION = 2  # of the records made from a file; raise it when they change
 SPLITS = ("train", "valid", "test")
@@ -42,7 +43,6 @@ class PickleSet:
       size: S of the records; an image of another size is fitted to it.
       fit: "pad" or "stretch", see geometry.fit. The spacing is "spacing_mm" of the metadata, else
         equal on all axes.
-      on_fault: "stop", or "skip": wrong entries are left out and listed in `faults`.
 
     Records: image [*S, C], in the file's type if its size is S, else float32; mask [*S] uint8; meta
     has name and patient (from the metadata, else the position in the split), and the metadata's
@@ -62,19 +62,12 @@ class PickleSet:
         split: str,
         size: Sequence[int],
         fit: str = "pad",
-        on_fault: str = "stop",
     ):
         self.path = Path(path)
         self.settings = {"split": split, "size": list(size), "fit": fit}
-        self.contents = _contents(self.path, on_fault)
-        entries = self.contents.splits.get(split, [])
-        self.positions = [index for index, entry in enumerate(entries) if entry is not None]
-        self.entries = [entries[index] for index in self.positions]
-        place = f"{self.path}: {split}["
-        self.faults = [fault for fault in self.contents.faults if fault.startswith(place)]
+        self.contents = _contents(self.path)
+        self.entries = self.contents.splits.get(split, [])
         if not self.entries:
-            if self.faults:
-                refuse_many(self.faults, len(self.faults))
             sizes = ", ".join(f"{name} {len(each)}" for name, each in self.contents.splits.items())
             raise files.NoSplit(
                 f"{path}: the split {split!r} has no entries; the file has: {sizes}"
@@ -87,7 +80,7 @@ class PickleSet:
     @classmethod
     def from_config(cls, data: Any, split: str) -> "PickleSet":
         """A split from the fields of config.data."""
-        return cls(data.root, split, data.size, data.fit, data.on_fault)
+        return cls(data.root, split, data.size, data.fit)
 
     @staticmethod
     def check(root: str | Path, progress: Progress | None = None) -> Report:
@@ -100,7 +93,7 @@ class PickleSet:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Record:
-        entry, where = self.entries[index], self.where(index)
+        entry, where = self._entry(index), self.where(index)
         size = tuple(self.settings["size"])
         image = _channels_last(entry["image"], len(size), where)
         mask = entry.get("mask")
@@ -113,19 +106,30 @@ class PickleSet:
                 )
             mask = np.searchsorted(self.contents.mask_values, mask).astype(np.uint8)
         meta = _meta(entry, where, where.removeprefix(f"{self.path}: "), len(size))
+        affine, spacing = meta.pop("affine", None), meta.pop("spacing_mm", None)
         if image.shape[:-1] != size:
-            affine, spacing = meta.get("affine"), meta.get("spacing_mm")
             affine = None if affine is None else np.array(affine)
             image, mask, affine, spacing = geometry.fit(
                 image, mask, affine, spacing, size, self.settings["fit"]
             )
-            if spacing is not None:
-                meta["spacing_mm"] = list(spacing)
-            if affine is not None:
-                meta["affine"] = affine.tolist()
         name = entry.get("class")
         label = None if name is None else self.contents.classes.index(name)
-        return Record(image, mask, label, meta)
+        return Record(
+            image,
+            mask,
+            label,
+            patient=meta.pop("patient"),
+            name=meta.pop("name"),
+            spacing_mm=spacing,
+            affine=affine,
+            extra=meta,
+        )
+
+    def _entry(self, index: int) -> dict[str, Any]:
+        entry = self.entries[index]
+        if isinstance(entry, ValueError):
+            raise entry
+        return entry
 
     def entry(self, index: int) -> dict[str, Any]:
         """The example as `write_pickle` takes it, with the file's own mask values and class.
@@ -133,7 +137,7 @@ class PickleSet:
         It equals the file's entry if that has the size S. Otherwise the arrays and the metadata's
         spacing_mm and affine are fitted.
         """
-        record, entry = self[index], self.entries[index]
+        record, entry = self[index], self._entry(index)
         size = tuple(self.settings["size"])
         if _channels_last(entry["image"], len(size), self.where(index)).shape[:-1] == size:
             return entry
@@ -147,30 +151,32 @@ class PickleSet:
 
     def where(self, index: int) -> str:
         """The file and position of a record, for messages."""
-        return f"{self.path}: {self.settings['split']}[{self.positions[index]}]"
+        return f"{self.path}: {self.settings['split']}[{index}]"
 
     def fingerprint(self) -> dict[str, Any]:
-        return {
-            "source": "pickle",
-            "version": VERSION,
-            **self.settings,
-            "files": files.content_hash(self.path),
-        }
+        return {"source": "pickle", "version": VERSION, **self.settings}
+
+    def files(self) -> list[Path]:
+        """The file that the records depend on."""
+        return [self.path]
 
 
-def read_pickle(
-    path: str | Path, faults: list[str] | None = None
-) -> dict[str, list[dict[str, Any] | None]]:
+def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     """The splits of a file, with numpy arrays; see `read_entry`.
-
-    Args:
-      path: of the file.
-      faults: collects the errors of entries, which become None. Without it the first one is raised.
 
     Raises:
       ValueError: see `unpickle.load`, or not the layout above; the message names the place.
     """
-    values = unpickle.load(Path(path))
+    splits = _read_splits(Path(path))
+    for entry in itertools.chain.from_iterable(splits.values()):
+        if isinstance(entry, ValueError):
+            raise entry
+    return splits
+
+
+def _read_splits(path: Path) -> dict[str, list[dict[str, Any] | ValueError]]:
+    """`read_pickle`, with the error in the place of an entry that cannot be used."""
+    values = unpickle.load(path)
     if not isinstance(values, dict) or not any(name in values for name in SPLITS):
         keys = f" with the keys {reprlib.repr(list(values))}" if isinstance(values, dict) else ""
         raise ValueError(
@@ -183,19 +189,29 @@ def read_pickle(
             came = type(entries).__name__
             raise ValueError(f"{path}: {split} is a {came}, a list of dicts needed")
         splits[split] = [
-            tried(faults, read_entry, entry, f"{path}: {split}[{index}]")
+            _entry_or_error(entry, f"{path}: {split}[{index}]")
             for index, entry in enumerate(entries)
         ]
     return splits
 
 
+def _entry_or_error(entry: Any, where: str) -> dict[str, Any] | ValueError:
+    try:
+        return read_entry(entry, where)
+    except ValueError as error:
+        return error
+
+
 class _Contents:
     """A file in memory, with its classes by index and its mask values by label, of all splits."""
 
-    def __init__(self, path: Path, on_fault: str):
-        self.faults: list[str] = []
-        self.splits = read_pickle(path, self.faults if on_fault == "skip" else None)
-        entries = [entry for split in self.splits.values() for entry in split if entry]
+    def __init__(self, path: Path):
+        self.splits = _read_splits(path)
+        entries = [
+            entry
+            for entry in itertools.chain.from_iterable(self.splits.values())
+            if isinstance(entry, dict)
+        ]
         self.classes = list({entry["class"] for entry in entries if "class" in entry})
         if len({isinstance(name, str) for name in self.classes}) > 1:
             raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")
@@ -221,15 +237,15 @@ class _Contents:
 _in_use: weakref.WeakValueDictionary[tuple, _Contents] = weakref.WeakValueDictionary()
 
 
-def _contents(path: Path, on_fault: str) -> _Contents:
+def _contents(path: Path) -> _Contents:
     """The file's contents, read once for the sources of its splits."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; set config.data.root to the .pkl file")
     status = path.stat()
-    key = path.resolve(), status.st_mtime_ns, status.st_size, on_fault
+    key = path.resolve(), status.st_mtime_ns, status.st_size
     contents = _in_use.get(key)
     if contents is None:
-        contents = _in_use[key] = _Contents(path, on_fault)
+        contents = _in_use[key] = _Contents(path)
     return contents
 
 

@@ -20,7 +20,7 @@ from motfm_jax.evaluation import tables
 from motfm_jax.evaluation.published import Networks, compare
 from motfm_jax.evaluation.sets import ImageSet, Real, in_units
 from motfm_jax.features.weights import default_folder
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import whole_file
 from motfm_jax.metrics.density import density_of_batches, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
 from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance

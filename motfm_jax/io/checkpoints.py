@@ -1,53 +1,51 @@
-"""Checkpoints: the training state with the config and the facts of its data, through Orbax.
+"""Checkpoints of a run: the training state, the config and the facts of its data, through Orbax.
 
 On disk: checkpoints/STEP/{state/ (arrays), config/, facts/, sums/, metrics/ (JSON)}. A checkpoint
-appears under its number once it is complete; older ones go only after that. `sums` holds a digest
-of every array and of the JSON beside it, and the step, made before anything is written: what is
-read back is compared with it, and where a checkpoint is damaged the one before is used.
+appears under its number once it is complete; older ones are deleted only after that. `sums` holds
+digests taken before writing: one per part of the state (params, ema, opt_state, ...) and one of the
+JSON. A checkpoint that differs from them is damaged, and the one before is used. Checkpoints of
+older versions are not compared.
 """
 
 import contextlib
+import json
+import logging
 import math
-import sys
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.io.folders import sync
-from motfm_jax.io.hashes import hash_each, hash_json
-from motfm_jax.io.orbax_files import (
-    ITEMS,
-    LOSS,
-    Damaged,
-    Which,
-    candidates,
-    first_line,
-    loss_of,
-    open_manager,
-    read_arrays,
-    read_json,
-    saved_arrays,
-)
+from motfm_jax.io import files
+from motfm_jax.io.folders import sync, sync_tree
+from motfm_jax.io.hashes import hash_json, hash_parts
+from motfm_jax.io.parameters import check_parameters, shapes
 from motfm_jax.io.run_folder import mark_saved
 
-_Read = TypeVar("_Read")
+Which = str | int  # "last", "best" (lowest validation loss), or a step
+_Content = tuple[int, dict[str, np.ndarray], dict[str, Any]]  # step, arrays, JSON by item
+
+LOSS = "valid_loss"
+ITEMS = ("config", "facts")
+_log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read or differs from what was saved."""
 
 
 class Weights(NamedTuple):
-    """What sampling and export take from a run.
+    """What sampling and export take from a checkpoint.
 
     Attributes:
-      params: the moving average of the parameters where the run keeps one, else the parameters;
-        numpy float32 by name.
-      step: the checkpoint's step.
-      config: the run's resolved config, plain JSON.
-      facts: the facts of its data, plain JSON.
-      path: the checkpoint's folder.
+      params: name -> float32 array; the moving average if the run has one, else the parameters.
+      step, path: of the checkpoint.
+      config, facts: of the run and its data, plain JSON.
     """
 
     params: dict[str, np.ndarray]
@@ -60,11 +58,11 @@ class Weights(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run while it trains.
 
-    All processes call every method; arrays are written by process 0 alone, from host memory.
+    All processes call every method. Process 0 alone writes the arrays, from host memory.
 
     Args:
       folder: where they are.
-      config, facts: JSON-able, saved with each.
+      config, facts: JSON-able, saved with each checkpoint.
       keep_every: besides the last two and the best, keep each step that is a multiple; 0 for none.
       named: state -> what is saved of it.
     """
@@ -83,12 +81,12 @@ class Checkpoints:
         keep = [
             policies.LatestN(2),
             policies.BestN(
-                get_metric_fn=loss_of, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
-        self._manager = open_manager(
+        self._manager = _open(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
@@ -101,17 +99,17 @@ class Checkpoints:
 
     @property
     def best_loss(self) -> float:
-        """Lowest validation loss among the checkpoints; inf where none has one."""
+        """Lowest validation loss among the checkpoints; inf if none has one."""
         step = self._manager.best_step()
-        return math.inf if step is None else loss_of(self._manager.metrics(step) or {})
+        return math.inf if step is None else _loss(self._manager.metrics(step) or {})
 
     def save(self, step: int, state: Any, valid_loss: float | None = None) -> None:
         """Copies the state to host memory and writes it in the background.
 
         Args:
-          step: the number it goes by; a step that is already there is left as it is.
+          step: the checkpoint's number; nothing happens if it exists already.
           state: a NamedTuple of pytrees of arrays.
-          valid_loss: validation loss of exactly this state, where it was measured.
+          valid_loss: validation loss of exactly this state, if measured.
 
         Raises:
           ValueError: this checkpoint or the one before could not be written.
@@ -123,53 +121,46 @@ class Checkpoints:
         saved = _flatten(self._named(state))
         host = {name: np.array(leaf, copy=True) for name, leaf in saved.items()}
         metrics = None if valid_loss is None else {LOSS: float(valid_loss)}
-        sums = {"step": step, "arrays": hash_each(host), "metrics": hash_json(metrics)}
-        sums |= {name: hash_json(value) for name, value in self._beside.items()}
+        sums = {"parts": _sums(host, [step, metrics, self._beside])}
+        beside = {name: ocp.args.JsonSave(value) for name, value in self._beside.items()}
         with _writable(self.folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(host),
-                    sums=ocp.args.JsonSave(sums),
-                    **{name: ocp.args.JsonSave(value) for name, value in self._beside.items()},
+                    state=ocp.args.PyTreeSave(host), sums=ocp.args.JsonSave(sums), **beside
                 ),
                 metrics=metrics,
             )
 
     def restore(self, template: Any, which: Which = "last") -> Any:
-        """The state saved, as numpy arrays in the template's structure.
+        """The saved state, as numpy arrays in the template's structure.
 
-        A damaged checkpoint is said to be so on the terminal and set aside under the name
-        damaged-STEP; the one before it is taken. One asked for by its step is not replaced.
+        A damaged checkpoint is logged and renamed to damaged-STEP, and the one before it is taken,
+        unless the damaged one was requested by its step.
 
         Args:
           template: a state of the same structure, shapes and types (arrays or their shapes).
           which: "last", "best" or a step.
 
         Raises:
-          ValueError: no such checkpoint; one of another architecture or optimiser; none readable.
+          ValueError: no such checkpoint; another architecture or optimiser; none readable.
         """
-        wanted = _flatten(template)
-
-        def read(step: int) -> dict[str, np.ndarray]:
-            path = self.folder / str(step)
-            found = saved_arrays(self._manager, step, path)
-            check_parameters(_under("params/", found), _under("params/", wanted), str(path))
-            if {name: leaf.shape for name, leaf in found.items()} != {
-                name: leaf.shape for name, leaf in wanted.items()
-            }:
-                raise ValueError(
-                    f"{path}: was saved with another optimiser or moving average; resume with the "
-                    "run's own config, or start another run"
-                )
-            return read_arrays(self._manager, step, path, wanted)
-
-        arrays, damaged = _first_whole(candidates(self._manager, which, self.folder), read)
+        (step, arrays, _), damaged = _first_whole(self._manager, which)
+        needed, path = _flatten(template), self.folder / str(step)
+        check_parameters(_under("params/", arrays), _under("params/", needed), str(path))
+        if shapes(arrays) != shapes(needed):
+            raise ValueError(
+                f"{path}: was saved with another optimiser or moving average; resume with the "
+                "run's own config, or start another run"
+            )
         for step in damaged if jax.process_index() == 0 else ():
-            (self.folder / str(step)).rename(_free_name(self.folder / f"damaged-{step}"))
+            aside = self.folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier try
+            (self.folder / str(step)).rename(aside)
         if damaged:
             self._manager.reload()
-        return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
+        leaves = [np.asarray(arrays[name], leaf.dtype) for name, leaf in needed.items()]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def wait(self) -> None:
         """Returns once everything saved is on the disk itself, where a power cut leaves it.
@@ -180,9 +171,8 @@ class Checkpoints:
         with _writable(self.folder):
             self._manager.wait_until_finished()
             if self.steps and jax.process_index() == 0:  # Orbax leaves names and JSON in buffers
-                last = self.folder / str(self.steps[-1])
-                for path in (*last.rglob("*"), last, self.folder):
-                    sync(path)
+                sync_tree(self.folder / str(self.steps[-1]))
+                sync(self.folder)
                 mark_saved(self.folder.parent)
 
     def close(self) -> None:
@@ -191,113 +181,169 @@ class Checkpoints:
 
 
 def restore_weights(run: Path, which: Which = "last") -> Weights:
-    """Weights to sample with, with their config and facts; needs no optimiser.
+    """Weights to sample with, with their config and facts; reads no optimiser state.
+
+    A damaged checkpoint is logged and the one before it is taken (the last if it was the best),
+    unless the damaged one was requested by its step.
 
     Args:
-      run: run directory (or a folder that holds `checkpoints/` alone).
+      run: the run's folder, or a folder with `checkpoints/` alone.
       which: "last", "best" (lowest validation loss) or a step.
-
-    A damaged checkpoint is said to be so on the terminal, and the one before it is taken (the last,
-    where it was the best); one asked for by its step is not replaced.
 
     Raises:
       ValueError: no such checkpoint, or none that is readable.
     """
     folder = Path(run).absolute() / "checkpoints"
     if not folder.is_dir():
-        raise ValueError(f"{run}: no checkpoints/ in it; give the --workdir of a training run")
-    with contextlib.closing(open_manager(folder, read_only=True)) as manager:
-
-        def read(step: int) -> Weights:
-            path = folder / str(step)
-            found = saved_arrays(manager, step, path)
-            prefix = "ema/" if _under("ema/", found) else "params/"
-            names = {name: leaf for name, leaf in found.items() if name.startswith(prefix)}
-            params = _under(prefix, read_arrays(manager, step, path, names))
-            return Weights(params, step, *(read_json(path / item) for item in ITEMS), path)
-
-        return _first_whole(candidates(manager, which, folder), read)[0]
+        raise ValueError(f"{run}: has no checkpoints/; give the --workdir of a training run")
+    with contextlib.closing(_open(folder, read_only=True)) as manager:
+        (step, arrays, beside), _ = _first_whole(manager, which, weights_only=True)
+    params = {name.partition("/")[2]: array for name, array in arrays.items()}
+    return Weights(params, step, beside["config"], beside["facts"], folder / str(step))
 
 
-def check_parameters(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Compares parameters by name and shape.
+class Manager(ocp.CheckpointManager):
+    """Orbax's manager. It reads all validation losses when it is opened, and a damaged one must not
+    keep the other checkpoints from being read."""
 
-    Args:
-      found: name -> array or shape, as saved.
-      wanted: name -> array or shape, as the network has them.
-      where: the file or folder, for the message.
-
-    Raises:
-      ValueError: naming the first ten that are missing, extra, or of another shape.
-    """
-    shapes = [{name: tuple(leaf.shape) for name, leaf in tree.items()} for tree in (found, wanted)]
-    problems = [f"{name} missing" for name in shapes[1] if name not in shapes[0]]
-    problems += [f"{name} extra" for name in shapes[0] if name not in shapes[1]]
-    problems += [
-        f"{name} is {shapes[0][name]}, needs {shape}"
-        for name, shape in shapes[1].items()
-        if name in shapes[0] and shapes[0][name] != shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(
-            f"{where}: a checkpoint of another architecture ({len(problems)} differences "
-            f"from the {len(shapes[1])} parameters needed): {'; '.join(problems[:10])}{more}; use "
-            "the config it was trained with"
-        )
-
-
-def _first_whole(candidates: list[int], read: Callable[[int], _Read]) -> tuple[_Read, list[int]]:
-    """What the first undamaged checkpoint holds, and the steps of those before it."""
-    damaged = []
-    for step in candidates:
-        if damaged:
-            print(f"WARNING: trying step {step} instead", file=sys.stderr, flush=True)
+    def metrics(self, step: int) -> dict[str, float] | None:
         try:
-            return read(step), damaged
-        except Damaged as error:
-            if len(candidates) == 1:
-                raise
-            print(f"WARNING: {error}", file=sys.stderr, flush=True)
-            damaged.append(step)
-    raise Damaged(
-        f"all {len(damaged)} checkpoints are damaged ({', '.join(map(str, damaged))}); restore the "
-        "run's checkpoints/ from a copy, or train again"
+            metrics = super().metrics(step)
+            return metrics and {name: float(value) for name, value in metrics.items()}
+        except (ValueError, TypeError, AttributeError):
+            _log.warning("%s/%d: its validation loss cannot be read", self.directory, step)
+            return None
+
+
+def _open(folder: Path, **options: Any) -> Manager:
+    """The manager of a folder, which is created if needed; `ocp.CheckpointManagerOptions`."""
+    # Orbax logs each phase of each save, and tracebacks, through absl, and failed writes through
+    # asyncio; errors come as exceptions.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    folder.mkdir(parents=True, exist_ok=True)
+    json_items = {name: ocp.JsonCheckpointHandler() for name in (*ITEMS, "sums")}
+    return Manager(
+        folder,
+        options=ocp.CheckpointManagerOptions(best_fn=_loss, best_mode="min", **options),
+        item_handlers={"state": ocp.PyTreeCheckpointHandler(), **json_items},
     )
 
 
-def _free_name(path: Path) -> Path:
-    """The path, or one beside it that nothing has yet."""
-    free, number = path, 2
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free
+def _loss(metrics: Mapping[str, Any]) -> float:
+    """The validation loss; inf if it was not measured or is not finite."""
+    loss = metrics.get(LOSS, math.inf)
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _steps(manager: Manager, which: Which) -> list[int]:
+    """The requested step, then those to fall back on if it is damaged."""
+    steps = sorted(manager.all_steps(), reverse=True)
+    if not steps:
+        raise ValueError(f"{manager.directory}: no complete checkpoint; give another run")
+    if which in ("last", "best"):
+        best = manager.best_step() if which == "best" else None
+        return sorted(steps, key=lambda step: step != best)
+    if str(which).isdecimal() and int(which) in steps:
+        return [int(which)]
+    known = ", ".join(map(str, reversed(steps)))
+    raise ValueError(
+        f"{manager.directory}: no checkpoint {which!r}; use last, best or one of {known}"
+    )
+
+
+def _first_whole(
+    manager: Manager, which: Which, weights_only: bool = False
+) -> tuple[_Content, list[int]]:
+    """The first undamaged checkpoint, and the steps of the damaged ones before it."""
+    steps, damaged = _steps(manager, which), []
+    for step in steps:
+        try:
+            return _read(manager, step, weights_only), damaged
+        except Damaged as error:
+            if len(steps) == 1:
+                raise
+            damaged.append(step)
+            _log.warning("%s; trying the one before", error)
+    raise Damaged(
+        f"{manager.directory}: all {len(damaged)} checkpoints are damaged "
+        f"({', '.join(map(str, damaged))}); restore them from a copy, or train again"
+    )
+
+
+def _read(manager: Manager, step: int, weights_only: bool) -> _Content:
+    """A checkpoint as numpy arrays, whatever devices they were saved from."""
+    path = Path(manager.directory) / str(step)
+    with _readable(path):
+        saved = dict(manager.item_metadata(step)["state"].tree)
+        if weights_only:
+            prefix = "ema/" if any(name.startswith("ema/") for name in saved) else "params/"
+            saved = {name: leaf for name, leaf in saved.items() if name.startswith(prefix)}
+        claimed = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in saved.values())
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if claimed > max(files.FREELY_INFLATED, files.MOST_INFLATED * size):
+            raise ValueError(f"{size} bytes would become {claimed}")
+        leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in saved.items()}
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in saved}
+        arguments = ocp.args.PyTreeRestore(leaves, restore_args=as_numpy, partial_restore=True)
+        arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        beside = {name: _read_json(path / name) for name in ITEMS}
+        sums = _read_json(path / "sums") if (path / "sums").exists() else {}
+        found = _sums(arrays, [step, manager.metrics(step), beside])
+        for name, digest in found.items() if "parts" in sums else ():  # absent in older versions
+            if digest != sums["parts"][name]:
+                raise ValueError(f"{name} changed since it was saved")
+    return step, arrays, beside
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, "params/unet/conv_in/kernel" or "opt_state/1/0/mu/...".
-
-    Saved like this a checkpoint does not depend on the classes an optimiser's state is made of.
-    """
+    """Leaves by path, such as "opt_state/1/0/mu/...": an optimiser's classes are not saved."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
+def _sums(arrays: Mapping[str, np.ndarray], beside: Any) -> dict[str, str]:
+    """Digests of the parts of the state, and of the JSON-able rest."""
+    return {**hash_parts(arrays), "config, facts, loss or step": hash_json(beside)}
+
+
+def _read_json(folder: Path) -> Any:
+    return json.loads((folder / "metadata").read_text())
+
+
 def _under(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix(prefix): leaf for name, leaf in tree.items() if name.startswith(prefix)
-    }
+    return {name[len(prefix) :]: leaf for name, leaf in tree.items() if name.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever readers raise on a damaged file into `Damaged`, in one line."""
+    try:
+        yield
+    except Exception as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(error, OSError | MemoryError) and not absent:
+            raise  # an error of the system: the checkpoint may be whole
+        raise Damaged(
+            f"{path}: this checkpoint is damaged ({_line(error)}); use another one of the run "
+            "(--checkpoint=STEP), or a copy"
+        ) from error
 
 
 @contextlib.contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    """Turns whatever a full or forbidden disk makes the writers raise into one line."""
+    """Turns whatever writers raise on a full or forbidden disk into one line."""
     try:
         yield
     except Exception as error:
         raise ValueError(
-            f"{folder}: a checkpoint cannot be written ({first_line(error)}); those before it are "
-            "whole: make room or give the right to write, then --resume goes on"
+            f"{folder}: a checkpoint cannot be written ({_line(error)}); those before it are "
+            "whole: make room or allow writing, then continue with --resume"
         ) from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, for a message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Fingerprints of weights and of what stands beside them."""
+"""Digests of arrays and of JSON."""
 
 import concurrent.futures
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """BLAKE2b of names, shapes, types and values, in order of name: 32 hexadecimal digits."""
+    """BLAKE2b of names, shapes, types and values, sorted by name: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -29,13 +29,15 @@ def hash_batches(name: str, shape: tuple[int, ...], batches: Iterable[np.ndarray
     return digest.hexdigest()
 
 
-def hash_each(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """`hash_arrays` of every array by itself, on all cores; one thread reads `arrays`."""
+def hash_parts(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """`hash_arrays` of each part: of the arrays whose names are equal up to the first "/"."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        parts.setdefault(name.partition("/")[0], {})[name] = array
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        hashes = pool.map(lambda item: hash_arrays(dict([item])), arrays.items())
-        return dict(zip(arrays, hashes))
+        return dict(zip(parts, pool.map(hash_arrays, parts.values())))
 
 
 def hash_json(value: Any) -> str:
-    """BLAKE2b of what JSON can say: 32 hexadecimal digits."""
+    """BLAKE2b of a JSON-able value: 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import whole_file
 
 Window = tuple[float, float]
 

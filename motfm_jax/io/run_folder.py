@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "train.keep_every",
     "data.root",
     "data.cache",
+    "data.verify",
     "data.workers",
 )
 

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import jax  # noqa: F401  it teaches numpy bfloat16, by name
 import numpy as np
 
-from motfm_jax.io.files import check_archive, whole_file
+from motfm_jax.io.files import check_archive
+from motfm_jax.io.folders import whole_file
 
 # Older ones can be made to run code even with weights_only: CVE-2025-32434, CVE-2026-24747.
 OLDEST_TORCH = (2, 10)

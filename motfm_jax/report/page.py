@@ -16,7 +16,7 @@ from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import images
 from motfm_jax.io.environment import environment
-from motfm_jax.io.files import whole_file
+from motfm_jax.io.folders import whole_file
 from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real

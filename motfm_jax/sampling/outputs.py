@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from motfm_jax.data import convert
-from motfm_jax.data.records import Record
+from motfm_jax.data.source import Record
 from motfm_jax.io import images as pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import check_archive, write_npz
@@ -276,7 +276,8 @@ def _entries(samples: "Samples") -> list[dict[str, Any]]:
                 image,
                 None if masks is None else masks[index],
                 None if labels is None else int(labels[index]),
-                {"name": f"sample_{index}", "synthetic": True},
+                name=f"sample_{index}",
+                extra={"synthetic": True},
             ),
             samples.model.facts.classes,
         )

@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.camus import CLASSES, MASK_LABELS, Camus
 
 SHAPE = (24, 16)  # x, y on disk
@@ -164,10 +165,10 @@ def test_the_older_release_gives_the_same_records(tmp_path):
     assert {frame.patient for frame in official.frames} == {"testing_patient0001"}
     with pytest.raises(ValueError, match="no official train split"):
         Camus(tmp_path, "train", (16, 24))
-    before = train.fingerprint()
+    before = entry_key(train)
     raw = next((tmp_path / "training" / patient).glob("*2CH_ED.raw"))
-    raw.write_bytes(raw.read_bytes()[::-1])
-    assert train.fingerprint() != before
+    raw.write_bytes(raw.read_bytes()[1:])
+    assert entry_key(train) != before
 
 
 def test_without_simpleitk_the_older_release_says_what_to_install(tmp_path, monkeypatch):
@@ -259,15 +260,15 @@ def in_two_lists(root):
     "spoil, message",
     [
         (in_two_lists, r"patient0001 is also in database_split/subgroup_validation.txt"),
-        (no_masks_of_some, "1 masks of 8 train frames"),
-        (empty_patient, "patient0001: no frame such as"),
-        (listed_but_absent, "patient0099"),
+        (no_masks_of_some, "2CH_ED_gt.nii.gz: no such file"),
+        (empty_patient, "patient0001_2CH_ED.nii.gz: no such file"),
+        (listed_but_absent, "patient0099_2CH_ED.nii.gz: no such file"),
     ],
 )
-def test_an_incomplete_tree_is_refused_at_once(tree, spoil, message):
+def test_an_incomplete_tree_is_refused_before_anything_is_read(tree, tmp_path, spoil, message):
     spoil(tree)
     with pytest.raises(ValueError, match=message):
-        Camus(tree, "train", (8, 8))
+        open_cached(Camus(tree, "train", (8, 8)), tmp_path / "cache")
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
@@ -288,21 +289,18 @@ def test_wrong_settings_are_refused(tree, wrong):
         Camus(**({"root": tree, "split": "train", "size": (8, 8)} | wrong))
 
 
-def test_the_fingerprint_follows_contents_and_settings(tree):
-    def fingerprint(**settings):
-        return Camus(**({"root": tree, "split": "train", "size": (8, 8)} | settings)).fingerprint()
+def test_the_cache_entry_follows_files_and_settings(tree):
+    def key(**settings):
+        return entry_key(Camus(**({"root": tree, "split": "train", "size": (8, 8)} | settings)))
 
-    before = fingerprint()
-    assert before == fingerprint()
+    before = key()
+    assert before == key()
     for change in ({"size": (8, 16)}, {"fit": "stretch"}, {"classes": "view"}, {"split": "valid"}):
-        assert fingerprint(**change) != before
-    info = tree / "database_nifti/patient0001/Info_2CH.cfg"
-    info.write_text("ImageQuality: Poor\n")
-    after = fingerprint()
-    assert after["files"] != before["files"]
-    image, _ = frame(9)
-    save(image_path(tree), image)
-    assert fingerprint()["files"] not in (before["files"], after["files"])
+        assert key(**change) != before
+    (tree / "database_nifti/patient0001/Info_2CH.cfg").write_text("ImageQuality: Poor\n")
+    after = key()
+    save(image_path(tree), frame(9)[0])
+    assert len({before, after, key()}) == 3
 
 
 def test_real_camus(motfm_data):

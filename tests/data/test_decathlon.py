@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.decathlon import Decathlon
 
 SHAPE = (8, 10, 6)
@@ -192,14 +193,14 @@ def entry_without_label(root):
         (lambda root: edit(root, modality={"1": "T1w"}), "keys"),
         (lambda root: edit(root, labels={"background": 0}), "'labels'"),
         (lambda root: edit(root, labels={"0": "background", "300": "far"}), "masks hold 0 .. 255"),
-        (lambda root: (root / "imagesTr/V_00.nii.gz").unlink(), "V_00.nii.gz: listed in"),
-        (entry_without_label, "have no label"),
+        (lambda root: (root / "imagesTr/V_00.nii.gz").unlink(), "V_00.nii.gz: no such file"),
+        (entry_without_label, "has no label"),
     ],
 )
-def test_a_bad_folder_is_refused_at_once(tree, spoil, message):
+def test_a_bad_folder_is_refused_in_one_line(tree, tmp_path, spoil, message):
     spoil(tree)
     with pytest.raises(ValueError, match=message) as error:
-        Decathlon(tree, "train", SHAPE, "T1w")
+        open_cached(Decathlon(tree, "train", SHAPE, "T1w"), tmp_path / "cache")
     assert "\n" not in str(error.value)
 
 
@@ -249,17 +250,17 @@ def test_an_empty_volume_cannot_be_cropped_and_a_2d_size_not_filled(tree):
         Decathlon(tree, "train", (8, 8), "T1w")[0]
 
 
-def test_the_fingerprint_follows_contents_settings_and_labels(tree):
-    def fingerprint(**settings):
-        return Decathlon(tree, "train", SHAPE, "T1w", **settings).fingerprint()
+def test_the_cache_entry_follows_files_and_settings(tree):
+    def key(**settings):
+        return entry_key(Decathlon(tree, "train", SHAPE, "T1w", **settings))
 
-    before = fingerprint()
-    assert before == fingerprint() == json.loads(json.dumps(before))
+    before = key()
+    assert before == key()
     for change in ({"fit": "stretch"}, {"crop_foreground": True}, {"label_map": ((1, 2),)}):
-        assert fingerprint(**change) != before
+        assert key(**change) != before
     first = Decathlon(tree, "train", SHAPE, "T1w").entries[0]
     save(first.image_path, volume(99, 4))
-    assert fingerprint()["files"] != before["files"]
+    assert key() != before
 
 
 def test_real_ixi(motfm_data):

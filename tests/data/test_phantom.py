@@ -154,7 +154,7 @@ def test_brain_depends_on_its_seed_and_on_nothing_else(seed):
 
 def test_brain_record_has_the_promised_arrays_and_facts():
     source = PhantomBrain("train", (20, 24, 18), 7)
-    image, mask, label, meta, _ = source[0]
+    image, mask, label, meta = *source[0][:3], source[0].meta
     assert image.shape == (20, 24, 18, 1) and image.dtype == np.uint8
     assert mask.shape == (20, 24, 18) and mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1, 2, 3}

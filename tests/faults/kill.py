@@ -147,7 +147,7 @@ def readable(run: Path) -> list[int]:
 
 
 def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
-    """Digests of all arrays of the last checkpoint, and what was logged."""
+    """Digests of all parts of the last checkpoint, and what was logged."""
     from motfm_jax.io.checkpoints import restore_weights
     from motfm_jax.io.run_folder import read_metrics
 
@@ -156,7 +156,7 @@ def trained(run: Path) -> tuple[dict[str, str], list[dict]]:
         {name: value for name, value in row.items() if name not in TIMES}
         for row in read_metrics(run)
     ]
-    return json.loads((path / "sums" / "metadata").read_text())["arrays"], rows
+    return json.loads((path / "sums" / "metadata").read_text())["parts"], rows
 
 
 def losses_alone(run: Path) -> tuple[dict[str, str], list[dict]]:
@@ -165,12 +165,12 @@ def losses_alone(run: Path) -> tuple[dict[str, str], list[dict]]:
     return arrays, [row for row in rows if "loss" in row]
 
 
-def sampled(out: Path) -> dict[str, str]:
-    """Digests of all arrays of a sampling."""
-    from motfm_jax.io.hashes import hash_each
+def sampled(out: Path) -> str:
+    """The digest of a sampling's arrays."""
+    from motfm_jax.io.hashes import hash_arrays
 
     with np.load(out / "samples.npz") as arrays:
-        return hash_each(arrays)
+        return hash_arrays(arrays)
 
 
 def reported(out: Path) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""Sources given from Python, and sources registered from outside the package."""
+
+import logging
+
+import numpy as np
+import pytest
+from debug_run import make_config
+
+from motfm_jax import datasets, settings
+from motfm_jax.commands import prepare
+from motfm_jax.data import SOURCES
+from motfm_jax.data.examination import Content, Item, Report, examine
+from motfm_jax.data.source import Record
+
+
+class Given:
+    """Records of images and labels in memory; no fingerprint."""
+
+    def __init__(self, images, labels=None, masks=None, **attributes):
+        self.images, self.labels, self.masks = images, labels, masks
+        vars(self).update(attributes)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return Record(
+            self.images[index],
+            None if self.masks is None else self.masks[index],
+            None if self.labels is None else self.labels[index],
+            patient=f"case{index}",
+        )
+
+
+def images(num, *shape):
+    return np.random.default_rng(0).normal(100, 20, (num, *shape))
+
+
+def read(train, valid=None, **config):
+    config = make_config(**{"cond": "none", "data__size": (8, 8)} | config)
+    return datasets.data(config, train=train, valid=train if valid is None else valid)
+
+
+def test_images_are_kept_in_memory_with_names_and_a_channel(caplog):
+    caplog.set_level(logging.INFO)
+    masks = np.repeat(3 * np.eye(8, dtype=int)[None], 3, axis=0)
+    source = Given(images(3, 8, 8), np.array([0, 2, 1]), masks)
+    data = read(source, cond="mask+class")
+    assert data.train.images.shape == (3, 8, 8, 1) and data.train.folder is None
+    np.testing.assert_allclose(data.train.images[..., 0], source.images, rtol=1e-6)
+    assert data.train.masks.dtype == np.uint8 and data.train.labels.tolist() == [0, 2, 1]
+    assert data.facts.classes == ("0", "1", "2") and data.facts.mask_labels == ("0", "1", "2", "3")
+    assert data.train.meta[1] == {"name": "1", "patient": "case1"}
+    assert len(caplog.records) == 1 and "decoded into memory" in caplog.text
+
+
+def test_images_of_another_size_are_fitted_like_files():
+    from motfm_jax.data import geometry
+
+    image = images(1, 12, 20)[0].astype(np.float32)
+    data = read(Given([image], masks=[image > 100]), data__fit="pad")
+    expected = geometry.fit(image[..., None], image > 100, None, None, (8, 8), "pad")
+    np.testing.assert_array_equal(data.train.images[0], expected.image)
+    np.testing.assert_array_equal(data.train.masks[0], expected.mask)
+
+
+def test_names_are_those_of_the_training_source():
+    labels = np.arange(3)
+    train = Given(images(3, 8, 8), labels, classes=("a", "b", "c"))
+    assert read(train, Given(images(3, 8, 8), labels, classes=("a", "b", "c"))).facts.classes == (
+        "a",
+        "b",
+        "c",
+    )
+    few = read(Given(images(3, 8, 8), labels), Given(images(1, 8, 8), [0]))
+    assert few.valid.classes == few.facts.classes == ("0", "1", "2")
+    with pytest.raises(ValueError, match=r"classes of the validation examples.*same `classes`"):
+        read(Given(images(1, 8, 8), [0]), Given(images(3, 8, 8), labels))
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (Given(images(2, 1, 8, 8)), r"0: image \(1, 8, 8\).*channels last"),
+        (Given(images(2, 8, 8), ["a", "b"]), "0: label 'a'.*whole number"),
+        (Given(images(2, 8, 8), [0, 5], classes=("a",)), r"1: class 5, but.*0 to 0 \(a\)"),
+        (Given(np.full((2, 8, 8), np.nan)), "0: 64 of 64 values are NaN"),
+        (Given([]), "no examples"),
+        (Given(images(2, 8, 8)), "cond='class' needs classes"),
+        ([np.zeros((8, 8))], "example 0 is a ndarray, a Record needed"),
+    ],
+)
+def test_records_that_cannot_be_used_are_named(source, message):
+    with pytest.raises(ValueError, match=message):
+        read(source, cond="class" if "cond" in message else "none")
+
+
+def test_training_examples_need_validation_examples():
+    with pytest.raises(ValueError, match="valid is missing: give both"):
+        datasets.data(make_config(), train=Given(images(2, 8, 8)))
+    config = make_config(data__source="python")
+    settings.check(config)
+    with pytest.raises(ValueError, match=r"given from Python; give them again"):
+        datasets.arrays(config, "valid")
+
+
+class Mine(Given):
+    """A source from outside the package: images in one .npy file."""
+
+    dims = (2,)
+    needs_root = True
+    classes = ()
+
+    @classmethod
+    def from_config(cls, data, split):
+        whole = np.load(data.root)
+        return cls(whole[:-2] if split == "train" else whole[-2:])
+
+    @staticmethod
+    def check_config(data):
+        if not data.root.endswith(".npy"):
+            raise ValueError(f"config.data.root={data.root!r}: an .npy file needed")
+
+    @staticmethod
+    def check(root, progress=None):
+        report, stack = Report(f"mine {root}"), np.load(root)
+        contents = [Content(image[..., None], None, None) for image in stack]
+        items = [
+            Item(str(i), str(i), "train", "", False, lambda i=i: contents[i])
+            for i in range(len(stack))
+        ]
+        examine(items, (), report, progress)
+        return report
+
+
+def test_a_source_registered_from_outside_is_read_and_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SOURCES, "mine", Mine)
+    path = tmp_path / "images.npy"
+    np.save(path, images(5, 16, 16).astype(np.float32))
+    fields = {"cond": "none", "data__source": "mine", "data__root": str(path)}
+    config = make_config(**fields)
+    settings.check(config)
+    data = datasets.data(config)
+    assert len(data.train) == 3 and len(data.valid) == 2
+    assert prepare.main(["check", "--layout=mine", f"--root={path}"]) == 0
+    assert "errors: 0" in capsys.readouterr().out
+    for change, message in (
+        ({"data__size": (8, 8, 8)}, "mine is 2-D"),
+        ({"data__root": ""}, "root is empty: mine"),
+        ({"data__root": "a.txt"}, r"an \.npy file needed"),
+        ({"cond": "class"}, "mine data have no classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_config(**fields | change)
+    monkeypatch.delitem(SOURCES, "mine")
+    with pytest.raises(ValueError, match=r"source='mine': use one of .*SOURCES\[NAME\]"):
+        settings.check(config)
