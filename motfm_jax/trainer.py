@@ -165,13 +165,11 @@ def train(
             outcome = loop.train(
                 parallel.replicate(state),
                 pipeline.train_batches(
-                    data.train,
-                    data.intensity,
+                    data.examples("train"),
                     batch_size=train_config.batch_size,
                     seed=config.seed,
                     start_step=start,
                     augment=datasets.augmentation(config, data.facts),
-                    **data.sources,
                     num_workers=config.data.workers,
                     process_index=jax.process_index(),
                     process_count=jax.process_count(),
@@ -224,11 +222,9 @@ def _valid_batches(config: ConfigDict, data: datasets.Data) -> Callable:
     devices = jax.device_count()
     rows = config.train.batch_size // config.train.accumulation
     return lambda: pipeline.eval_batches(
-        data.valid,
-        data.intensity,
+        data.examples("valid"),
         batch_size=max(rows // devices, 1) * devices,
         seed=config.seed,
-        **data.sources,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -355,22 +351,22 @@ def sample_grid(
     masks = shown.masks if "mask" in config.cond else None
     bundle = runs.bundle(model, {}, data.facts, config, run.path)
     rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
-    if data.sources:
+    if data.start:
         starts, clean = pipeline.read_pairs(
-            data.valid, data.intensity, rows % len(data.valid), seed=config.seed, **data.sources
+            data.examples("valid"), rows % len(data.valid), config.seed
         )
     else:
         starts = generate.start_noise(config.seed, rows, shape)
     solver = bundle.solver()
     keys = generate.fresh_keys(config.seed, rows, solver)
-    sampler = generate.make_sampler(bundle, solver, raw=bool(data.sources))
+    sampler = generate.make_sampler(bundle, solver, raw=data.start is not None)
 
     def hook(step: int, weights: Any) -> None:
         if jax.process_index():
             return
         solved = sampler(weights, generate.Rows(starts, shown.masks, shown.labels, keys))
         path = run.samples / f"{step:07d}.png"
-        if data.sources:
+        if data.start:
             images.write_comparison(
                 path, {"source": starts, "generated": solved.images, "real": clean}
             )

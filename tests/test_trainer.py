@@ -206,9 +206,9 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     assert (run / "samples" / "0000004.png").exists()
     trained = runs.load_run(run)
     arrays = datasets.arrays(trained.config, "valid")
-    starts, real = pipeline.read_pairs(
-        arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts)
-    )
+    start = datasets.start(trained.config, trained.facts)
+    examples = pipeline.Examples(arrays, trained.intensity, start)
+    starts, real = pipeline.read_pairs(examples, np.arange(1))
     assert starts.shape == real.shape == (1, *SIZES[dims], 1)
     assert np.abs(starts - real).mean() > 0.01
 
