@@ -12,7 +12,6 @@ from PIL import Image
 
 from motfm_jax import build, cli, datasets, settings
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.sampling.generate import start_noise
 
@@ -70,15 +69,6 @@ def save_run(path, config, facts):
 def run(tmp_path_factory):
     config = tiny()
     return save_run(tmp_path_factory.mktemp("runs") / "echo", config, datasets.data(config).facts)
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """A run that knows nothing of its data but how many classes there are."""
-    facts = Facts((0, 0), 1, ("0", "1", "2", "3"), (), None, unknown=("size",))
-    config = tiny(mask_encoding="scalar")
-    config.data.size = (0, 0)
-    return save_run(tmp_path_factory.mktemp("runs") / "converted", config, facts)
 
 
 def sample(run, out, *flags):
@@ -262,67 +252,6 @@ def test_an_interrupted_call_with_other_noise_is_refused(run, tmp_path, monkeypa
     )
     assert code == 2 and "noise was" in line and "--overwrite" in line
     assert sample(run, out, f"--noise={first}", *flags)["num"] == 4
-
-
-@pytest.mark.slow
-def test_a_converted_run_takes_its_size_from_the_noise_and_masks_as_its_network_does(
-    converted, tmp_path
-):
-    rng = np.random.default_rng(0)
-    noise = save(tmp_path / "x0.npy", rng.normal(size=(3, 8, 24, 1)))
-    masks = save(tmp_path / "m.npy", rng.random((3, 8, 24, 1)))
-    sidecar = sample(
-        converted,
-        tmp_path / "out",
-        f"--noise={noise}",
-        f"--masks={masks}",
-        "--classes=0,3",
-        "--raw",
-        "--steps=2",
-    )
-    arrays = load(tmp_path / "out")
-    assert arrays["images"].shape == (3, 8, 24, 1) and arrays["classes"].tolist() == [0, 3, 0]
-    np.testing.assert_array_equal(arrays["masks"], np.load(masks).astype(np.float32))
-    assert sidecar["images"]["intensity"] is None
-    assert sidecar["condition"]["masks"] == "as the network takes them"
-    assert sidecar["condition"]["classes"] == ["0", "3", "0"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (
-            [],
-            "extents and intensities of its images are not known; give --noise and --raw",
-        ),
-        (["--raw"], "give --noise, or convert again with --data or --size"),
-        (["--noise=x0.npy"], "give --raw, or convert again with --data"),
-        (["--noise=odd.npy", "--raw"], "(8, 23), but the network needs extents divisible by 2"),
-        (
-            ["--noise=x0.npy", "--raw"],
-            "no records to take conditions from; give --masks and --classes",
-        ),
-        (
-            ["--noise=x0.npy", "--raw", "--masks=labels.npy", "--classes=0"],
-            "labels cannot be encoded",
-        ),
-        (["--noise=x0.npy", "--raw", "--masks=m.npy", "--classes=0"], "holds 2, --masks holds 3"),
-        (["--noise=x0.npy", "--raw", "--num=3"], "--num=3: --noise holds 2"),
-        (["--noise=x0.npy", "--raw", "--classes=4"], "'4' is no class of this run"),
-    ],
-)
-def test_what_a_converted_run_cannot_do_is_said_in_one_line(
-    converted, tmp_path, monkeypatch, capfd, flags, message
-):
-    monkeypatch.chdir(tmp_path)
-    np.save("x0.npy", np.zeros((2, 8, 24, 1)))
-    np.save("odd.npy", np.zeros((2, 8, 23, 1)))
-    np.save("labels.npy", np.zeros((2, 8, 24), int))
-    np.save("m.npy", np.zeros((3, 8, 24, 1)))
-    code, line = exit_code(monkeypatch, capfd, f"--run={converted}", "--out=out", *flags)
-    assert code == 2 and message in line
-    assert not Path("out").exists()
 
 
 def test_noise_of_another_size_than_the_runs_is_refused(run, tmp_path, monkeypatch, capfd):
