@@ -18,6 +18,7 @@ from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.decode import Decoding
+from motfm_jax.data.geometry import Grid
 from motfm_jax.data.pickles import PickleSet
 
 SKIP = Decoding(on_fault="skip")
@@ -40,7 +41,7 @@ SOURCES = {
     ),
     "decathlon": (
         decathlon,
-        lambda root: Decathlon(root, "train", SOLID, fit="stretch"),
+        lambda root: Decathlon(root, "train", Grid(SOLID, "stretch")),
     ),
     "pickle": (
         write_pickle,
@@ -65,7 +66,7 @@ def first_file(change):
         source = (
             Camus(root, "train", FLAT)
             if (root / "database_nifti").exists()
-            else (Decathlon(root, "train", SOLID))
+            else (Decathlon(root, "train", Grid(SOLID)))
         )
         change(Path(source.where(0)))
 
@@ -78,7 +79,7 @@ def without_mask(path):
 
 def without_label(root):
     description = json.loads((root / "dataset.json").read_text())
-    first = Decathlon(root, "train", SOLID).entries[0].patient
+    first = Decathlon(root, "train", Grid(SOLID)).entries[0].patient
     for item in description["training"]:
         if first in item["image"]:
             del item["label"]
@@ -148,7 +149,7 @@ def test_an_example_is_not_left_out_for_an_error_that_passes(
     tmp_path, monkeypatch, on_fault, error, said
 ):
     decathlon(tmp_path)
-    source, how = Decathlon(tmp_path, "train", SOLID, fit="stretch"), Decoding(on_fault=on_fault)
+    source, how = Decathlon(tmp_path, "train", Grid(SOLID, "stretch")), Decoding(on_fault=on_fault)
 
     def fail(path):
         raise error
@@ -213,7 +214,7 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
 
 def test_converting_leaves_out_and_says(tmp_path):
     decathlon(tmp_path)
-    cut(Path(Decathlon(tmp_path, "train", SOLID).where(0)))
+    cut(Path(Decathlon(tmp_path, "train", Grid(SOLID)).where(0)))
     command = [
         sys.executable,
         "scripts/prepare_data.py",
