@@ -70,7 +70,9 @@ def test_every_size_and_condition_is_valid_and_survives_being_saved(path, argume
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_the_command_in_the_docstring_and_no_arguments_at_all_are_valid(path):
     settings.check(get_config(path))
-    documented = re.search(rf"--config=(?:configs/)?{path.stem}(?:\.py)?:(\S+)", load(path).__doc__)[1]
+    documented = re.search(
+        rf"--config=(?:configs/)?{path.stem}(?:\.py)?:(\S+)", load(path).__doc__
+    )[1]
     config = get_config(path, documented)
     for field, value in re.findall(r"--config\.(\S+)=(\S+)", load(path).__doc__):
         room, _, last = field.rpartition(".")
