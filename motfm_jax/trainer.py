@@ -15,7 +15,7 @@ from tqdm import tqdm
 from motfm_jax import build, datasets, parallel, runs, settings
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
-from motfm_jax.io import images
+from motfm_jax.io import pictures
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.folders import read_json
 from motfm_jax.io.run_folder import (
@@ -283,7 +283,7 @@ def draw_losses(path: Path) -> None:
     if curves:
         # An adversarial loss may fall below 0.
         positive = all(min(losses) > 0 for _, losses in curves.values())
-        images.write_curves(
+        pictures.write_curves(
             path / "loss.png", curves, xlabel="training step", ylabel="loss", log=positive
         )
 
@@ -367,11 +367,11 @@ def sample_grid(
         solved = sampler(weights, generate.Rows(starts, shown.masks, shown.labels, keys))
         path = run.samples / f"{step:07d}.png"
         if data.start:
-            images.write_comparison(
+            pictures.write_comparison(
                 path, {"source": starts, "generated": solved.images, "real": clean}
             )
         else:
-            images.write_samples(path, solved.images, masks=masks)
+            pictures.write_samples(path, solved.images, masks=masks)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
 
     return hook
