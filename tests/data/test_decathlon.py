@@ -282,7 +282,7 @@ def test_real_ms_by_channel_name(motfm_data):
     array = np.asanyarray(nibabel.load(root / "imagesTs/MS_26.nii.gz").dataobj)
     for source, index in ((t1, 1), (t1gd, 2)):
         np.testing.assert_allclose(source[0].image.mean(), array[..., index].mean(), rtol=0.01)
-    assert Decathlon(root, "train", grid, "T1w").mask_labels == (
+    assert Decathlon(root, "train", Grid(size), "T1w").mask_labels == (
         "background",
         "lesion",
     )
