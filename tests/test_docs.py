@@ -93,7 +93,7 @@ def test_the_source_of_the_design_page_reads_its_folder(added, tmp_path):
 
 def test_the_metric_of_the_design_page_measures_a_ramp(added):
     ramp = np.arange(8.0)[None, :, None, None] * np.ones((2, 8, 8, 1))
-    assert added["sharpness"](ramp) == 1
+    assert (added["sharpness"](ramp) == 1).all()
 
 
 def test_every_dated_result_is_in_the_index_and_the_navigation():
