@@ -192,7 +192,8 @@ def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
     assert all("constant (7)" in fault for fault in data.train.skipped)
 
 
-def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
+def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[2].pop("image"))(tmp_path)
@@ -204,9 +205,10 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
         dict(channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1)
     )
     made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
-    monkeypatch.setattr(trainer.loop, "train", lambda *_, **__: None)
+    monkeypatch.setattr(trainer, "_check_memory", lambda *_: None)
+    monkeypatch.setattr(trainer.loop, "train", lambda *_: None)
     trainer.train(made, tmp_path / "run")
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "train: 1 left out, listed in skipped.json" in said and "train[2]: keys" in said
     kept = json.loads((tmp_path / "run/skipped.json").read_text())
     assert len(kept["train"]) == 1 and "train[2]" in kept["train"][0] and kept["valid"] == []
