@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -14,6 +14,7 @@ from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, in_memory, open_cached
 from motfm_jax.data.decode import Decoding, Progress
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.pipeline import Examples, Start
 from motfm_jax.data.records import Facts
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.data.speckle import Speckle
@@ -25,14 +26,18 @@ class Data(NamedTuple):
     """Training and validation examples, their scaling, and what a checkpoint remembers of them.
 
     Attributes:
-      sources: what a flow starts from instead of noise, as `data.pipeline` takes it.
+      start: what a flow starts from instead of noise, see `pipeline.Examples`; None for noise.
     """
 
     train: Arrays
     valid: Arrays
     intensity: Intensity
     facts: Facts
-    sources: dict[str, Any]
+    start: Start | None
+
+    def examples(self, split: str) -> Examples:
+        """The scaled examples of "train" or "valid"."""
+        return Examples(getattr(self, split), self.intensity, self.start)
 
 
 def cache_dir(config: ConfigDict) -> Path:
@@ -171,21 +176,21 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
         affine=first.get("affine"),
         source_intensity=source_intensity,
     )
-    return Data(train, valid, intensity, facts, sources(config, facts))
+    return Data(train, valid, intensity, facts, start(config, facts))
 
 
-def sources(config: ConfigDict, facts: Facts, power: float | None = None) -> dict[str, Any]:
-    """What a flow starts from instead of noise: arguments of the functions of `data.pipeline`.
+def start(config: ConfigDict, facts: Facts, power: float | None = None) -> Start | None:
+    """What a flow starts from instead of noise, as `pipeline.Examples` takes it; None for noise.
 
     Args:
       power: of speckle; None draws it from the config's range.
     """
     if config.flow.source == "speckle":
         powers = tuple(config.flow.speckle_power) if power is None else (power, power)
-        return dict(speckle=Speckle(powers, tuple(config.data.intensity.range)))
+        return Speckle(powers, tuple(config.data.intensity.range))
     if config.flow.source == "channel":
-        return dict(source_intensity=Intensity.from_json(facts.source_intensity))
-    return {}
+        return Intensity.from_json(facts.source_intensity)
+    return None
 
 
 def augmentation(config: ConfigDict, facts: Facts) -> Augment | None:

@@ -96,51 +96,46 @@ def shard(batch: Any) -> Any:
     return jax.tree.map(split, batch)
 
 
-def train_step(step: Callable, examine: Callable[[Any, Any], None] | None = None) -> Callable:
-    """Compiles `step.make_train_step(..., axis_name=AXIS)` over all devices of all processes.
+class TrainStep:
+    """`step.make_train_step(..., axis_name=AXIS)` over all devices of all processes.
 
-    Args:
-      step: the update.
-      examine: (compiled program, state), called once, before the first update.
-
-    Returns:
-      (replicated state, this process's rows of the batch, key) -> (state, metrics). The state
-      given is donated: use the one returned.
+    A call is (replicated state, this process's rows of the batch, key) -> (state, metrics). It
+    donates the state: use the one returned.
     """
-    compiled = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
-    )
-    unseen = [] if examine is None else [examine]
 
-    def update(state, batch, key):
-        rows = shard(batch)
-        if unseen:  # what is compiled here is what runs below
-            unseen.pop()(compiled.lower(state, rows, key).compile(), state)
-        return compiled(state, rows, key)
+    def __init__(self, step: Callable):
+        self._mapped = jax.pmap(
+            step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
+        )
 
-    return update
+    def __call__(self, state: Any, batch: Batch, key: Array) -> tuple[Any, Any]:
+        return self._mapped(state, shard(batch), key)
+
+    def compile(self, state: Any, batch: Batch, key: Array) -> Any:
+        """The program that calls run; they do not compile it again."""
+        return self._mapped.lower(state, shard(batch), key).compile()
 
 
 def evaluator(
     step: Callable, batches: Callable[[], Iterable[Batch]], key: Array
-) -> Callable[[Params], float]:
+) -> Callable[[Any], float]:
     """Mean validation loss over all valid examples of all processes.
 
     Args:
       step: as `step.make_eval_step` returns it.
-      batches: gives this process's validation batches, anew at each call.
+      batches: returns this process's validation batches.
       key: the fixed key of noise and times.
 
     Returns:
-      replicated params -> loss.
+      replicated weights of a state -> loss.
     """
     # This process's devices alone: the processes may have different numbers of batches.
     compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), devices=jax.local_devices())
 
-    def evaluate(params: Params) -> float:
+    def evaluate(weights: Any) -> float:
         parts = []
         for batch in batches():
-            parts.append(compiled(params, shard(batch), key))
+            parts.append(compiled(weights, shard(batch), key))
             jax.block_until_ready(parts[-3:-2])  # at most two batches wait on the device
         sums = [np.sum(part, dtype=np.float64) for part in zip(*jax.device_get(parts))]
         loss, count = gather(np.array(sums or [0.0, 0.0])).sum(axis=0)

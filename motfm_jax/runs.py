@@ -64,10 +64,7 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
             raise ValueError(
                 f"config.data.size={tuple(config.data.size)}, its data had {facts.size}"
             )
-        checked = config.copy_and_resolve_references()
-        if not any(facts.size):  # weights converted without their data
-            checked.data.size = (2 ** len(config.model.channels),) * len(facts.size)
-        settings.check_network(checked)
+        settings.check_network(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its config cannot be used ({error}); give a run of motfm train"
@@ -83,9 +80,9 @@ def read_facts(weights: Weights) -> Facts:
     """
     try:
         facts = Facts.from_json(weights.facts)
-        for intensity in (facts.intensity, facts.source_intensity):
-            if intensity:
-                Intensity.from_json(intensity)
+        Intensity.from_json(facts.intensity)
+        if facts.source_intensity:
+            Intensity.from_json(facts.source_intensity)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{weights.path}: its facts are another program's ({error!r}); give a run of "

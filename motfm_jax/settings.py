@@ -239,8 +239,8 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
     """Arguments after a config file's colon: "cond=mask,size=debug" over the defaults.
 
     Raises:
-      ValueError: an argument that the file does not take, or a method, cond or size that does
-        not exist.
+      ValueError: an argument that the file does not take, or a method, cond, size or dims that
+        does not exist.
     """
     values = dict(defaults)
     for part in filter(None, text.split(",")):
@@ -251,7 +251,12 @@ def parse_arguments(text: str, **defaults: str) -> dict[str, str]:
                 f"{', '.join(f'{key}=...' for key in values)}"
             )
         values[name] = value
-    for name, choices in (("method", tuple(METHODS)), ("cond", CONDITIONS), ("size", SIZES)):
+    for name, choices in (
+        ("method", tuple(METHODS)),
+        ("cond", CONDITIONS),
+        ("size", SIZES),
+        ("dims", ("2", "3")),
+    ):
         if name in values and values[name] not in choices:
             raise ValueError(
                 f"config argument {name}={values[name]}: use one of {', '.join(choices)}"

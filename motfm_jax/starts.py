@@ -6,7 +6,7 @@ import numpy as np
 
 from motfm_jax import datasets
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.pipeline import read_pairs
+from motfm_jax.data.pipeline import Examples, read_pairs
 from motfm_jax.evaluation.restoration import Task
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import inputs
@@ -72,8 +72,8 @@ def _of_split(model: Bundle, wish: Wish, seed: int) -> np.ndarray:
     check_num(wish.num)
     arrays = datasets.arrays(model.config, wish.split)
     rows = np.arange(wish.num or DEFAULT_NUM) % len(arrays)
-    start = datasets.sources(model.config, model.facts)
-    return read_pairs(arrays, model.intensity, rows, seed=seed, **start)[0]
+    start = datasets.start(model.config, model.facts)
+    return read_pairs(Examples(arrays, model.intensity, start), rows, seed)[0]
 
 
 def restoration(
@@ -113,8 +113,8 @@ def restoration(
     sources, real = {}, np.empty(0)
     for power in (powers or POWERS) if flow.source == "speckle" else [None]:
         name = flow.source_channel if power is None else f"power {power:g}"
-        start = datasets.sources(model.config, model.facts, power)
-        sources[name], real = read_pairs(arrays, model.intensity, rows, seed=seed, **start)
+        start = datasets.start(model.config, model.facts, power)
+        sources[name], real = read_pairs(Examples(arrays, model.intensity, start), rows, seed)
     bounds = model.config.data.intensity.range
     if model.config.data.intensity.mode not in ("minmax", "percentile"):
         bounds = real.min(), real.max()

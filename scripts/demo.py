@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import motfm_jax as motfm
 from motfm_jax import cli, presets
 from motfm_jax.data.cache import Arrays
-from motfm_jax.io import images, malloc
+from motfm_jax.io import malloc, pictures
 from motfm_jax.metrics.contrast import darker_share
 from motfm_jax.settings import check, default, from_json
 
@@ -105,16 +105,16 @@ def check_same_demo(run: Path) -> None:
 def draw(path: Path, generated: dict[str, np.ndarray], real: Arrays, samples: Any) -> None:
     """A picture with a row each of masks, simulated scans, 1 call and 10 calls."""
     chosen = np.linspace(0, min(NUM, len(real)) - 1, SHOWN).astype(int)
-    window = images.shared_window(real.images[chosen])
-    rows = [[images.mask_tile(samples.masks[index]) for index in chosen]]
+    window = pictures.shared_window(real.images[chosen])
+    rows = [[pictures.mask_tile(samples.masks[index]) for index in chosen]]
     for source in (real.images, *generated.values()):
-        rows.append([images.grey_tile(source[index], window) for index in chosen])
-    images.write_grid(
+        rows.append([pictures.grey_tile(source[index], window) for index in chosen])
+    pictures.write_grid(
         path,
         rows,
         row_titles=["mask", "simulated", "1 call", "10 calls"],
         column_titles=[real.classes[samples.labels[index]] for index in chosen],
-        caption=images.window_caption(window),
+        caption=pictures.window_caption(window),
     )
 
 

@@ -114,16 +114,12 @@ def test_a_run_saved_by_another_program_is_refused(tmp_path):
         {"model.head_dim": -1},
     ],
 )
-@pytest.mark.parametrize("size", [(16, 16), (0, 0)])
-def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change, size):
-    """Nor where it says that it was converted without its data, whose size is not known."""
+def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, change):
     config = make_config().to_dict()
-    config["data"]["size"] = size
     for name, value in change.items():
         room, name = name.split(".") if "." in name else ("", name)
         (config[room] if room else config)[name] = value
-    facts = dataclasses.replace(FACTS, size=size, unknown=() if all(size) else ("size",))
-    run = retold(saved, tmp_path, config=config, facts=facts.to_json())
+    run = retold(saved, tmp_path, config=config)
     name = next(iter(change))
     with pytest.raises(ValueError, match=rf"/7: its config cannot be used \(config\.{name}="):
         runs.load_run(run)
@@ -171,15 +167,6 @@ def test_facts_that_cannot_be_are_refused(saved, tmp_path, name, value):
     facts = dataclasses.replace(FACTS, **{name: value})
     run = retold(saved, tmp_path, facts=facts.to_json())
     with pytest.raises(ValueError, match="/7: its facts are another program's"):
-        runs.load_run(run)
-
-
-def test_a_size_that_is_said_is_checked_even_if_it_were_unknown(saved, tmp_path):
-    config = make_config()
-    config.data.size = (15, 15)
-    facts = dataclasses.replace(FACTS, size=(15, 15), unknown=("size",))
-    run = retold(saved, tmp_path, config=config.to_dict(), facts=facts.to_json())
-    with pytest.raises(ValueError, match=r"/7: its config .*each side must be a multiple of 2"):
         runs.load_run(run)
 
 

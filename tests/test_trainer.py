@@ -1,8 +1,8 @@
 """Whole runs: train, resume, sample, export; for every dimension and conditioning."""
 
 import dataclasses
+import itertools
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -10,32 +10,32 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import build, datasets, presets, runs, trainer
+import motfm_jax as motfm
+from motfm_jax import datasets, presets, runs, trainer
 from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.run_folder import read_metrics
-from motfm_jax.sampling.conditions import choose
-from motfm_jax.sampling.sample import Checkpoint, Request, sample_to_folder
-from motfm_jax.settings import CONDITIONS, METHODS, check, default
-from motfm_jax.trainer import check_facts, draw_losses, num_steps, train
+from motfm_jax.settings import CONDITIONS, check, default
+from motfm_jax.trainer import check_facts, num_steps, train
 from motfm_jax.training import loop
+from motfm_jax.training.reports import draw_losses
 
 SIZES = {2: (16, 16), 3: (8, 8, 8)}
 SOURCES = {2: "phantom_echo", 3: "phantom_brain"}
+# One whole run of each method, dimension and kind of condition; the other combinations at night.
+DEFAULT = {
+    (2, "mask+class", "flow"),
+    (2, "class", "ddpm"),
+    (2, "mask", "spade"),
+    (3, "none", "flow"),
+}
 ALL = [
-    pytest.param(
-        dims,
-        cond,
-        method,
-        marks=[] if (dims, cond, method) == (2, "mask+class", "flow") else [pytest.mark.slow],
-    )
-    for dims in SIZES
-    for cond in CONDITIONS
-    for method in METHODS
-    if method != "spade" or "mask" in cond
+    pytest.param(*case, marks=[] if case in DEFAULT else [pytest.mark.nightly])
+    for case in itertools.product(SIZES, CONDITIONS, ("flow", "ddpm", "spade"))
+    if case[2] != "spade" or "mask" in case[1]
     # Diffusion meets volumes without a condition and with all; the others would add minutes.
-    if (dims, method) != (3, "ddpm") or cond in ("none", "mask+class")
+    if case[::2] != (3, "ddpm") or case[1] in ("none", "mask+class")
 ]
 
 
@@ -54,34 +54,12 @@ def tiny(dims: int, cond: str, method: str = "flow", **train_fields):
     return config
 
 
-def sampled(run: Path, out: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarray:
-    trained = runs.load_run(run)
-    steps = 1 if trained.config.method == "spade" else 2
-    conditions = choose(
-        trained.config.cond,
-        num=num,
-        classes=trained.facts.classes,
-        mask_labels=trained.facts.mask_labels,
-        size=trained.facts.size,
-        split=lambda: datasets.arrays(trained.config, "valid"),
-        split_name="valid",
-    )
-    sample_to_folder(
-        out,
-        Request(build.solver(trained.config, steps=steps), seed=seed, batch=batch),
-        conditions,
-        network=trained.model.network,
-        params=trained.params,
-        condition=trained.model.condition,
-        kind=trained.config.cond,
-        facts=trained.facts,
-        intensity=trained.intensity,
-        checkpoint=Checkpoint(str(run), trained.checkpoint_hash, trained.step),
-    )
-    with np.load(out / "samples.npz") as made:
-        assert ("masks" in made) == ("mask" in trained.config.cond)
-        assert ("classes" in made) == ("class" in trained.config.cond)
-        return made["images"]
+def sampled(run: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarray:
+    model = motfm.load(run)
+    steps = 1 if model.config.method == "spade" else 2
+    samples = model.sample(num, steps=steps, seed=seed, batch=batch)
+    assert (samples.calls == steps).all()
+    return samples.images
 
 
 @pytest.mark.parametrize("dims, cond, method", ALL)
@@ -96,14 +74,9 @@ def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, me
     validated = [] if method == "spade" else [2, 4]
     assert [row["step"] for row in rows if "valid_loss" in row] == validated
     assert (run / "loss.png").exists() and (run / "samples" / "0000004.png").exists()
-    images = sampled(run, tmp_path / "samples")
-    assert images.shape == (3, *SIZES[dims], 1)
-    assert json.loads((tmp_path / "samples" / "samples.json").read_text())["calls"] == (
-        1 if method == "spade" else 2
-    )
+    assert sampled(run).shape == (3, *SIZES[dims], 1)
 
 
-@pytest.mark.slow
 def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     def config(steps):
         made = tiny(2, "mask+class", steps=steps, accumulation=2, ema=0.9, warmup=2)
@@ -125,7 +98,7 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_path):
     run = tmp_path / "run"
     config = tiny(2, "none", steps=4, dtype="bfloat16", optimizer="sgd", clip=0.0, lr=1e30)
@@ -136,16 +109,16 @@ def test_numbers_beyond_the_range_of_bfloat16_stop_the_run_and_are_not_kept(tmp_
     assert all(np.isfinite(leaf).all() for leaf in weights.params.values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_images_do_not_depend_on_the_batch_they_are_solved_in(tmp_path):
     run = tmp_path / "run"
     train(tiny(2, "class", steps=2), run)
-    alone, together = (sampled(run, tmp_path / str(batch), batch=batch) for batch in (1, 3))
+    alone, together = (sampled(run, batch=batch) for batch in (1, 3))
     np.testing.assert_allclose(alone, together, atol=1e-4 * 255, rtol=0)
-    assert np.abs(alone - sampled(run, tmp_path / "other", seed=1)).max() > 1
+    assert np.abs(alone - sampled(run, seed=1)).max() > 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     train(tiny(2, "none", "ddpm", steps=2), tmp_path / "base")
     base = runs.load_run(tmp_path / "base")
@@ -180,7 +153,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("source", ["speckle", "channel"])
 def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, source):
     dims = 2 if source == "speckle" else 3
@@ -206,9 +179,9 @@ def test_a_flow_from_image_to_image_trains_resumes_and_is_measured(tmp_path, sou
     assert (run / "samples" / "0000004.png").exists()
     trained = runs.load_run(run)
     arrays = datasets.arrays(trained.config, "valid")
-    starts, real = pipeline.read_pairs(
-        arrays, trained.intensity, np.arange(1), **datasets.sources(trained.config, trained.facts)
-    )
+    start = datasets.start(trained.config, trained.facts)
+    examples = pipeline.Examples(arrays, trained.intensity, start)
+    starts, real = pipeline.read_pairs(examples, np.arange(1))
     assert starts.shape == real.shape == (1, *SIZES[dims], 1)
     assert np.abs(starts - real).mean() > 0.01
 
@@ -248,46 +221,7 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_picture(tmp_path):
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.slow
-def test_a_run_is_neither_lost_nor_mixed_up(tmp_path):
-    run = tmp_path / "run"
-    config = tiny(2, "none", steps=2)
-    train(config, run)
-    before = restore_weights(run).params
-    with pytest.raises(ValueError, match="holds a run already; --resume"):
-        train(config, run)
-    wider = tiny(2, "none", steps=4)
-    wider.model.channels = (8, 16)
-    with pytest.raises(ValueError, match=r"model.channels was \[8, 8\], is \[8, 16\]"):
-        train(wider, run, resume=True)
-    after = restore_weights(run).params
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
-    run = tmp_path / "run"
-    train(tiny(2, "none", steps=1), run)
-    changed = json.loads((run / "checkpoints" / "1" / "config" / "metadata").read_text())
-    changed["model"]["channels"] = [8, 16]
-    (run / "checkpoints" / "1" / "config" / "metadata").write_text(json.dumps(changed))
-    shutil.rmtree(run / "checkpoints" / "1" / "sums")  # else it counts as damaged
-    with pytest.raises(ValueError, match=r"another architecture.*unet/encoder/down_blocks/1"):
-        runs.load_run(run)
-
-
-@pytest.mark.slow
-def test_batches_must_divide_over_devices_and_accumulation(tmp_path):
-    config = tiny(2, "none", steps=1)
-    config.train.batch_size, config.train.accumulation = 4, 4
-    assert jax.device_count() == 1
-    train(config, tmp_path / "run")  # 4 over 1 device x 4
-    config.train.batch_size = 6
-    with pytest.raises(ValueError, match="does not divide"):
-        check(config)
-
-
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_start_that_saved_nothing_is_no_run(tmp_path, monkeypatch):
     run, config = tmp_path / "run", tiny(2, "none", steps=1)
 
@@ -323,10 +257,10 @@ def test_resuming_with_other_data_is_refused(tmp_path):
 def test_processes_that_read_other_checkpoints_do_not_train_together(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.parallel, "gather", lambda step: np.array([step, step + 10]))
     with pytest.raises(ValueError, match=r"checkpoints of different steps \(\[0, 10\]\)"):
-        train(tiny(2, "none", steps=1), tmp_path)
+        trainer.check_same_step(0, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
     def compilations(work) -> int:
         found.clear()
@@ -343,6 +277,6 @@ def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
     config.train.steps = 24  # epochs of 15 images, validations, pictures, saves
     assert compilations(lambda: train(config, tmp_path / "many")) == few
 
-    sampled(tmp_path / "few", tmp_path / "a", num=3, batch=2)
-    few = compilations(lambda: sampled(tmp_path / "few", tmp_path / "b", num=3, batch=2))
-    assert compilations(lambda: sampled(tmp_path / "few", tmp_path / "c", num=9, batch=2)) == few
+    sampled(tmp_path / "few", num=3, batch=2)
+    few = compilations(lambda: sampled(tmp_path / "few", num=3, batch=2))
+    assert compilations(lambda: sampled(tmp_path / "few", num=9, batch=2)) == few

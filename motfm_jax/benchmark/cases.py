@@ -71,11 +71,12 @@ def config(case: Case, root: Path) -> ConfigDict:
 
     Args:
       case: what is timed.
-      root: the project's folder, for configs/original/.
+      root: the project's folder, for configs/original.py.
     """
     if case.has_original:
-        path = root / "configs" / "original" / f"{case.network}.py"
-        return runpy.run_path(str(path))["get_config"]()
+        cond = "mask+class" if case.conditioned else "none"
+        path = root / "configs" / "original.py"
+        return runpy.run_path(str(path))["get_config"](f"cond={cond},dims={case.dims}")
     made = settings.default()
     made.cond = "mask+class" if case.conditioned else "none"
     presets.apply(made, case.dims, "paper")

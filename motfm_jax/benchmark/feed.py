@@ -37,12 +37,10 @@ def feed(dims: int, side: int, cache: Path, seconds: float = 4.0) -> dict[str, A
         config.data.intensity.update(mode="percentile", scope="sample")
     data = datasets.data(config)
     batches = pipeline.train_batches(
-        data.train,
-        data.intensity,
+        data.examples("train"),
         batch_size=BATCH[dims],
         seed=0,
         augment=datasets.augmentation(config, data.facts),
-        **data.sources,
     )
     for _ in range(WARM_BATCHES):
         next(batches)

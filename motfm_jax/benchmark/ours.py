@@ -19,7 +19,6 @@ from motfm_jax.methods import flow
 from motfm_jax.methods.ode import Solver
 from motfm_jax.training import memory
 from motfm_jax.training.optim import make_optimizer, make_schedule
-from motfm_jax.training.packing import Packing
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
@@ -116,9 +115,8 @@ def program(case: Case, inputs: Inputs, calls: int, root: Path) -> Program:
         return flow.loss(network, params, batch, condition, keys, dropout_key)
 
     batch = Batch(inputs.x1, None, None, np.ones(case.batch, bool), np.arange(case.batch))
-    packing = Packing(params)
-    state = jax.jit(lambda params: init_state(packing.pack(params), optimizer, 0.0))(params)
-    step = jax.jit(make_train_step(packing.taking(loss), optimizer), donate_argnums=0)
+    state = jax.jit(lambda params: init_state(params, optimizer, 0.0))(params)
+    step = jax.jit(make_train_step(loss, optimizer), donate_argnums=0)
     return Program(step, (state, batch, jax.random.key(0)), params, 1)
 
 

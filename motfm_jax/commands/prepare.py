@@ -23,7 +23,7 @@ from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.source import Source
-from motfm_jax.io.preview import write_preview
+from motfm_jax.io.pictures import write_preview
 
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
 

@@ -36,13 +36,9 @@ class Decathlon:
       root: the folder of dataset.json.
       split: "train", "valid" or "test" of the training entries (80, 10 and 10% of the patients, at
         least one of them for validation), or "unlabelled", the entries under "test".
-      size: (D, H, W) of the records, along the file's axes.
-      channel: a name in dataset.json's "modality", in any case; "" where there is only one.
+      grid: (D, H, W) along the file's axes, and how volumes are brought to it.
+      channel: a name in dataset.json's "modality", in any case; "" if there is only one.
       source_channel: the channel that it is to be made from, resampled with it; "" for none.
-      fit: "pad" keeps the aspect ratio in millimetres, "stretch" fills the size; see geometry.fit.
-      crop_foreground: first cut to the box of voxels above the background (the corners' value).
-      spacing_mm: resample to this, then cut or pad about the centre to the size (fit is not used);
-        () fits the whole field of view into the size.
       label_map: (from, to) pairs applied to the masks; labels that share a target are merged and
         their names joined by "+". Labels without a pair stay.
       split_seed: of the split.
@@ -63,18 +59,15 @@ class Decathlon:
         self,
         root: str | Path,
         split: str,
-        size: Sequence[int],
+        grid: geometry.Grid,
         channel: str = "",
-        fit: str = "pad",
-        crop_foreground: bool = False,
-        spacing_mm: Sequence[float] = (),
+        source_channel: str = "",
         label_map: Sequence[tuple[int, int]] = (),
         split_seed: int = 0,
-        source_channel: str = "",
     ):
         if split not in SPLITS:
             raise ValueError(f"Decathlon split {split!r}: use one of {', '.join(SPLITS)}")
-        self.root = Path(root)
+        self.root, self.grid = Path(root), grid
         description = read_description(self.root)
         self.channels = read_channels(self.root, description)
         self.chosen = [find_channel(self.root, self.channels, channel)]
@@ -92,11 +85,11 @@ class Decathlon:
             )
         self.settings = {
             "split": split,
-            "size": list(size),
             "channel": self.channels[self.chosen[0]],
-            "fit": fit,
-            "crop_foreground": crop_foreground,
-            "spacing_mm": list(spacing_mm),
+            "size": list(grid.size),
+            "fit": grid.fit,
+            "crop_foreground": grid.crop_foreground,
+            "spacing_mm": list(grid.spacing_mm),
             "label_map": sorted(self.label_map.items()),
             "split_seed": split_seed,
         }
@@ -115,14 +108,11 @@ class Decathlon:
         return cls(
             data.root,
             split,
-            data.size,
+            geometry.Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground),
             data.channel,
-            data.fit,
-            data.crop_foreground,
-            data.spacing_mm,
+            source_channel,
             data.label_map,
             data.split_seed,
-            source_channel,
         )
 
     @staticmethod
@@ -165,14 +155,7 @@ class Decathlon:
             mask = self._targets[read_mask(entry, image.shape[:3], tuple(self.labels))]
         image = image[..., self.chosen]
         try:
-            if settings["crop_foreground"]:
-                image, mask, affine = geometry.crop_foreground(image, mask, affine)
-            grid = (image, mask, affine, spacing, settings["size"])
-            resized = (
-                geometry.fit_at_spacing(*grid, settings["spacing_mm"])
-                if settings["spacing_mm"]
-                else geometry.fit(*grid, settings["fit"])
-            )
+            resized = self.grid.place(image, mask, affine, spacing)
         except ValueError as error:
             raise ValueError(f"{entry.image_path}: {error}") from error
         return Record(

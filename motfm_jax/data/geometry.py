@@ -35,6 +35,37 @@ class Resized(NamedTuple):
     spacing_mm: tuple[float, ...] | None
 
 
+class Grid(NamedTuple):
+    """Where records lie: how images of any size are brought to one.
+
+    Attributes:
+      size: S.
+      fit: "pad" or "stretch", see `fit`.
+      spacing_mm: resample to this, one number per axis, then cut or pad about the centre; fit is
+        not used. () fits the whole field of view into the size.
+      crop_foreground: first cut to the box of voxels above the background (the corners' value).
+    """
+
+    size: Sequence[int]
+    fit: str = "pad"
+    spacing_mm: Sequence[float] = ()
+    crop_foreground: bool = False
+
+    def place(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        affine: np.ndarray | None,
+        spacing_mm: Sequence[float] | None,
+    ) -> Resized:
+        """The image on this grid. Args and errors as for `fit`."""
+        if self.crop_foreground:
+            image, mask, affine = crop_foreground(image, mask, affine)
+        if self.spacing_mm:
+            return fit_at_spacing(image, mask, affine, spacing_mm, self.size, self.spacing_mm)
+        return fit(image, mask, affine, spacing_mm, self.size, self.fit)
+
+
 def fit(
     image: np.ndarray,
     mask: np.ndarray | None,

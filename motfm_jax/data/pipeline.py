@@ -16,19 +16,26 @@ from motfm_jax.data.speckle import Speckle
 Augmentation = Callable[
     [np.ndarray, np.ndarray | None, np.random.Generator], tuple[np.ndarray, np.ndarray | None]
 ]
+Start = Speckle | Intensity  # see `Examples`
 READ_THREADS = 4
 
 
 class Examples:
     """Random access to scaled examples, for Grain: dicts of "image", and if any "mask", "label" and
-    "source", the image of another channel, with a scaling of its own."""
+    "source".
 
-    def __init__(
-        self, arrays: Arrays, intensity: Intensity, source_intensity: Intensity | None = None
-    ):
+    Args:
+      arrays: raw examples.
+      intensity: scales the images.
+      start: what a flow starts from instead of noise, which becomes `Batch.source`. A Speckle is
+        put on the (augmented) image; an Intensity scales `arrays.sources`.
+    """
+
+    def __init__(self, arrays: Arrays, intensity: Intensity, start: Start | None = None):
         self.arrays = arrays
         self.intensity = intensity
-        self.source_intensity = source_intensity
+        self.speckle = start if isinstance(start, Speckle) else None
+        self.source_intensity = start if isinstance(start, Intensity) else None
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -47,22 +54,19 @@ class Examples:
 
 
 def train_batches(
-    arrays: Arrays,
-    intensity: Intensity,
+    examples: Examples,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     augment: Augmentation | None = None,
-    source_intensity: Intensity | None = None,
-    speckle: Speckle | None = None,
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """Endless shuffled batches; each pass over the data has its own order and augmentation.
 
-    The global batch of a step depends on (arrays, batch_size, seed, step) alone: not on the
+    The global batch of a step depends on (examples, batch_size, seed, step) alone: not on the
     number of processes, workers or threads, nor on where an earlier run stopped. A pass may end
     inside a batch: a data set smaller than the batch appears in it more than once.
 
@@ -71,8 +75,6 @@ def train_batches(
         row r stands at r * process_count + process_index in the global batch (`Batch.index`).
       start_step: batches to skip: the step a resumed run continues at.
       augment: changes image, source and mask alike in space.
-      source_intensity: of `arrays.sources`, which then become `Batch.source`.
-      speckle: puts speckle on the augmented image for `Batch.source`.
       num_workers: Grain worker processes, 0 for threads. They are spawned: the caller's script
         needs its `if __name__ == "__main__"` guard, and absl flags must have been parsed.
 
@@ -88,14 +90,13 @@ def train_batches(
             f"num_workers={num_workers}: Grain's processes need parsed absl flags; start with "
             "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or use 0 workers"
         )
-    examples = Examples(arrays, intensity, source_intensity)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle()
     # Not without end: Grain then counts sys.maxsize examples, which batches of 1 overflow.
-    dataset = dataset.repeat(2**62 // len(arrays))
+    dataset = dataset.repeat(2**62 // len(examples))
     if augment is not None:
         dataset = dataset.random_map(functools.partial(_augment, augment))
-    if speckle is not None:
-        dataset = dataset.random_map(functools.partial(_speckled, speckle))
+    if examples.speckle is not None:
+        dataset = dataset.random_map(functools.partial(_speckled, examples.speckle))
     dataset = dataset[process_index::process_count].batch(num_rows)[start_step:]
     threads = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=4 * READ_THREADS)
     dataset = dataset.to_iter_dataset(threads)
@@ -106,12 +107,9 @@ def train_batches(
 
 
 def eval_batches(
-    arrays: Arrays,
-    intensity: Intensity,
+    examples: Examples,
     *,
     batch_size: int,
-    source_intensity: Intensity | None = None,
-    speckle: Speckle | None = None,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -124,31 +122,23 @@ def eval_batches(
     Raises:
       ValueError: a batch size that does not divide over the processes.
     """
-    num_rows = _rows_per_process(batch_size, process_count)
-    examples = Examples(arrays, intensity, source_intensity)
+    num_rows, total = _rows_per_process(batch_size, process_count), len(examples)
 
     def batch(start: int) -> Batch:
         positions = start + np.arange(num_rows, dtype=np.int32) * process_count + process_index
-        index = np.minimum(positions, len(arrays) - 1).astype(np.int32)
-        rows = [_for_evaluation(examples, position, speckle, seed) for position in index]
+        index = np.minimum(positions, total - 1).astype(np.int32)
+        rows = [_for_evaluation(examples, position, seed) for position in index]
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return _to_batch(stacked, positions < len(arrays), index)
+        return _to_batch(stacked, positions < total, index)
 
-    return map(batch, range(0, len(arrays), batch_size))
+    return map(batch, range(0, total, batch_size))
 
 
 def read_pairs(
-    arrays: Arrays,
-    intensity: Intensity,
-    positions: np.ndarray,
-    *,
-    source_intensity: Intensity | None = None,
-    speckle: Speckle | None = None,
-    seed: int = 0,
+    examples: Examples, positions: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sources and images of some examples as `eval_batches` yields them: two [B, *S, C], scaled."""
-    examples = Examples(arrays, intensity, source_intensity)
-    rows = [_for_evaluation(examples, int(position), speckle, seed) for position in positions]
+    rows = [_for_evaluation(examples, int(position), seed) for position in positions]
     return tuple(np.stack([row[name] for row in rows]) for name in ("source", "image"))
 
 
@@ -167,13 +157,11 @@ def _to_batch(rows: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray)
     )
 
 
-def _for_evaluation(
-    examples: Examples, position: int, speckle: Speckle | None, seed: int
-) -> dict[str, np.ndarray]:
+def _for_evaluation(examples: Examples, position: int, seed: int) -> dict[str, np.ndarray]:
     example = examples[position]
-    if speckle is None:
+    if examples.speckle is None:
         return example
-    return _speckled(speckle, example, np.random.default_rng([seed, position]))
+    return _speckled(examples.speckle, example, np.random.default_rng([seed, position]))
 
 
 def _augment(augment: Augmentation, example: dict, rng: np.random.Generator) -> dict:

@@ -9,27 +9,23 @@ class Facts:
     """What a checkpoint must remember of its data set: enough to sample without the data.
 
     Attributes:
-      size: spatial size S; zeros where a converted checkpoint does not say it.
+      size: spatial size S.
       channels: image channels C.
       classes: class names by index.
       mask_labels: mask label names by value, background first.
-      intensity: the fitted scaling, `Intensity.to_json()`; None where a converted checkpoint does
-        not say it.
+      intensity: the fitted scaling, `Intensity.to_json()`.
       source_intensity: the same of the images a flow starts from, where they are another channel.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
-      unknown: the fields that a converted checkpoint does not say and that stand here empty, as
-        zeros or as numbers for names, until training goes on with data.
     """
 
     size: tuple[int, ...]
     channels: int
     classes: tuple[str, ...]
     mask_labels: tuple[str, ...]
-    intensity: dict[str, Any] | None
+    intensity: dict[str, Any]
     spacing_mm: tuple[float, ...] | None = None
     affine: list[list[float]] | None = None
-    unknown: tuple[str, ...] = ()
     source_intensity: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -43,10 +39,7 @@ class Facts:
           ValueError: a field holds what it cannot.
           AttributeError, TypeError: these are no facts.
         """
-        tuples = {
-            name: tuple(values.get(name, ()))
-            for name in ("size", "classes", "mask_labels", "unknown")
-        }
+        tuples = {name: tuple(values.get(name, ())) for name in ("size", "classes", "mask_labels")}
         spacing = values.get("spacing_mm")
         facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
         for name, is_right in facts._right().items():
@@ -59,8 +52,7 @@ class Facts:
         steps = self.spacing_mm or ()
         return {
             "size": len(self.size) in (2, 3)
-            and all(_is_count(extent) for extent in self.size)
-            and (all(self.size) or (not any(self.size) and "size" in self.unknown)),
+            and all(_is_count(extent) and extent > 0 for extent in self.size),
             "channels": _is_count(self.channels) and self.channels > 0,
             "spacing_mm": len(steps) in (0, len(self.size))
             and all(is_number(step) and step > 0 for step in steps),
@@ -71,7 +63,7 @@ class Facts:
             ),
         } | {
             name: all(isinstance(said, str) for said in getattr(self, name))
-            for name in ("classes", "mask_labels", "unknown")
+            for name in ("classes", "mask_labels")
         }
 
 

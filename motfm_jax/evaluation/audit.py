@@ -11,7 +11,7 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.sets import ImageSet, in_units
-from motfm_jax.io import images as pictures
+from motfm_jax.io import pictures
 from motfm_jax.io.folders import whole_file
 from motfm_jax.metrics.nearest import (
     Nearest,

@@ -220,7 +220,9 @@ def fit(
     init_key, run_key = jax.random.split(jax.random.key(seed))
     state = parallel.replicate(init_state(task.init(init_key), optimizer, ema=0.0))
     step = parallel.train_step(make_train_step(task.loss, optimizer, axis_name=parallel.AXIS))
-    batches = pipeline.train_batches(train, intensity, batch_size=batch_size, seed=seed)
+    batches = pipeline.train_batches(
+        pipeline.Examples(train, intensity), batch_size=batch_size, seed=seed
+    )
     predict = predictor(task)
     best = None
     for epoch in range(1, epochs + 1):
@@ -322,4 +324,4 @@ def featurizer(task: Task, params: Params) -> Callable[[Arrays, Intensity], np.n
 
 def _batches(arrays: Arrays, intensity: Intensity) -> Iterator[Batch]:
     devices = jax.local_device_count()
-    return pipeline.eval_batches(arrays, intensity, batch_size=32 * devices)
+    return pipeline.eval_batches(pipeline.Examples(arrays, intensity), batch_size=32 * devices)

@@ -9,7 +9,7 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.evaluation import tables
-from motfm_jax.io import images as pictures
+from motfm_jax.io import pictures
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.metrics import similarity
 from motfm_jax.model import Bundle

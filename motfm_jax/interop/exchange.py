@@ -6,25 +6,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from motfm_jax import build, datasets, runs
 from motfm_jax.data.files import content_hash
+from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
+from motfm_jax.io.folders import differences
 from motfm_jax.io.run_folder import CONVERTED, open_run
 from motfm_jax.model import Bundle
-from motfm_jax.settings import check
+from motfm_jax.settings import check_network
 from motfm_jax.training.state import TrainState
 
 
 class Converted(NamedTuple):
-    """What came of a conversion: the run, where its weights are from, and what to know of it."""
+    """The result of a conversion.
 
-    trained: Bundle
+    Attributes:
+      model: the run at `out`, read back.
+      origin: the kind of file that its weights come from.
+      solver: name and steps of the original's sampler.
+      notes: one line for each setting that behaves differently here.
+    """
+
+    model: Bundle
     origin: str
     solver: tuple[str, int]
     notes: list[str]
@@ -38,62 +46,74 @@ def from_torch(
     size: Sequence[int] = (),
     overwrite: bool = False,
 ) -> Converted:
-    """A run directory with the weights of the PyTorch original, at step 0 and without optimiser.
+    """Writes a run directory with the weights of the PyTorch original, at step 0.
 
     Args:
       weights: its .ckpt, .pth, .pt or .safetensors.
       out: run directory to write.
-      yaml: its config; None where the checkpoint holds it.
-      data: the .pkl it was trained on, which gives size, intensity, classes and mask labels.
-      size: S, where there is no data or its images are to be fitted to another size.
+      yaml: its config; None takes the one in the checkpoint.
+      data: the .pkl it was trained on: size, intensities, class names and mask labels. Without it
+        names are numbered, and images stay in the network's units.
+      size: spatial size S. It is required without `data`, and otherwise fits the images to it.
       overwrite: replace the run at `out`.
 
     Raises:
-      ValueError: a file that cannot be read, a field or parameter that does not fit: all are named.
+      ValueError: a file that cannot be read, a field or parameter that does not fit, no size.
     """
-    read = torch_weights.read_torch_weights(weights)
-    said = _config(read, weights, yaml)
-    config, notes = said.config, list(said.notes)
+    contents = torch_weights.read_torch_weights(weights)
+    theirs = _config(contents, weights, yaml)
+    config, dims = theirs.config, len(theirs.config.data.size)
     if data:
         config.data.root = str(data)
-        size = size or _image_size(data, len(config.data.size))
-    if size:
-        if len(size) != len(config.data.size):
-            raise ValueError(
-                f"--size {' '.join(map(str, size))}: the network is {len(config.data.size)}-D"
-            )
-        config.data.size = tuple(size)
-        probe = config.copy_and_resolve_references()
-        probe.data.root = config.data.root or "unknown"
-        check(probe)
-    facts = datasets.data(config).facts if data else _facts_without_data(said, config)
-    if facts.channels != said.channels:
+        size = size or _image_size(data, dims)
+    if not size:
         raise ValueError(
-            f"{data}: images of {facts.channels} channels, the network has {said.channels}"
+            f"{weights}: a checkpoint does not hold the size of its images; give --data with the "
+            f".pkl it was trained on, or --size {' '.join('DHW'[-dims:])}"
         )
-    if said.num_classes and len(facts.classes) != said.num_classes:
+    if len(size) != dims:
+        raise ValueError(f"--size {' '.join(map(str, size))}: the network is {dims}-D")
+    config.data.size = tuple(size)
+    check_network(config)
+    facts = datasets.data(config).facts if data else _facts_without_data(theirs, config)
+    if facts.channels != theirs.channels:
+        raise ValueError(
+            f"{data}: images of {facts.channels} channels, the network has {theirs.channels}"
+        )
+    if theirs.num_classes and len(facts.classes) != theirs.num_classes:
         raise ValueError(
             f"{data}: {len(facts.classes)} classes ({', '.join(facts.classes)}), the network has "
-            f"{said.num_classes} (cross_attention_dim); give the data it was trained on"
+            f"{theirs.num_classes} (cross_attention_dim); give the data it was trained on"
         )
-    model = build.architecture(config, facts)
-    wanted = jax.eval_shape(model.init, jax.random.key(0))
-    params = torch_weights.from_torch(read.state, wanted, str(weights))
-    _write(
-        out,
-        config,
-        facts,
-        params,
-        overwrite,
-        {
-            "from": str(weights),
-            "blake2b": content_hash(weights),
-            "origin": read.origin,
-            "step": read.step,
-            "notes": notes,
-        },
+    expected = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
+    params = torch_weights.from_torch(contents.state, expected, str(weights))
+    record = {
+        "from": str(weights),
+        "blake2b": content_hash(weights),
+        "origin": contents.origin,
+        "step": contents.step,
+        "notes": theirs.notes,
+    }
+    resolved = config.to_dict()
+    with open_run(out, resolved, overwrite=overwrite) as run:
+        run.write_json("facts.json", facts.to_json())
+        run.write_json(CONVERTED, record)
+        checkpoints = Checkpoints(run.checkpoints, resolved, facts.to_json())
+        checkpoints.save(0, _untrained(params))
+        checkpoints.wait()
+        checkpoints.close()
+    return Converted(runs.load_run(out), contents.origin, theirs.solver, theirs.notes)
+
+
+def _untrained(params: Mapping[str, Any]) -> TrainState:
+    """The weights as a checkpoint: no optimiser, no moving average."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=None,
+        opt_state=(),
+        halted=jnp.zeros((), bool),
     )
-    return Converted(runs.load_run(out), read.origin, said.solver, notes)
 
 
 def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, list[str]]:
@@ -131,42 +151,39 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, l
 
 
 def _config(
-    read: torch_weights.TorchWeights, weights: Path, yaml: Path | None
+    contents: torch_weights.TorchWeights, weights: Path, yaml: Path | None
 ) -> original.Translation:
-    """The original's config, from its file or the checkpoint; where both are there they agree."""
-    inside = read.config if read.config and "model_args" in read.config else None
+    """The original's config, from its file or the checkpoint; if both exist, they must agree."""
+    saved = contents.config if contents.config and "model_args" in contents.config else None
     if yaml is None:
-        if inside is None:
+        if saved is None:
             raise ValueError(f"{weights}: holds no config; give the original's YAML with --config")
-        return original.translate(inside, str(weights))
-    said = original.translate(original.read_yaml(yaml), str(yaml))
-    if inside is not None:
-        other = original.translate(inside, str(weights))
-        differing = [
-            f"model.{name} {said.config.model[name]} there, {other.config.model[name]} here"
-            for name in said.config.model
-            if said.config.model[name] != other.config.model[name]
+        return original.translate(saved, str(weights))
+    theirs = original.translate(original.read_yaml(yaml), str(yaml))
+    if saved is not None:
+        other = original.translate(saved, str(weights))
+        parts = [
+            {"cond": each.config.cond, "model": each.config.model.to_dict()}
+            for each in (other, theirs)
         ]
-        if said.config.cond != other.config.cond:
-            differing.append(f"cond {said.config.cond} there, {other.config.cond} here")
-        if differing:
+        changed = differences(*parts)
+        if changed:
             raise ValueError(
-                f"{weights}: was trained by another config than {yaml}: {'; '.join(differing)}; "
-                "leave --config out to use the checkpoint's own"
+                f"{weights}: was trained by another config than {yaml}: {'; '.join(changed)} "
+                "there; leave --config out to use the checkpoint's own"
             )
-    return said
+    return theirs
 
 
-def _facts_without_data(said: original.Translation, config: ConfigDict) -> Facts:
-    unknown = ["classes", "mask_labels", "intensity", "spacing_mm", "affine"]
-    labels = [f"label {value}" for value in range(1, said.mask_channels)]
+def _facts_without_data(theirs: original.Translation, config: ConfigDict) -> Facts:
+    num_labels = max(theirs.mask_channels, 2) if theirs.mask_channels else 0
+    labels = [f"label {value}" for value in range(1, num_labels)]
     return Facts(
         size=tuple(config.data.size),
-        channels=said.channels,
-        classes=tuple(map(str, range(said.num_classes))),
+        channels=theirs.channels,
+        classes=tuple(map(str, range(theirs.num_classes))),
         mask_labels=("background", *labels) if labels else (),
-        intensity=None,
-        unknown=tuple(unknown if all(config.data.size) else ["size", *unknown]),
+        intensity=Intensity.fit([], mode="none").to_json(),
     )
 
 
@@ -178,28 +195,3 @@ def _image_size(data: Path, dims: int) -> tuple[int, ...]:
     if not space or space[0] == 1:
         raise ValueError(f"{data}: images {image.shape}, the network is {dims}-D")
     return space
-
-
-def _write(
-    out: Path,
-    config: ConfigDict,
-    facts: Facts,
-    params: Mapping[str, np.ndarray],
-    overwrite: bool,
-    record: Mapping[str, Any],
-) -> None:
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=None,
-        opt_state=(),
-        halted=jnp.zeros((), bool),
-    )
-    resolved, known = config.to_dict(), facts.to_json()
-    with open_run(out, resolved, overwrite=overwrite) as run:
-        run.write_json("facts.json", known)
-        run.write_json(CONVERTED, record)
-        checkpoints = Checkpoints(run.checkpoints, resolved, known)
-        checkpoints.save(0, state)
-        checkpoints.wait()
-        checkpoints.close()

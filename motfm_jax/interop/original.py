@@ -112,7 +112,7 @@ class Translation(NamedTuple):
     """A config of the original in our terms.
 
     Attributes:
-      config: ours. data.size is zeros: the YAML does not hold it.
+      config: ours. The YAML does not hold data.size; this is the smallest that the network takes.
       channels: of the image.
       num_classes: 0 without class conditioning.
       mask_channels: 0 without mask conditioning, 1 for scaled labels, else one per label.
@@ -227,8 +227,8 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
     solver = theirs.take("solver_args.method", SOLVERS, "midpoint")
     steps = max(1, round(1 / theirs.take("solver_args.step_size", STEP_SIZE, 0.1)))
     _refuse_unknown(theirs)
+    config.data.size = (2 ** (len(model.channels) - 1),) * dims
     _check(config, where)
-    config.data.size = (0,) * dims
     mask_channels = mask_channels if with_mask else 0
     num_classes = num_classes if with_class else 0
     return Translation(config, channels, num_classes, mask_channels, (solver, steps), notes)
@@ -274,9 +274,8 @@ def _refuse_unknown(theirs: _Theirs) -> None:
 
 
 def _check(config: ConfigDict, where: str) -> None:
-    """Our own rules, with a size and a path, which the YAML may lack."""
+    """Our own rules."""
     probe = config.copy_and_resolve_references()
-    probe.data.size = (2 ** (len(config.model.channels) - 1),) * len(config.data.size)
     probe.data.root = config.data.root or "data"
     try:
         check(probe)

@@ -155,9 +155,10 @@ def optimizer(
             "generator": side(learning_rate),
             "other": side(lambda step: discriminator_rate * learning_rate(step)),
         },
-        lambda params: {
-            name: "generator" if name.startswith("generator/") else "other" for name in params
-        },
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: "generator" if path[-1].key.startswith("generator/") else "other",
+            params,
+        ),
     )
 
 

@@ -107,7 +107,8 @@ class Method(NamedTuple):
         `build.Blueprint` that returns a `build.Parts`.
       check: raises ValueError where the config's other fields do not suit the method.
       optimizer: (settings, learning rate by update, largest gradient norm) -> the update rule;
-        None for the one that config.train describes.
+        None for the one that config.train describes. It sees a pytree of long arrays, such as
+        "unet/kernels", in the place of parameters (`training.state.Packed`).
       ranks: whether its validation loss ranks checkpoints.
       starts_from_images: whether it may start from images instead of noise (config.flow.source).
     """

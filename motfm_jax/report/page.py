@@ -14,7 +14,7 @@ from motfm_jax.evaluation.audit import FEWEST
 from motfm_jax.evaluation.score import density, to_units
 from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
-from motfm_jax.io import images
+from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import whole_file
 from motfm_jax.metrics.density import GRID
@@ -49,7 +49,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
     """
     folder = out / "report"
     shown_tables: dict[str, Table] = {}
-    pictures: list[tuple[Path, str]] = []
+    figures: list[tuple[Path, str]] = []
     for name in anatomies(plan):
         if not sampled(plan, out, name):
             continue
@@ -57,12 +57,12 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         rows, network = measure(plan, out, name, real)
         shown_tables |= _tables(plan, name, rows, network)
         logger.info("%s: figures", name)
-        pictures += _samples(plan, out, name, real, folder)
+        figures += _samples(plan, out, name, real, folder)
     if plan.depths:
         shown_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
     if plan.denoise is not None and (denoised / "restoration.json").is_file():
-        pictures += [
+        figures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images."),
         ]
@@ -78,7 +78,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(_page(plan, out, list(shown_tables.values()), pictures, done))
+        draft.write_text(_page(plan, out, list(shown_tables.values()), figures, done))
     return page
 
 
@@ -143,18 +143,18 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     first = range(num)
     titles, columns = (
         ["real"],
-        [[images.grey_tile(image, window) for image in real.images.take(first)]],
+        [[pictures.grey_tile(image, window) for image in real.images.take(first)]],
     )
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
-        columns.insert(0, [images.mask_tile(np.asarray(mask)) for mask in masks[:num]])
+        columns.insert(0, [pictures.mask_tile(np.asarray(mask)) for mask in masks[:num]])
     for cell in sampled(plan, out, name):
         generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
-        columns.append([images.grey_tile(image, window) for image in generated.take(first)])
+        columns.append([pictures.grey_tile(image, window) for image in generated.take(first)])
         titles.append(_title(cell))
     path = folder / f"figure2_{name}.png"
-    images.write_grid(
-        path, list(zip(*columns)), column_titles=titles, caption=images.window_caption(window)
+    pictures.write_grid(
+        path, list(zip(*columns)), column_titles=titles, caption=pictures.window_caption(window)
     )
     shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
     last_of = {cell.system: cell for cell in sampled(plan, out, name)}
@@ -190,7 +190,7 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
             generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
             curves[_title(cell)] = curve(generated)
     path = folder / "figure3.png"
-    images.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
+    pictures.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
     return path
 
 
@@ -198,13 +198,13 @@ def _page(
     plan: Plan,
     out: Path,
     shown_tables: Sequence[Table],
-    pictures: Sequence[tuple[Path, str]],
+    figures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
 ) -> str:
     shown = "".join(
         f'<figure><div class="wide"><img src="{os.path.relpath(path, out / "report")}" '
         f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for path, caption in pictures
+        for path, caption in figures
     )
     took = sum(seconds(out, stage) for stage in done)
     commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.said()}" for stage in done)

@@ -18,7 +18,7 @@ import numpy as np
 
 from motfm_jax.data import convert
 from motfm_jax.data.source import Record
-from motfm_jax.io import images as pictures
+from motfm_jax.io import nifti, pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.files import check_archive, write_npz
 from motfm_jax.io.folders import claimed, read_json, write_json
@@ -165,7 +165,7 @@ def write(out: Path, samples: "Samples") -> None:
         digits = max(4, len(str(len(images) - 1)))
         affines = conditions.affines or [None] * len(images)
         for index, (image, affine) in enumerate(zip(images, affines)):
-            pictures.write_nifti(
+            nifti.write_nifti(
                 out / f"sample_{index:0{digits}}.nii.gz",
                 image,
                 samples.model.facts.affine if affine is None else affine,

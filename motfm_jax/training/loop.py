@@ -3,11 +3,9 @@
 It knows neither networks nor data: states, batches and functions are handed to it.
 """
 
-import contextlib
-import functools
-import os
+import logging
 import signal
-import threading
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,35 +13,57 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from motfm_jax import parallel
-from motfm_jax.core import Array, Batch, Params
-from motfm_jax.training.progress import Progress
-from motfm_jax.training.state import TrainState
+from motfm_jax.core import Array, Batch
+from motfm_jax.training.signals import catch, stop_now
+from motfm_jax.training.state import Packed, TrainState
 from motfm_jax.training.step import Metrics
 
-# Metrics are read this many updates late: the device always has the next update to go on with, and
+log = logging.getLogger(__name__)
+
+# Metrics are read this many updates late: the device always has the next update to work on, and
 # the host is never further ahead than that (each update in the queue holds its batch).
 LAG = 2
-
-# Several processes agree on stopping after a signal at multiples of this.
-AGREE_EVERY = 10
 
 
 class NonFiniteError(ValueError):
     """A loss or a gradient was NaN or infinite; the last good state has been saved."""
 
 
-class Hook(NamedTuple):
-    """Something to do now and then, such as a grid of samples.
+class Work(NamedTuple):
+    """What a training does.
 
     Attributes:
-      every: at multiples of this many steps, and after the last.
-      call: (step, replicated weights: the moving average where there is one) -> None.
+      update: (state, this process's rows of a batch, key) -> (state, metrics), such as
+        `parallel.TrainStep`.
+      learning_rate: by update, for the log.
+      evaluate: weights -> validation loss, such as `parallel.evaluator`; None without validation.
+      sample: (step, weights) -> None, such as drawing a grid of samples; None for nothing.
     """
 
-    every: int
-    call: Callable[[int, Params], None]
+    update: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+    learning_rate: Callable[[int], Any]
+    evaluate: Callable[[Packed], float] | None = None
+    sample: Callable[[int, Packed], None] | None = None
+
+
+class Plan(NamedTuple):
+    """How long a training takes, and how often it does what.
+
+    Attributes:
+      num_steps: updates in all, those before a resume included.
+      batch_size: images an update, over all devices and processes.
+      log_every, eval_every, save_every, sample_every: at multiples of so many updates. The last
+        update does all four, and a new best validation loss saves too.
+    """
+
+    num_steps: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    save_every: int
+    sample_every: int
 
 
 class Outcome(NamedTuple):
@@ -61,7 +81,7 @@ class Outcome(NamedTuple):
 
 
 class Run(Protocol):
-    """Where the loop logs: `io.runs.Run`."""
+    """Where the loop logs, such as a run directory."""
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -69,7 +89,8 @@ class Run(Protocol):
 class Checkpoints(Protocol):
     """Where the loop saves: `io.checkpoints.Checkpoints`."""
 
-    best_loss: float
+    @property
+    def best_loss(self) -> float: ...
 
     def save(self, step: int, state: Any, valid_loss: float | None = None) -> None: ...
 
@@ -79,81 +100,68 @@ class Checkpoints(Protocol):
 def train(
     state: TrainState,
     batches: Iterator[Batch],
-    *,
     key: Array,
-    update: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
-    evaluate: Callable[[Params], float] | None,
-    learning_rate: Callable[[int], Array],
+    work: Work,
+    plan: Plan,
     run: Run,
     checkpoints: Checkpoints,
-    num_steps: int,
-    batch_size: int,
-    log_every: int,
-    eval_every: int,
-    save_every: int,
-    hooks: Sequence[Hook] = (),
+    progress: bool = False,
 ) -> Outcome:
-    """Trains until num_steps updates are made in all, or a signal comes.
+    """Trains until plan.num_steps updates are made in all, or a signal comes.
 
-    SIGTERM, Ctrl-C or SIGHUP: the update or validation at hand is finished, the state saved, and
-    the outcome says by which (another process's counts as SIGTERM); a second one stops at once.
+    SIGTERM, Ctrl-C or SIGHUP: the current update or validation is finished, the state saved, and
+    the outcome names the signal (SIGTERM for a signal to another process); a second one stops at
+    once.
 
     Args:
-      state: replicated over devices; donated. Its step says where the batches start.
+      state: replicated over devices; donated. Its step states where the batches start.
       batches: this process's rows of each global batch, from the state's step on.
       key: the run's key.
-      update: `parallel.train_step(...)`.
-      evaluate: `parallel.evaluator(...)`, or None without validation.
-      learning_rate: by update, for the log.
-      run, checkpoints: where to log and save (`io.runs.Run`, `io.checkpoints.Checkpoints`).
-      num_steps: updates in all, the ones before a resume included.
-      batch_size: images an update, over all devices and processes.
-      log_every, eval_every, save_every: at multiples of so many updates; the last update does all
-        three, and a validation loss below all before saves too.
-      hooks: called after validation.
+      work, plan: what to do, and when.
+      run, checkpoints: where to log and save.
+      progress: shows a bar in a terminal or notebook.
 
     Raises:
       NonFiniteError: within log_every updates of the first bad one.
     """
     step = int(state.step)
     best_loss = checkpoints.best_loss
-    window = _Window(step, batch_size)
+    window = _Window(step, plan.batch_size)
     stopped_by = None
-    silent = jax.process_index() != 0
-    with _signals() as signals, Progress(step, num_steps, silent=silent) as progress:
+    with catch() as received, _bar(step, plan.num_steps, progress) as bar:
         try:
-            while step < num_steps:
-                state, metrics = update(state, _next(batches, step, num_steps), key)
+            while step < plan.num_steps:
+                state, metrics = work.update(state, _next(batches, step, plan.num_steps), key)
                 step += 1
                 window.add(step, metrics)
-                progress.step(window.loss, window.images_per_second)
-                if step < num_steps and _stop_now(signals, step):
-                    stopped_by = signals[0] if signals else signal.SIGTERM
-                due = functools.partial(_is_due, step, num_steps)
-                if due(log_every) or stopped_by:
+                bar.update()
+                last = step == plan.num_steps
+                if not last and stop_now(received, step):
+                    stopped_by = received[0] if received else signal.SIGTERM
+                if last or step % plan.log_every == 0 or stopped_by:
                     row = window.take()
-                    run.log(step, row | {"learning_rate": float(learning_rate(step - 1))})
-                    progress.line(step, row, (num_steps - step) * batch_size)
+                    run.log(step, row | {"learning_rate": float(work.learning_rate(step - 1))})
+                    _report(step, plan, row)
                 if stopped_by:
                     checkpoints.save(step, state)
                     break
                 valid_loss = None
-                if evaluate is not None and due(eval_every):
+                if work.evaluate is not None and (last or step % plan.eval_every == 0):
                     window.settle()
-                    valid_loss = evaluate(state.weights)
+                    valid_loss = work.evaluate(state.weights)
                     run.log(step, {"valid_loss": valid_loss})
-                    progress.say(f"step {step}: validation loss {valid_loss:.5f}")
+                    _say("step %d: validation loss %.5f", step, valid_loss)
                 improved = valid_loss is not None and valid_loss < best_loss
                 if improved:
                     best_loss = valid_loss
-                if improved or due(save_every):
+                if improved or last or step % plan.save_every == 0:
                     window.settle()
                     checkpoints.save(step, state, valid_loss)
-                for hook in hooks:
-                    # Schedulers give seconds between a signal and the kill.
-                    if due(hook.every) and not signals:
-                        window.settle()
-                        hook.call(step, state.weights)
+                # Schedulers give seconds between a signal and the kill.
+                samples = work.sample is not None and not received
+                if samples and (last or step % plan.sample_every == 0):
+                    window.settle()
+                    work.sample(step, state.weights)
                 window.resume()
         except _NotFinite as bad:
             run.log(bad.step, {"loss": bad.loss, "grad_norm": bad.grad_norm})
@@ -161,12 +169,31 @@ def train(
             good = state._replace(halted=np.zeros((), bool))
             checkpoints.save(int(state.step), good)
             checkpoints.wait()
-            raise NonFiniteError(_explain(bad, float(learning_rate(bad.step - 1)))) from None
+            raise NonFiniteError(_explain(bad, float(work.learning_rate(bad.step - 1)))) from None
         checkpoints.wait()
         if stopped_by:
-            cause = stopped_by.name if signals else "a signal to another process"
-            progress.say(f"stopped after step {step} by {cause}: saved; --resume goes on")
+            cause = stopped_by.name if received else "a signal to another process"
+            _say("stopped after step %d by %s: saved; --resume continues", step, cause)
     return Outcome(state, step, stopped_by)
+
+
+def _bar(step: int, num_steps: int, progress: bool) -> tqdm:
+    shown = progress and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not shown)
+
+
+def _say(message: str, *values: Any) -> None:
+    if jax.process_index() == 0:
+        log.info(message, *values)
+
+
+def _report(step: int, plan: Plan, row: dict[str, float]) -> None:
+    pace = row["images_per_second"]
+    left = tqdm.format_interval((plan.num_steps - step) * plan.batch_size / pace)
+    _say(
+        "step %d/%d  loss %.4f  %.1f images/s  %s left",
+        *(step, plan.num_steps, row["loss"], pace, left),
+    )
 
 
 class _NotFinite(Exception):
@@ -189,7 +216,6 @@ class _Window:
         self._recent: deque[float] = deque(maxlen=5)
         self._first = True
         self._mark(step)
-        self.loss: float | None = None
         self.images_per_second = 0.0
 
     def _mark(self, step: int) -> None:
@@ -210,9 +236,8 @@ class _Window:
             loss, grad_norm, finite = jax.device_get(metrics)
             if not finite:
                 raise _NotFinite(step, float(loss), float(grad_norm), tuple(self._recent))
-            self.loss = float(loss)
-            self._recent.append(self.loss)
-            self._losses.append(self.loss)
+            self._recent.append(float(loss))
+            self._losses.append(float(loss))
             self._norms.append(float(grad_norm))
             marked_step, marked_at = self._marked
             if step > marked_step:
@@ -240,10 +265,6 @@ class _Window:
         return row
 
 
-def _is_due(step: int, num_steps: int, every: int) -> bool:
-    return step == num_steps or step % every == 0
-
-
 def _next(batches: Iterator[Batch], step: int, num_steps: int) -> Batch:
     batch = next(batches, None)
     if batch is None:
@@ -260,41 +281,3 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
         "or train.warmup), gradients are not clipped (train.clip), bfloat16 rounds too much (try "
         "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)"
     )
-
-
-def _stop_now(signals: Sequence[signal.Signals], step: int) -> bool:
-    """Whether to stop after this step; several processes stop after the same one."""
-    if jax.process_count() == 1:
-        return bool(signals)
-    return step % AGREE_EVERY == 0 and parallel.any_process(bool(signals))
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """The signals to stop that came meanwhile; a second one acts as it always does."""
-    received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    kinds = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        kinds.append(signal.SIGHUP)  # its terminal has closed
-    previous = {kind: signal.getsignal(kind) or signal.SIG_DFL for kind in kinds}
-
-    def restore() -> None:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
-
-    def receive(number: int, _) -> None:
-        received.append(signal.Signals(number))
-        restore()
-        # Written past Python's streams: a handler may interrupt one of them.
-        with contextlib.suppress(OSError):
-            os.write(2, b"\nstopping: finishing the step and saving; once more to stop at once\n")
-
-    for kind in kinds:
-        signal.signal(kind, receive)
-    try:
-        yield received
-    finally:
-        restore()

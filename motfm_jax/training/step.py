@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from motfm_jax.core import Array, Batch, Params, fold_keys
-from motfm_jax.training.state import TrainState
+from motfm_jax.training.state import Packed, TrainState, pack
 
-# (params, batch of B examples, one key an example [B], dropout key or None) -> loss of each [B].
+# (params by name, batch of B examples, a key each [B], dropout key or None) -> loss of each [B].
 LossFn = Callable[[Params, Batch, Array, Array | None], Array]
 
 
@@ -33,12 +33,12 @@ def _sum_over_devices(tree, axis_name: str | None):
 
 
 def _gradients(
-    loss_fn: LossFn, params: Params, batch: Batch, keys: Array, dropout_key: Array, parts: int
-) -> tuple[Array, Params]:
+    loss_fn: LossFn, params: Packed, batch: Batch, keys: Array, dropout_key: Array, parts: int
+) -> tuple[Array, Packed]:
     """Loss and gradients summed over a device's valid examples, in `parts` equal micro-batches."""
 
-    def total(params: Params, batch: Batch, keys: Array, dropout_key: Array) -> Array:
-        losses = loss_fn(params, batch, keys, dropout_key)
+    def total(params: Packed, batch: Batch, keys: Array, dropout_key: Array) -> Array:
+        losses = loss_fn(params.named(), batch, keys, dropout_key)
         return jnp.sum(jnp.where(batch.valid, losses, 0.0))
 
     value_and_grad = jax.value_and_grad(total)
@@ -90,8 +90,7 @@ def make_train_step(
       ema: decay of the moving average (see `ema_decay`); 0 where the state has none.
       accumulation: micro-batches a device works through before the update.
       axis_name: name of the device axis under pmap; None on one device.
-      refresh: what is done to the parameters after the optimiser, such as `nn.spectral.refresh`;
-        None for nothing.
+      refresh: changes the parameters by name after each update, such as `nn.spectral.refresh`.
 
     Returns:
       (state, a device's rows of the batch, key) -> (state, Metrics).
@@ -117,11 +116,11 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             if refresh is not None:
-                params = refresh(params)
+                params = pack(refresh(params.named()))
             average = state.ema
             if average is not None:
                 decay = ema_decay(state.step, ema)
-                average = jax.tree.map(lambda old, new: new + decay * (old - new), average, params)
+                average = optax.incremental_update(params, average, 1 - decay)
             return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted
@@ -140,15 +139,15 @@ def _update_if(keep: Array, update: Callable[[], TrainState], state: TrainState)
     )
 
 
-def make_eval_step(loss_fn: LossFn) -> Callable[[Params, Batch, Array], tuple[Array, Array]]:
-    """Validation: (params, batch, key) -> sum of the valid examples' losses, and their number.
+def make_eval_step(loss_fn: LossFn) -> Callable[[Packed, Batch, Array], tuple[Array, Array]]:
+    """Validation: (a state's weights, batch, key) -> sum of the valid losses, and their number.
 
     Noise and times are folded from the key and an example's index in the split: with one key they
     are the same at every evaluation, whatever the batch size and the devices. No dropout.
     """
 
-    def eval_step(params: Params, batch: Batch, key: Array) -> tuple[Array, Array]:
-        losses = loss_fn(params, batch, fold_keys(key, batch.index), None)
+    def eval_step(weights: Packed, batch: Batch, key: Array) -> tuple[Array, Array]:
+        losses = loss_fn(weights.named(), batch, fold_keys(key, batch.index), None)
         return jnp.sum(jnp.where(batch.valid, losses, 0.0)), jnp.sum(batch.valid)
 
     return eval_step

@@ -6,6 +6,7 @@ import pytest
 
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.geometry import Grid
 
 SHAPE = (8, 10, 6)
 MODALITY = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
@@ -59,7 +60,7 @@ def tree(tmp_path):
 
 @pytest.mark.parametrize("name, index", [("T1w", 1), ("t1W", 1), ("T1GD", 2), ("flair", 0)])
 def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
-    source = Decathlon(tree, "train", SHAPE, channel=name, fit="stretch")
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), name)
     number = int(source.entries[0].patient[-2:])
     assert source[0].image.max() == number * 10 + index + 1
     assert source[0].meta["channel"] == MODALITY[str(index)]
@@ -71,17 +72,17 @@ def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
 def test_a_channel_that_is_not_one_is_refused_with_the_list(tree, name, came):
     ways = r"config\.data\.channel, in prepare_data\.py --channel$"
     with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w; .*{ways}"):
-        Decathlon(tree, "train", SHAPE, channel=name)
+        Decathlon(tree, "train", Grid(SHAPE), channel=name)
 
 
 def test_a_single_channel_needs_no_name(tmp_path):
     write_tree(tmp_path, modality={"0": "MRI"})
-    record = Decathlon(tmp_path, "train", SHAPE)[0]
+    record = Decathlon(tmp_path, "train", Grid(SHAPE))[0]
     assert record.image.shape == (*SHAPE, 1) and record.label is None
 
 
 def test_records_keep_the_files_axes_affine_and_labels(tree):
-    source = Decathlon(tree, "train", SHAPE, channel="T1w", fit="stretch")
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w")
     number = int(source.entries[0].patient[-2:])
     record = source[0]
     np.testing.assert_array_equal(record.image[..., 0], volume(number, 4)[..., 1])
@@ -93,47 +94,47 @@ def test_records_keep_the_files_axes_affine_and_labels(tree):
 
 
 def test_a_source_channel_comes_with_the_image_on_the_same_grid(tree):
-    alone = Decathlon(tree, "train", SHAPE, "T1w")
-    pair = Decathlon(tree, "train", SHAPE, "T1w", source_channel="flair")
+    alone = Decathlon(tree, "train", Grid(SHAPE), "T1w")
+    pair = Decathlon(tree, "train", Grid(SHAPE), "T1w", source_channel="flair")
     record = pair[0]
     np.testing.assert_array_equal(record.image, alone[0].image)
     assert alone[0].source is None
-    flair = Decathlon(tree, "train", SHAPE, "FLAIR")[0].image
+    flair = Decathlon(tree, "train", Grid(SHAPE), "FLAIR")[0].image
     np.testing.assert_array_equal(record.source, flair)
     assert (flair != record.image).any()
     assert "source_channel" not in alone.fingerprint()
     assert pair.fingerprint() != alone.fingerprint()
     with pytest.raises(ValueError, match=r"'T1', .*name one of them: config\.flow\.source_channel"):
-        Decathlon(tree, "train", SHAPE, "T1w", source_channel="T1")
+        Decathlon(tree, "train", Grid(SHAPE), "T1w", source_channel="T1")
 
 
 def test_pad_makes_spacing_equal_and_crop_moves_the_affine(tree):
-    whole = Decathlon(tree, "train", (8, 8, 8), channel="T1w")[0]
+    whole = Decathlon(tree, "train", Grid((8, 8, 8)), channel="T1w")[0]
     assert whole.meta["spacing_mm"] == [2.5] * 3  # 10 voxels of 2 mm into 8
-    cropped = Decathlon(tree, "train", (4, 6, 4), "T1w", "stretch", crop_foreground=True)[0]
+    cropped = Decathlon(tree, "train", Grid((4, 6, 4), "stretch", crop_foreground=True), "T1w")[0]
     assert cropped.image.min() > 0
     np.testing.assert_allclose(np.array(cropped.meta["affine"])[:3, 3], [4, 6, 3])
 
 
 def test_target_spacing_cuts_or_pads_and_does_not_fit(tree):
-    record = Decathlon(tree, "train", (8, 4, 8), channel="T1w", spacing_mm=(2, 2, 3))[0]
+    record = Decathlon(tree, "train", Grid((8, 4, 8), spacing_mm=(2, 2, 3)), "T1w")[0]
     assert record.meta["spacing_mm"] == [2, 2, 3]
     np.testing.assert_array_equal(record.mask[:, :, 1:7], mask()[:, 3:7])
     assert not record.mask[:, :, [0, 7]].any()
 
 
 def test_labels_are_remapped_and_merged_names_joined(tree):
-    source = Decathlon(tree, "train", SHAPE, "T1w", "stretch", label_map=((2, 1), (3, 2)))
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w", label_map=((2, 1), (3, 2)))
     assert source.mask_labels == ("background", "edema+core", "enhancing")
     np.testing.assert_array_equal(source[0].mask, np.array([0, 1, 1, 2])[mask()])
     with pytest.raises(ValueError, match="label 9 is not in"):
-        Decathlon(tree, "train", SHAPE, channel="T1w", label_map=((9, 1),))
+        Decathlon(tree, "train", Grid(SHAPE), channel="T1w", label_map=((9, 1),))
 
 
 def split(root, seed=0):
     splits = {}
     for name in ("train", "valid", "test"):
-        source = Decathlon(root, name, SHAPE, "T1w", split_seed=seed)
+        source = Decathlon(root, name, Grid(SHAPE), "T1w", split_seed=seed)
         splits[name] = {entry.patient for entry in source.entries}
     return splits
 
@@ -148,14 +149,14 @@ def test_the_seeded_split_is_80_10_10_and_disjoint(tmp_path):
 
 def test_two_volumes_leave_one_for_validation_and_none_for_test(tmp_path):
     write_tree(tmp_path, num_train=2)
-    assert len(Decathlon(tmp_path, "train", SHAPE, "T1w")) == 1
-    assert len(Decathlon(tmp_path, "valid", SHAPE, "T1w")) == 1
+    assert len(Decathlon(tmp_path, "train", Grid(SHAPE), "T1w")) == 1
+    assert len(Decathlon(tmp_path, "valid", Grid(SHAPE), "T1w")) == 1
     with pytest.raises(ValueError, match="none for the test split"):
-        Decathlon(tmp_path, "test", SHAPE, "T1w")
+        Decathlon(tmp_path, "test", Grid(SHAPE), "T1w")
 
 
 def test_test_entries_are_bare_paths_without_masks(tree):
-    source = Decathlon(tree, "unlabelled", SHAPE, "T1w")
+    source = Decathlon(tree, "unlabelled", Grid(SHAPE), "T1w")
     assert [entry.patient for entry in source.entries] == ["W_00", "W_01"]
     assert source[0].mask is None and source.mask_labels == ()
 
@@ -166,13 +167,13 @@ def test_test_entries_are_bare_paths_without_masks(tree):
 def test_paths_that_leave_the_folder_are_refused(tree, path):
     edit(tree, training=[{"image": path}])
     with pytest.raises(ValueError, match=r"dataset.json: path .*, a file below"):
-        Decathlon(tree, "train", SHAPE, "T1w")
+        Decathlon(tree, "train", Grid(SHAPE), "T1w")
 
 
 def test_a_linked_image_folder_is_allowed(tree):
     (tree / "imagesTr").rename(tree.parent / f"{tree.name}_elsewhere")
     (tree / "imagesTr").symlink_to(tree.parent / f"{tree.name}_elsewhere")
-    assert len(Decathlon(tree, "train", SHAPE, "T1w")) == 8
+    assert len(Decathlon(tree, "train", Grid(SHAPE), "T1w")) == 8
 
 
 def entry_without_label(root):
@@ -200,7 +201,7 @@ def entry_without_label(root):
 def test_a_bad_folder_is_refused_in_one_line(tree, tmp_path, spoil, message):
     spoil(tree)
     with pytest.raises(ValueError, match=message) as error:
-        open_cached(Decathlon(tree, "train", SHAPE, "T1w"), tmp_path / "cache")
+        open_cached(Decathlon(tree, "train", Grid(SHAPE), "T1w"), tmp_path / "cache")
     assert "\n" not in str(error.value)
 
 
@@ -233,39 +234,39 @@ def mask_of(path):
     ],
 )
 def test_a_bad_file_is_refused_in_one_line_when_it_is_read(tree, spoil, message):
-    source = Decathlon(tree, "train", (8, 8, 8), "T1w")
+    source = Decathlon(tree, "train", Grid((8, 8, 8)), "T1w")
     spoil(source.entries[0].image_path)
-    source = Decathlon(tree, "train", (8, 8, 8), "T1w")  # constructing opens no image
+    source = Decathlon(tree, "train", Grid((8, 8, 8)), "T1w")  # constructing opens no image
     with pytest.raises(ValueError, match=message) as error:
         source[0]
     assert "\n" not in str(error.value)
 
 
 def test_an_empty_volume_cannot_be_cropped_and_a_2d_size_not_filled(tree):
-    source = Decathlon(tree, "train", (8, 8, 8), "T1w", crop_foreground=True)
+    source = Decathlon(tree, "train", Grid((8, 8, 8), crop_foreground=True), "T1w")
     save(source.entries[0].image_path, np.zeros((*SHAPE, 4), np.int16))
     with pytest.raises(ValueError, match=r"V_\d\d.nii.gz: no voxel is above the background"):
         source[0]
     with pytest.raises(ValueError, match=r"V_\d\d.nii.gz: size \(8, 8\)|size \[8, 8\]"):
-        Decathlon(tree, "train", (8, 8), "T1w")[0]
+        Decathlon(tree, "train", Grid((8, 8)), "T1w")[0]
 
 
 def test_the_cache_entry_follows_files_and_settings(tree):
-    def key(**settings):
-        return entry_key(Decathlon(tree, "train", SHAPE, "T1w", **settings))
+    def key(label_map=(), **grid):
+        return entry_key(Decathlon(tree, "train", Grid(SHAPE, **grid), "T1w", label_map=label_map))
 
     before = key()
     assert before == key()
     for change in ({"fit": "stretch"}, {"crop_foreground": True}, {"label_map": ((1, 2),)}):
         assert key(**change) != before
-    first = Decathlon(tree, "train", SHAPE, "T1w").entries[0]
+    first = Decathlon(tree, "train", Grid(SHAPE), "T1w").entries[0]
     save(first.image_path, volume(99, 4))
     assert key() != before
 
 
 def test_real_ixi(motfm_data):
     root = motfm_data / "ixi_t1_decathlon"
-    sources = [Decathlon(root, name, (32, 32, 32)) for name in ("train", "valid", "test")]
+    sources = [Decathlon(root, name, Grid((32, 32, 32))) for name in ("train", "valid", "test")]
     assert [len(source) for source in sources] == [133, 16, 16]
     record = sources[0][0]
     assert record.image.shape == (32, 32, 32, 1) and set(np.unique(record.mask)) == {0, 1, 2, 3, 4}
@@ -275,8 +276,13 @@ def test_real_ixi(motfm_data):
 def test_real_ms_by_channel_name(motfm_data):
     root = motfm_data / "ms_4ch_decathlon"
     size = (16, 16, 16)
-    t1, t1gd = (Decathlon(root, "unlabelled", size, name, "stretch") for name in ("t1W", "T1gd"))
+    t1, t1gd = (
+        Decathlon(root, "unlabelled", Grid(size, "stretch"), name) for name in ("t1W", "T1gd")
+    )
     array = np.asanyarray(nibabel.load(root / "imagesTs/MS_26.nii.gz").dataobj)
     for source, index in ((t1, 1), (t1gd, 2)):
         np.testing.assert_allclose(source[0].image.mean(), array[..., index].mean(), rtol=0.01)
-    assert Decathlon(root, "train", (16, 16, 16), "T1w").mask_labels == ("background", "lesion")
+    assert Decathlon(root, "train", Grid(size), "T1w").mask_labels == (
+        "background",
+        "lesion",
+    )

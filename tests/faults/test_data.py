@@ -1,4 +1,4 @@
-"""Faulty data, each fault on every loader: one line that names the file, or the right values."""
+"""Faulty data: one line that names the file, or the right values."""
 
 import gzip
 import json
@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motfm_jax.data import files
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import CLASSES, Camus
 from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.geometry import Grid
 from motfm_jax.data.pickles import PickleSet
-from motfm_jax.sampling import given
 
 FLAT, SOLID = (12, 8), (8, 6, 4)  # x first, as on disk
 LABELS = ("background", "cavity", "myocardium", "atrium")
@@ -100,25 +101,13 @@ def decathlon(root, part="imagesTr"):
         "labels": {str(value): name for value, name in enumerate(LABELS)},
     }
     (root / "dataset.json").write_text(json.dumps(description))
-    first = Decathlon(root, "train", SOLID).entries[0].image_path.name
+    first = Decathlon(root, "train", Grid(SOLID)).entries[0].image_path.name
 
     def read():
-        source = Decathlon(root, "train", SOLID, fit="stretch")
+        source = Decathlon(root, "train", Grid(SOLID, "stretch"))
         return Seen(*decoded(source, root / "cache", part == "labelsTr"))
 
     return Victim(root / part / first, SOLID, part == "labelsTr", read)
-
-
-def sampling(root):
-    """A mask of a folder given to scripts/sample.py."""
-    for name in ("a", "b"):
-        save(root / f"{name}.nii.gz", content(SOLID))
-
-    def read():
-        masks = given.read_masks([root], LABELS, SOLID)
-        return Seen(masks.values[0], np.array(masks.affines[0]))
-
-    return Victim(root / "a.nii.gz", SOLID, True, read)
 
 
 NIFTI = {
@@ -126,7 +115,6 @@ NIFTI = {
     "camus mask": lambda root: camus(root, "_gt"),
     "decathlon image": decathlon,
     "decathlon mask": lambda root: decathlon(root, "labelsTr"),
-    "sampling mask": sampling,
 }
 
 
@@ -241,23 +229,23 @@ REFUSED = {
     "another spacing than the affine": (header(pixdim_1=3), "they must agree"),
     "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),
     "affine in one plane": (again(affine=AFFINE[:, [0, 0, 2, 3]]), "point to different directions"),
-    "an axis more": (again(make=lambda values: np.stack([values] * 3, -1)), ""),
-    "an axis less": (again(make=lambda values: values[..., 0]), ""),
-    "another size": (again(make=lambda values: values[:-1]), ""),
 }
 
 
 @pytest.mark.parametrize("fault", REFUSED)
+def test_a_faulty_nifti_is_one_line_that_names_it(tmp_path, fault):
+    path, (spoil, message) = tmp_path / "V.nii.gz", REFUSED[fault]
+    save(path, content(SOLID))
+    spoil(path)
+    refused(lambda: files.read(path), path, message)
+
+
 @pytest.mark.parametrize("loader", NIFTI)
-def test_a_faulty_nifti_is_one_line_that_names_it(tmp_path, loader, fault):
-    victim, (spoil, said) = NIFTI[loader](tmp_path), REFUSED[fault]
-    if fault == "another size" and not victim.is_mask:
-        pytest.skip("images are fitted; with a mask of the old size it is refused by the mask")
-    spoil(victim.path)
-    name = victim.path.name.removesuffix("_gt.nii.gz").removesuffix(".nii.gz")
-    refused(victim.read, name, said)
-    cache = tmp_path / "cache"
-    assert not cache.exists() or not any(path.is_dir() for path in cache.iterdir())
+def test_every_loader_names_its_faulty_file_and_leaves_no_entry(tmp_path, loader):
+    victim = NIFTI[loader](tmp_path)
+    packed(lambda data: data[:-5])(victim.path)
+    refused(victim.read, victim.path, "cannot be read")
+    assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
 
 
 def rotated(degrees):
@@ -329,11 +317,10 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("loader", NIFTI)
-def test_any_type_of_voxel_has_the_same_values(tmp_path, loader, form):
-    victim = NIFTI[loader](tmp_path)
-    FORMS[form](victim.path, content(victim.shape, 5))
-    np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
+def test_any_type_of_voxel_has_the_same_values(tmp_path, form):
+    path = tmp_path / "V.nii.gz"
+    FORMS[form](path, content(SOLID, 5))
+    np.testing.assert_array_equal(files.read(path).array, content(SOLID, 5))
 
 
 INTENSITIES = {
@@ -354,17 +341,8 @@ def test_any_intensity_is_read_as_it_is(tmp_path, loader, kind):
     np.testing.assert_array_equal(victim.read().values, values.astype(np.float32))
 
 
-@pytest.mark.parametrize("loader", [name for name in NIFTI if "mask" in name])
-def test_a_mask_of_intensities_is_refused(tmp_path, loader):
-    victim = NIFTI[loader](tmp_path)
-    save(victim.path, content(victim.shape) * 100 - 50)
-    refused(victim.read, victim.path, "only 0, 1, 2, 3 declared")
-
-
-@pytest.mark.parametrize(
-    "name", ["mit Leerzeichen", " both ends ", "Грудь 心臓 🫀", "e\u0301", "ß;$(x)'\""]
-)
-@pytest.mark.parametrize("loader", NIFTI)
+@pytest.mark.parametrize("name", [" both ends ", "Грудь 心臓 🫀", "e\u0301", "ß;$(x)'\""])
+@pytest.mark.parametrize("loader", ["camus mask", "decathlon mask"])
 def test_folders_of_any_name(tmp_path, loader, name):
     folder = tmp_path / name
     folder.mkdir()
@@ -373,25 +351,11 @@ def test_folders_of_any_name(tmp_path, loader, name):
     np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
 
 
-def old_camus(root):
-    """The first frame of the older release, in a file of voxels of its own."""
+def write_metaimage(path):
     simple_itk = pytest.importorskip("SimpleITK")
-    for number in range(1, 4):
-        for name in CLASSES["view_phase"]:
-            stem = root / f"training/patient000{number}/patient000{number}_{name}"
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            for end in ("", "_gt"):
-                image = simple_itk.GetImageFromArray(content(FLAT, number).T[None])
-                image.SetSpacing((0.5, 0.25, 1))
-                simple_itk.WriteImage(image, f"{stem}{end}.mhd")
-    first = Camus(root, "train", FLAT, split_rule="paper").frames[0].image_path
-
-    def read():
-        source = Camus(root, "train", FLAT[::-1], "stretch", "paper")
-        values, affine = decoded(source, root / "cache", is_mask=False)
-        return Seen(values.T, affine[:, [1, 0, 2, 3]])
-
-    return Victim(first, FLAT, False, read)
+    image = simple_itk.GetImageFromArray(content(FLAT).T[None])
+    image.SetSpacing((0.5, 0.25, 1))
+    simple_itk.WriteImage(image, str(path))
 
 
 def fields(**changes):
@@ -431,11 +395,11 @@ METAIMAGE = {
 
 @pytest.mark.parametrize("fault", METAIMAGE)
 def test_a_faulty_metaimage_is_one_line_that_names_it(tmp_path, fault):
-    victim, (spoil, said) = old_camus(tmp_path), METAIMAGE[fault]
-    number = int(victim.path.name[10:11])
-    np.testing.assert_array_equal(victim.read().values, content(FLAT, number))
-    spoil(victim.path)
-    refused(victim.read, victim.path, said)
+    path, (spoil, message) = tmp_path / "frame.mhd", METAIMAGE[fault]
+    write_metaimage(path)
+    np.testing.assert_array_equal(files.read(path).array[..., 0], content(FLAT))
+    spoil(path)
+    refused(lambda: files.read(path), path, message)
 
 
 def write_entries(path, entries):
@@ -463,10 +427,9 @@ PICKLED = {
     "mask of another size": (dict(mask=np.zeros((8, 12), int)), "differ in space"),
     "mask of intensities": (dict(mask=content(FLAT) - 5), "labels 0 to"),
     "mask of fractions": (dict(mask=content(FLAT) / 3), "whole numbers needed"),
-    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "numbers from 1e-06 to 1e+06"),
-    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "numbers from 1e-06 to 1e+06"),
-    "spacing beyond reason": (dict(metadata={"spacing_mm": [1, 1e-300]}), "numbers from 1e-06"),
-    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "numbers from -1e+06 to"),
+    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "finite numbers"),
+    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "finite numbers"),
+    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "finite numbers"),
 }
 
 
@@ -514,81 +477,6 @@ def test_any_affine_of_an_entry_stays(tmp_path, affine):
     np.testing.assert_array_equal(meta["affine"], AFFINES[affine])
 
 
-def picture(mode, kind="PNG", **settings):
-    """Labels 0 to 3 in another kind of picture."""
-    values = content(FLAT).astype(np.uint8)
-
-    def write(path):
-        made = Image.fromarray(values)
-        if mode == "P":
-            made.putpalette([0, 0, 0, 9, 9, 9, 5, 5, 5, 7, 7, 7])
-        elif mode == "I;16":
-            made = Image.fromarray(values.astype(np.uint16))
-        elif mode == "1":
-            made = Image.fromarray(values > 1)
-        else:
-            made = made.convert(mode)
-        made.save(path, kind, **settings)
-
-    return write
-
-
-PICTURES = {
-    "grey": picture("L"),
-    "palette": picture("P"),
-    "16 bits": picture("I;16"),
-    "32 bits": picture("I", "TIFF"),
-}
-
-
-@pytest.mark.parametrize("kind", PICTURES)
-def test_labels_in_any_grey_picture(tmp_path, kind):
-    PICTURES[kind](tmp_path / "mask.png")
-    masks = given.read_masks([tmp_path], LABELS, FLAT)
-    np.testing.assert_array_equal(masks.values[0], content(FLAT))
-
-
-two = {"save_all": True, "append_images": [Image.new("L", FLAT[::-1])]}
-NO_PICTURES = {
-    "colours": (picture("RGB"), "a colour picture"),
-    "transparency": (picture("RGBA"), "a colour picture"),
-    "grey and transparency": (picture("LA"), "a colour picture"),
-    "CMYK": (picture("CMYK", "TIFF"), "a colour picture"),
-    "several in one": (picture("L", "TIFF", **two), "2 pictures in one file"),
-    "animated": (picture("L", **two), "2 pictures in one file"),
-    "another format": (picture("L", "GIF"), "cannot be read"),
-    "cut": (
-        lambda path: [picture("L")(path), packed(lambda data: data[:60])(path)],
-        "cannot be read",
-    ),
-    "header alone": (
-        lambda path: [picture("L")(path), packed(lambda data: data[:33])(path)],
-        "cannot be read",
-    ),
-    "text": (lambda path: path.write_text("not found"), "cannot be read"),
-    "no byte": (lambda path: path.write_text(""), "cannot be read"),
-    "a folder": (Path.mkdir, "no such mask file"),
-    "a link to itself": (lambda path: path.symlink_to(path), "no such mask file"),
-}
-
-
-@pytest.mark.parametrize("fault", NO_PICTURES)
-def test_a_faulty_picture_is_one_line_that_names_it(tmp_path, fault):
-    path, (write, said) = tmp_path / "mask.png", NO_PICTURES[fault]
-    write(path)
-    refused(lambda: given.read_masks([tmp_path], LABELS, FLAT), path, said)
-
-
-@pytest.mark.parametrize("loader", NIFTI)
-def test_folders_that_contain_themselves_are_no_endless_way(tmp_path, loader):
-    victim = NIFTI[loader](tmp_path)
-    save(victim.path, content(victim.shape, 5))
-    for folder in {tmp_path, victim.path.parent, victim.path.parent.parent} - {tmp_path.parent}:
-        (folder / "loop").symlink_to(folder)
-        (folder / "patient_loop").symlink_to(folder / "patient_loop")
-    np.testing.assert_array_equal(victim.read().values, content(victim.shape, 5))
-
-
 NUM_FILES = 10_000
 
 
@@ -619,7 +507,7 @@ def many_decathlon(root):
     (root / "dataset.json").write_text(
         json.dumps({"modality": {"0": "T1w"}, "training": [names[0]], "test": names})
     )
-    return Decathlon(root, "unlabelled", (4, 4, 4))
+    return Decathlon(root, "unlabelled", Grid((4, 4, 4)))
 
 
 def many_entries(root):
@@ -629,7 +517,7 @@ def many_entries(root):
     return PickleSet(root / "data.pkl", "train", (4, 4))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("make", [many_camus, many_decathlon, many_entries])
 def test_ten_thousand_examples(tmp_path, make):
     arrays = open_cached(make(tmp_path), tmp_path / "cache")

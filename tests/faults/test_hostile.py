@@ -20,6 +20,7 @@ from motfm_jax import runs, settings
 from motfm_jax.data import files
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.geometry import Grid
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
 from motfm_jax.io import files as io_files
@@ -222,14 +223,14 @@ def test_entries_are_files_below_the_folder(tmp_path, path, key):
     description["training"][0][key] = path
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     with pytest.raises((ValueError, OSError)) as error:
-        open_cached(Decathlon(tmp_path, "train", SOLID), tmp_path / "cache")
+        open_cached(Decathlon(tmp_path, "train", Grid(SOLID)), tmp_path / "cache")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"modality": ' * 100_000, "\ufeff[]", "\0"])
 def test_a_description_without_end_is_one_line(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
-    refused(lambda: Decathlon(tmp_path, "train", SOLID), tmp_path / "dataset.json")
+    refused(lambda: Decathlon(tmp_path, "train", Grid(SOLID)), tmp_path / "dataset.json")
 
 
 CODE = "__import__('os').system('touch ran')"

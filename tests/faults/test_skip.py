@@ -18,6 +18,7 @@ from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.decode import Decoding
+from motfm_jax.data.geometry import Grid
 from motfm_jax.data.pickles import PickleSet
 
 SKIP = Decoding(on_fault="skip")
@@ -40,7 +41,7 @@ SOURCES = {
     ),
     "decathlon": (
         decathlon,
-        lambda root: Decathlon(root, "train", SOLID, fit="stretch"),
+        lambda root: Decathlon(root, "train", Grid(SOLID, "stretch")),
     ),
     "pickle": (
         write_pickle,
@@ -65,7 +66,7 @@ def first_file(change):
         source = (
             Camus(root, "train", FLAT)
             if (root / "database_nifti").exists()
-            else (Decathlon(root, "train", SOLID))
+            else (Decathlon(root, "train", Grid(SOLID)))
         )
         change(Path(source.where(0)))
 
@@ -78,7 +79,7 @@ def without_mask(path):
 
 def without_label(root):
     description = json.loads((root / "dataset.json").read_text())
-    first = Decathlon(root, "train", SOLID).entries[0].patient
+    first = Decathlon(root, "train", Grid(SOLID)).entries[0].patient
     for item in description["training"]:
         if first in item["image"]:
             del item["label"]
@@ -148,7 +149,7 @@ def test_an_example_is_not_left_out_for_an_error_that_passes(
     tmp_path, monkeypatch, on_fault, error, said
 ):
     decathlon(tmp_path)
-    source, how = Decathlon(tmp_path, "train", SOLID, fit="stretch"), Decoding(on_fault=on_fault)
+    source, how = Decathlon(tmp_path, "train", Grid(SOLID, "stretch")), Decoding(on_fault=on_fault)
 
     def fail(path):
         raise error
@@ -191,7 +192,8 @@ def test_a_constant_image_is_a_fault_where_it_would_be_scaled_by_itself(
     assert all("constant (7)" in fault for fault in data.train.skipped)
 
 
-def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
+def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     write_pickle(tmp_path)
     edit_pickle(lambda entries: entries[2].pop("image"))(tmp_path)
@@ -203,9 +205,10 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
         dict(channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1)
     )
     made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
-    monkeypatch.setattr(trainer.loop, "train", lambda *_, **__: None)
+    monkeypatch.setattr(trainer, "_check_memory", lambda *_: None)
+    monkeypatch.setattr(trainer.loop, "train", lambda *_: None)
     trainer.train(made, tmp_path / "run")
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "train: 1 left out, listed in skipped.json" in said and "train[2]: keys" in said
     kept = json.loads((tmp_path / "run/skipped.json").read_text())
     assert len(kept["train"]) == 1 and "train[2]" in kept["train"][0] and kept["valid"] == []
@@ -213,7 +216,7 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, capsys):
 
 def test_converting_leaves_out_and_says(tmp_path):
     decathlon(tmp_path)
-    cut(Path(Decathlon(tmp_path, "train", SOLID).where(0)))
+    cut(Path(Decathlon(tmp_path, "train", Grid(SOLID)).where(0)))
     command = [
         sys.executable,
         "scripts/prepare_data.py",

@@ -1,6 +1,8 @@
 """Runs from the original's checkpoints: what they know, how they sample and train on."""
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,8 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from motfm_jax import build, runs
-from motfm_jax.cli import _saved_config
+from motfm_jax import build, runs, settings, trainer
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.phantom import PhantomEcho
 from motfm_jax.data.records import Facts
@@ -19,8 +20,6 @@ from motfm_jax.interop.torch_weights import to_torch as original_state
 from motfm_jax.interop.torch_weights import write_torch_weights
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.run_folder import is_untrained
-from motfm_jax.settings import default
-from motfm_jax.trainer import train
 
 SIZE = (16, 16)
 YAML = {
@@ -68,125 +67,124 @@ def folder(tmp_path_factory, params):
     return folder
 
 
-def converted(folder, out, **given):
-    return from_torch(folder / "weights.safetensors", out, folder / "original.yaml", **given)
+def converted(folder, out, **options):
+    return from_torch(folder / "weights.safetensors", out, folder / "original.yaml", **options)
 
 
-def test_with_its_data_a_run_knows_everything(folder, params, tmp_path):
-    made = converted(folder, tmp_path / "run", data=folder / "dataset.pkl")
-    facts = made.trained.facts
-    assert facts.size == SIZE and facts.unknown == ()
-    assert facts.classes == ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES") and len(facts.mask_labels) == 4
-    assert made.trained.intensity.mode == "minmax" and made.trained.step == 0
-    assert made.trained.config.model.time == "floor"
+@pytest.fixture(scope="module")
+def with_data(folder):
+    return converted(folder, folder / "with_data", data=folder / "dataset.pkl")
+
+
+@pytest.fixture(scope="module")
+def without_data(folder):
+    return converted(folder, folder / "without_data", size=SIZE)
+
+
+def test_with_its_data_a_run_knows_everything(folder, params, with_data):
+    facts = with_data.model.facts
+    assert facts.size == SIZE and len(facts.mask_labels) == 4
+    assert facts.classes == ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
+    assert with_data.model.intensity.mode == "minmax" and with_data.model.step == 0
+    assert with_data.model.config.model.time == "floor"
     for name, values in params.items():
-        np.testing.assert_array_equal(made.trained.params[name], values, err_msg=name)
-    record = json.loads((tmp_path / "run" / "converted.json").read_text())
+        np.testing.assert_array_equal(with_data.model.params[name], values, err_msg=name)
+    record = json.loads((folder / "with_data/converted.json").read_text())
     assert record["from"].endswith("weights.safetensors") and len(record["blake2b"]) == 40
 
 
-@pytest.mark.slow
-def test_without_data_it_says_what_it_does_not_know(folder, tmp_path):
-    nothing = converted(folder, tmp_path / "nothing").trained
-    assert nothing.facts.size == (0, 0) and nothing.intensity is None
-    assert "size" in nothing.facts.unknown and nothing.facts.classes == ("0", "1", "2", "3")
-    sized = converted(folder, tmp_path / "sized", size=SIZE).trained
-    assert sized.facts.size == SIZE and "size" not in sized.facts.unknown
+def test_without_data_names_are_numbered_and_intensities_untouched(without_data):
+    facts = without_data.model.facts
+    assert facts.size == SIZE and without_data.model.intensity.mode == "none"
+    assert facts.classes == tuple("0123") and facts.mask_labels == ("background", "label 1")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("with_data", [True, False])
-def test_training_goes_on_from_the_weights_with_a_fresh_optimiser(
-    folder, params, tmp_path, capsys, with_data
-):
-    run = tmp_path / "run"
-    converted(folder, run, data=folder / "dataset.pkl" if with_data else None)
-    config = _saved_config(["--resume", f"--workdir={run}"])
+def test_a_first_resume_may_change_data_and_training(folder, without_data, tmp_path, monkeypatch):
+    run = shutil.copytree(folder / "without_data", tmp_path / "run")
+    states = []
+    monkeypatch.setattr(trainer.loop, "train", lambda state, *_, **__: states.append(state))
+    config = saved_config(run)
     config.data.root = str(folder / "dataset.pkl")
-    config.data.size = SIZE
+    config.train.update(dict(steps=1, lr=1e-6, ema=0.5, batch_size=4))
+    trainer.train(config, run, resume=True)
+    (state,) = states
+    first = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(state.params))
+    total = sum(float(np.abs(leaf).sum()) for leaf in without_data.model.params.values())
+    assert first == pytest.approx(total * jax.local_device_count(), rel=1e-5)
+    facts = json.loads((run / "facts.json").read_text())
+    assert facts["intensity"]["mode"] == "minmax" and facts["classes"][0] == "2CH_ED"
+
+
+@pytest.mark.nightly
+def test_training_continues_from_the_weights_with_a_fresh_optimiser(
+    folder, params, without_data, tmp_path
+):
+    run = shutil.copytree(folder / "without_data", tmp_path / "run")
+    assert is_untrained(run)
+    config = saved_config(run)
+    config.data.root = str(folder / "dataset.pkl")
     config.train.update(dict(steps=1, lr=1e-6, ema=0.5, batch_size=4, eval_every=1, save_every=1))
-    assert train(config, run, resume=True).step == 1
-    assert "fresh optimiser" in capsys.readouterr().out
+    trainer.train(config, run, resume=True)
     weights = restore_weights(run)
-    assert weights.step == 1 and weights.facts["unknown"] == []
+    assert weights.step == 1 and not is_untrained(run)
     for name, values in params.items():  # one update of Adam moves each by the learning rate
         np.testing.assert_allclose(weights.params[name], values, atol=1.1e-6, err_msg=name)
-    assert runs.load_run(run).intensity is not None
-    config.train.steps = 2
-    assert train(config, run, resume=True).step == 2
-    config.train.lr = 1e-3  # from now on it is a run like any other
+    config.train.lr = 1e-3  # from now on it resumes like any other run
     with pytest.raises(ValueError, match=r"train\.lr was"):
-        train(config, run, resume=True)
+        trainer.train(config, run, resume=True)
+
+
+def saved_config(run):
+    return settings.from_json(json.loads((run / "config.json").read_text()))
 
 
 def tree(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_other_data_than_the_network_takes_is_refused_and_changes_nothing(folder, tmp_path):
-    run, other = tmp_path / "run", tmp_path / "other.pkl"
-    converted(folder, run)
+def test_other_data_than_the_network_takes_is_refused_and_changes_nothing(
+    folder, without_data, tmp_path
+):
+    run, other = folder / "without_data", tmp_path / "other.pkl"
     to_pickle(lambda split: PhantomEcho(split, SIZE, 10, "view", 0), other)
-    config, before = _saved_config(["--resume", f"--workdir={run}"]), tree(run)
-    config.data.root, config.data.size = str(other), SIZE
+    config, before = saved_config(run), tree(run)
+    config.data.root = str(other)
     with pytest.raises(ValueError, match="the network has 4 classes, the data 2"):
-        train(config, run, resume=True)
+        trainer.train(config, run, resume=True)
     assert tree(run) == before
 
 
-@pytest.mark.slow
-def test_step_0_of_an_ordinary_run_is_not_taken_for_converted_weights(folder, tmp_path):
-    run = tmp_path / "run"
-    converted(folder, run)
-    assert is_untrained(run)
-    (run / "converted.json").unlink()
-    assert not is_untrained(run)
+def refused(message, *arguments, **options):
+    with pytest.raises(ValueError, match=message):
+        from_torch(*arguments, **options)
 
 
 def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
-    out = tmp_path / "run"
+    out, weights, yaml_file = tmp_path / "run", "weights.safetensors", folder / "original.yaml"
     broken = original_state(params)
     broken["unet.surplus.weight"] = np.zeros(3, np.float32)
-    del broken["unet.conv_in.conv.bias"]
-    write_torch_weights(tmp_path / "broken.safetensors", broken)
-    with pytest.raises(ValueError, match=r"unet.conv_in.conv.bias missing.*unet.surplus.weight"):
-        from_torch(tmp_path / "broken.safetensors", out, folder / "original.yaml")
-    nan = original_state(params)
-    nan["unet.conv_in.conv.bias"][0] = np.nan
-    write_torch_weights(tmp_path / "nan.safetensors", nan)
-    with pytest.raises(ValueError, match=r"NaN or infinite values in unet.conv_in.conv.bias"):
-        from_torch(tmp_path / "nan.safetensors", out, folder / "original.yaml")
-    with pytest.raises(ValueError, match=r"holds no config.*--config"):
-        from_torch(folder / "weights.safetensors", out)
-    with pytest.raises(ValueError, match="--size 16 16 16: the network is 2-D"):
-        converted(folder, out, size=(16, 16, 16))
-    with pytest.raises(ValueError, match="must be a multiple of 2"):
-        converted(folder, out, size=(15, 16))
+    write_torch_weights(tmp_path / weights, broken)
+    refused("unet.surplus.weight extra", tmp_path / weights, out, yaml_file, size=SIZE)
+    broken = original_state(params)
+    broken["unet.conv_in.conv.bias"][0] = np.nan
+    write_torch_weights(tmp_path / weights, broken)
+    refused("NaN or infinite .*conv_in.conv.bias", tmp_path / weights, out, yaml_file, size=SIZE)
+    refused("holds no config.*--config", folder / weights, out)
+    refused("does not hold the size.*--data.*--size H W", folder / weights, out, yaml_file)
+    refused("the network is 2-D", folder / weights, out, yaml_file, size=(16, 16, 16))
+    refused("must be a multiple of 2", folder / weights, out, yaml_file, size=(15, 16))
     changed = {**YAML, "model_args": {**YAML["model_args"], "cross_attention_dim": 3}}
     (tmp_path / "three.yaml").write_text(yaml.safe_dump(changed))
-    with pytest.raises(ValueError, match=r"4 classes .* the network has 3"):
-        from_torch(
-            folder / "weights.safetensors",
-            out,
-            tmp_path / "three.yaml",
-            data=folder / "dataset.pkl",
-        )
+    data = folder / "dataset.pkl"
+    three = tmp_path / "three.yaml"
+    refused("4 classes .* the network has 3", folder / weights, out, three, data=data)
     assert not out.exists()
+    refused("holds a run already", folder / weights, folder / "with_data", yaml_file, size=SIZE)
 
 
-@pytest.mark.slow
-def test_a_run_is_not_replaced_unless_asked(folder, tmp_path):
-    run = tmp_path / "run"
-    converted(folder, run)
-    with pytest.raises(ValueError, match="holds a run already"):
-        converted(folder, run)
-    assert converted(folder, run, overwrite=True).trained.step == 0
-
-
-def test_there_and_back_is_bit_for_bit(folder, tmp_path):
-    converted(folder, tmp_path / "run")
-    trained, notes = to_torch(tmp_path / "run", tmp_path / "back.safetensors")
-    assert trained.step == 0 and notes == []
+def test_there_and_back_is_bit_for_bit(folder, without_data, tmp_path):
+    model, notes = to_torch(folder / "without_data", tmp_path / "back.safetensors")
+    assert model.step == 0 and notes == []
     there, back = (
         load_file(path) for path in (folder / "weights.safetensors", tmp_path / "back.safetensors")
     )
@@ -194,22 +192,15 @@ def test_there_and_back_is_bit_for_bit(folder, tmp_path):
     for name in there:
         np.testing.assert_array_equal(there[name], back[name])
     with pytest.raises(ValueError, match="exists already"):
-        to_torch(tmp_path / "run", tmp_path / "back.safetensors")
+        to_torch(folder / "without_data", tmp_path / "back.safetensors")
 
 
-def test_only_resume_of_a_run_that_is_there_does_without_a_config(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps(default().to_dict()))
-    assert _saved_config(["--resume", "--workdir", str(run)]).to_dict() == default().to_dict()
-    assert _saved_config([f"--workdir={run}"]) is None
-    assert _saved_config(["--resume=false", f"--workdir={run}"]) is None
-    assert _saved_config(["--resume", f"--workdir={run}", "--config=configs/camus.py"]) is None
-    assert _saved_config(["--resume", f"--workdir={tmp_path}"]) is None
-    foreign = default()
-    foreign.data.cache = str(tmp_path / "elsewhere")
-    (run / "config.json").write_text(json.dumps(foreign.to_dict()))
-    assert _saved_config(["--resume", f"--workdir={run}"]).data.cache == ""
-    (run / "config.json").write_text('{"sed": 1}')
-    with pytest.raises(ValueError, match=r"config.json: cannot be used .*did you mean seed"):
-        _saved_config(["--resume", f"--workdir={run}"])
+def test_only_a_flow_from_noise_goes_back(folder, without_data, tmp_path, monkeypatch):
+    model = without_data.model
+    monkeypatch.setattr(runs, "load_run", lambda run, which: model)
+    for path, value in (("flow.source", "speckle"), ("method", "ddpm")):
+        config = model.config.copy_and_resolve_references()
+        config.update_from_flattened_dict({path: value})
+        model = dataclasses.replace(model, config=config)
+        with pytest.raises(ValueError, match=f"config.{path}='{value}'; the original"):
+            to_torch(folder, tmp_path / "back.safetensors")

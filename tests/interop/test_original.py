@@ -97,7 +97,7 @@ def test_each_field_arrives():
             source="pickle",
             root="camus.pkl",
             mask_encoding="scalar",
-            size=(0, 0),
+            size=(4, 4),
         )
         == config.data.to_dict()
     )

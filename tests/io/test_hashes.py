@@ -1,23 +1,20 @@
 """Digests of arrays."""
 
-import threading
-
 import numpy as np
 
-from motfm_jax.io.hashes import hash_arrays, hash_each
+from motfm_jax.io.hashes import hash_arrays, hash_parts
 
 
-def test_arrays_of_a_file_are_read_by_one_thread_and_hashed_each(tmp_path, monkeypatch):
-    """A zip file that two threads read gives wrong bytes."""
-    arrays = {name: np.full(1000, number) for number, name in enumerate("abcdefgh")}
-    np.savez(tmp_path / "a.npz", **arrays)
-    readers, read = set(), np.lib.npyio.NpzFile.__getitem__
+def test_parts_are_the_first_components_of_names():
+    arrays = {name: np.full(3, i) for i, name in enumerate(("params/a", "step", "params/b/c"))}
+    assert hash_parts(arrays) == {
+        "params": hash_arrays({name: arrays[name] for name in ("params/b/c", "params/a")}),
+        "step": hash_arrays({"step": arrays["step"]}),
+    }
 
-    def note(self, name):
-        readers.add(threading.current_thread())
-        return read(self, name)
 
-    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", note)
-    with np.load(tmp_path / "a.npz") as lazy:
-        assert hash_each(lazy) == {name: hash_arrays({name: arrays[name]}) for name in arrays}
-    assert readers == {threading.current_thread()}
+def test_a_digest_depends_on_names_shapes_types_and_values():
+    array = np.arange(4)
+    others = [{"b": array}, {"a": array[None]}, {"a": array.astype(float)}, {"a": array + 1}]
+    digests = [hash_arrays(arrays) for arrays in ({"a": array}, *others)]
+    assert len(set(digests)) == 5 and all(len(digest) == 32 for digest in digests)

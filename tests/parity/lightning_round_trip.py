@@ -24,7 +24,7 @@ from torch_original import Original, Structure, euler, flow_loss
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.phantom import PhantomEcho
 from motfm_jax.data.pickles import read_pickle
-from motfm_jax.io import images
+from motfm_jax.io import pictures
 
 ROOT = Path(__file__).parents[2]
 SIZE, CLASSES, STEPS, SHOWN = (32, 32), 4, 10, 8
@@ -155,7 +155,7 @@ def main() -> None:
         f"--out={out / 'samples'}",
     )
     ours, theirs = np.load(out / "samples" / "samples.npz")["images"], last(theirs)
-    images.write_samples(
+    pictures.write_samples(
         out / "side_by_side.png",
         np.concatenate([theirs, ours]),
         columns=SHOWN,

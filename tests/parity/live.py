@@ -14,7 +14,7 @@ from torch_original import Structure, record
 from motfm_jax import build
 from motfm_jax.data.records import Facts
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "original"
+CONFIG = Path(__file__).parents[2] / "configs" / "original.py"
 IN_2D = dict(
     dims=2,
     channels=(32, 64, 128, 224, 256),
@@ -30,22 +30,27 @@ class Live(NamedTuple):
     """A network of the original.
 
     Attributes:
+      arguments: of configs/original.py.
       structure: of the network.
       size: of the images compared, a small one.
       parameters: how many numbers the network has.
     """
 
+    arguments: str
     structure: Structure
     size: tuple[int, ...]
     parameters: int
 
 
 LIVE = {
-    "unconditional": Live(Structure(**IN_2D), (32, 48), 25_877_601),
-    "class": Live(Structure(**IN_2D, **CLASS), (48, 32), 71_224_609),
-    "mask": Live(Structure(**IN_2D, mask_channels=1), (32, 48), 36_159_457),
-    "mask_class": Live(Structure(**IN_2D, **CLASS, mask_channels=1), (48, 32), 102_412_833),
+    "unconditional": Live("cond=none", Structure(**IN_2D), (32, 48), 25_877_601),
+    "class": Live("cond=class", Structure(**IN_2D, **CLASS), (48, 32), 71_224_609),
+    "mask": Live("cond=mask", Structure(**IN_2D, mask_channels=1), (32, 48), 36_159_457),
+    "mask_class": Live(
+        "cond=mask+class", Structure(**IN_2D, **CLASS, mask_channels=1), (48, 32), 102_412_833
+    ),
     "unconditional_3d": Live(
+        "cond=none,dims=3",
         Structure(3, (32, 64, 160, 480), 2, (False, False, False, True), 32),
         (16, 8, 24),
         132_456_929,
@@ -54,8 +59,8 @@ LIVE = {
 
 
 def live_model(name: str) -> build.Architecture:
-    """Our network of configs/original/NAME.py, for data like the original's."""
-    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    """Our network of configs/original.py, for data like the original's."""
+    config = runpy.run_path(str(CONFIG))["get_config"](LIVE[name].arguments)
     config.train.dtype = "float32"
     facts = Facts(
         size=LIVE[name].size,

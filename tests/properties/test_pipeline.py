@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from motfm_jax.data.augment import Augment
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.pipeline import eval_batches, train_batches
+from motfm_jax.data.pipeline import Examples, eval_batches, train_batches
 from motfm_jax.data.speckle import Speckle
 
 LONGEST = 72  # examples of a stream that are looked at
-OPTIONS = dict(augment=Augment(flip_axis=1, affine=0.2, gamma=0.3), speckle=Speckle((0.02, 0.2)))
+AUGMENT, SPECKLE = Augment(flip_axis=1, affine=0.2, gamma=0.3), Speckle((0.02, 0.2))
 COUNTS, SEEDS = st.sampled_from([1, 5, 12, 30]), st.integers(0, 2)
 PROCESSES, ROWS = st.integers(1, 4), st.integers(1, 6)
 FIELDS = ("image", "mask", "label", "source")
@@ -32,7 +32,7 @@ def data(count):
         labels=random.integers(0, 3, count).astype(np.int32),
         meta=[{"name": f"r{index}", "patient": f"p{index}"} for index in range(count)],
     )
-    return arrays, Intensity.fit(arrays.images)
+    return Examples(arrays, Intensity.fit(arrays.images), SPECKLE)
 
 
 def joined(batches):
@@ -43,7 +43,7 @@ def joined(batches):
 @functools.cache
 def stream(count, seed):
     """The first examples, one by one."""
-    batches = train_batches(*data(count), batch_size=1, seed=seed, **OPTIONS)
+    batches = train_batches(data(count), batch_size=1, seed=seed, augment=AUGMENT)
     return joined(list(itertools.islice(batches, LONGEST)))
 
 
@@ -52,14 +52,14 @@ def assert_dealt(count, seed, processes, rows, start, workers=0):
     size = processes * rows
     for process in range(processes):
         batches = train_batches(
-            *data(count),
+            data(count),
             batch_size=size,
             seed=seed,
             start_step=start,
             num_workers=workers,
             process_index=process,
             process_count=processes,
-            **OPTIONS,
+            augment=AUGMENT,
         )
         for step, batch in enumerate(itertools.islice(batches, 2), start):
             assert batch.index.tolist() == list(range(process, size, processes))
@@ -86,15 +86,15 @@ def test_so_do_worker_processes(workers, processes, rows, start):
 
 @given(COUNTS, SEEDS)
 def test_every_pass_holds_each_example_once(count, seed):
-    plain = train_batches(*data(count), batch_size=count, seed=seed)
-    whole = np.sort(data(count)[1].apply(data(count)[0].images).ravel())
+    plain = train_batches(data(count), batch_size=count, seed=seed)
+    whole = np.sort(data(count).intensity.apply(data(count).arrays.images).ravel())
     for batch in itertools.islice(plain, 2):
         np.testing.assert_array_equal(np.sort(batch.image.ravel()), whole)
 
 
 @functools.cache
 def evaluated(count, seed):
-    batches = eval_batches(*data(count), batch_size=1, seed=seed, speckle=OPTIONS["speckle"])
+    batches = eval_batches(data(count), batch_size=1, seed=seed)
     return joined(list(batches))
 
 
@@ -103,10 +103,9 @@ def test_evaluation_is_one_pass_in_order_however_it_is_split(count, seed, proces
     seen = []
     for process in range(processes):
         batches = eval_batches(
-            *data(count),
+            data(count),
             batch_size=processes * rows,
             seed=seed,
-            speckle=OPTIONS["speckle"],
             process_index=process,
             process_count=processes,
         )
@@ -121,7 +120,8 @@ def test_evaluation_is_one_pass_in_order_however_it_is_split(count, seed, proces
 
 @given(SEEDS)
 def test_equal_images_get_speckle_of_their_own(seed):
-    arrays, intensity = data(5)
-    arrays = dataclasses.replace(arrays, images=np.repeat(arrays.images[:1], 5, axis=0))
-    [batch] = eval_batches(arrays, intensity, batch_size=5, seed=seed, speckle=OPTIONS["speckle"])
+    five = data(5)
+    equal = dataclasses.replace(five.arrays, images=np.repeat(five.arrays.images[:1], 5, axis=0))
+    examples = Examples(equal, five.intensity, SPECKLE)
+    [batch] = eval_batches(examples, batch_size=5, seed=seed)
     assert len({source.tobytes() for source in batch.source}) == 5

@@ -1,10 +1,12 @@
-"""scripts/convert.py as a user calls it, and what the other scripts make of its runs."""
+"""motfm convert as a user calls it, and the commands that it prints."""
 
-import importlib.util
+import contextlib
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,16 @@ import numpy as np
 import pytest
 import yaml
 
-from motfm_jax import build, cli
+from motfm_jax import build
+from motfm_jax.commands import convert as command
+from motfm_jax.commands import sample
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.phantom import PhantomEcho
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original
 from motfm_jax.interop.torch_weights import to_torch, write_torch_weights
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
 YAML = {
     "model_args": {
         "spatial_dims": 2,
@@ -40,13 +44,6 @@ YAML = {
     },
     "solver_args": {"method": "euler", "step_size": 0.5, "time_points": 2},
 }
-
-
-def main(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture(scope="module")
@@ -78,114 +75,84 @@ def folder(tmp_path_factory):
 
 
 def convert(folder, out, *flags):
-    main("convert")(
-        [
-            "from-torch",
-            f"--ckpt={folder / 'weights.safetensors'}",
-            f"--config={folder / 'original.yaml'}",
-            f"--out={out}",
-            *map(str, flags),
-        ]
-    )
-    return out
-
-
-@pytest.mark.slow
-def test_the_printed_commands_run(folder, tmp_path, capsys, monkeypatch):
-    run = convert(folder, tmp_path / "run")
-    said = capsys.readouterr().out
-    assert re.search(r"parameters, condition mask\+class, of a safetensors file", said)
-    assert "does not know size, classes" in said and "--raw and --noise" in said
-    sample = shlex.split(re.search(r"scripts/sample.py (.*)", said)[1])
-    assert {"--steps=2", "--noise=x0.npy", "--masks=masks.npy", "--raw"} <= set(sample)
-    monkeypatch.chdir(folder)
-    sample = [f"--out={tmp_path / 'out'}" if "--out" in flag else flag for flag in sample]
-    main("sample")(sample)
-    assert json.loads((tmp_path / "out" / "samples.json").read_text())["calls"] == 2
-    train = shlex.split(re.search(r"scripts/train.py (.*)", said)[1])
-    assert train == [
-        "--resume",
-        f"--workdir={run}",
-        "--config.data.root=DATA.pkl",
-        "--config.data.size=(H,W)",
+    """The lines that `motfm convert from-torch` prints."""
+    arguments = [
+        "from-torch",
+        f"--ckpt={folder / 'weights.safetensors'}",
+        f"--config={folder / 'original.yaml'}",
+        f"--out={out}",
+        *map(str, flags),
     ]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        command.main(arguments)
+    return printed.getvalue()
 
 
-@pytest.mark.slow
-def test_with_data_the_scripts_take_the_run_like_any_other(folder, tmp_path, capsys):
-    run = convert(folder, tmp_path / "run", f"--data={folder / 'dataset.pkl'}")
-    said = capsys.readouterr().out
-    assert "does not know" not in said
-    assert said.rstrip().endswith(f"scripts/train.py --resume --workdir={run}")
-    main("sample")([f"--run={run}", f"--out={tmp_path / 'out'}", "--num=2", "--steps=1"])
-    with np.load(tmp_path / "out" / "samples.npz") as made:
-        assert made["images"].shape == (2, 16, 16, 1) and made["masks"].shape == (2, 16, 16)
+@pytest.fixture(scope="module")
+def printed(folder):
+    """Of the conversion to folder/run."""
+    return convert(folder, folder / "run", "--size", 16, 16)
 
 
-@pytest.mark.slow
-def test_there_and_back_by_the_script(folder, tmp_path, capsys):
-    run = convert(folder, tmp_path / "run", "--size", 16, 16)
+def test_the_printed_commands_compare_and_train_further(folder, printed, tmp_path, monkeypatch):
+    assert "parameters, condition mask+class, of a safetensors file" in printed
+    assert "names are numbered" in printed
+    flags = shlex.split(re.search(r"motfm sample (.*)", printed)[1])
+    assert {"--steps=2", "--noise=x0.npy", "--masks=masks.npy", "--raw"} <= set(flags)
+    monkeypatch.chdir(folder)
+    sample.main([f"--out={tmp_path / 'out'}" if "--out" in flag else flag for flag in flags])
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["calls"] == 2
+    flags = shlex.split(re.search(r"motfm train (.*)", printed)[1])
+    assert flags == ["--resume", f"--workdir={folder / 'run'}", "--config.data.root=DATA.pkl"]
+
+
+@pytest.mark.nightly
+def test_with_data_the_commands_take_the_run_like_any_other(folder, tmp_path):
+    printed = convert(folder, tmp_path / "run", f"--data={folder / 'dataset.pkl'}")
+    assert printed.rstrip().endswith(f"motfm train --resume --workdir={tmp_path / 'run'}")
+    sample.main([f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num=2", "--steps=1"])
+    with np.load(tmp_path / "out" / "samples.npz") as arrays:
+        assert arrays["images"].shape == (2, 16, 16, 1) and arrays["masks"].shape == (2, 16, 16)
+
+
+def test_there_and_back(folder, printed, tmp_path, capsys):
     back = tmp_path / "back.safetensors"
-    main("convert")(["to-torch", f"--run={run}", f"--out={back}"])
+    command.main(["to-torch", f"--run={folder / 'run'}", f"--out={back}"])
     assert back.read_bytes() == (folder / "weights.safetensors").read_bytes()
     assert f"{back}: step 0" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_what_is_not_known_cannot_be_exported(folder, tmp_path):
-    run = convert(folder, tmp_path / "run", "--size", 16, 16)
-    with pytest.raises(ValueError, match=r"converted without its data.*--data"):
-        main("export")([f"--run={run}", f"--out={tmp_path / 'exported'}"])
-    assert not (tmp_path / "exported").exists()
-
-
 @pytest.mark.parametrize(
-    "flags, said",
+    "flags, message",
     [
-        (["from-torch", "--ckpt=none.ckpt", "--out=run"], "none.ckpt: no such file"),
-        (["from-torch", "--ckpt=weights.safetensors", "--out=run"], "holds no config"),
-        (
-            ["from-torch", "--ckpt=weights.safetensors", "--config=none.yaml", "--out=run"],
-            "none.yaml: no such file",
-        ),
+        (["from-torch", "--ckpt=none.ckpt", "--out=new"], "none.ckpt: no such file"),
         (["to-torch", "--run=none", "--out=back.safetensors"], "none: no checkpoints"),
+        (["features", "--network=clip", "--weights=none.bin"], "none.bin: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(folder, monkeypatch, capfd, flags, said):
+def test_a_mistake_leaves_nothing(folder, monkeypatch, flags, message):
     monkeypatch.chdir(folder)
     before = sorted(folder.iterdir())
-    monkeypatch.setattr(sys, "argv", ["convert.py", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main("convert"))
-    (line,) = capfd.readouterr().err.splitlines()
-    assert stop.value.code == 2 and line.startswith("error: ") and said in line
+    with pytest.raises(ValueError, match=message):
+        command.main(flags)
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.slow
-def test_training_goes_on_by_the_printed_command(folder, tmp_path):
-    """In a process of its own: config flags are defined once a process."""
-    run = convert(folder, tmp_path / "run")
-    arguments = [
-        "--resume",
-        f"--workdir={run}",
-        f"--config.data.root={folder / 'dataset.pkl'}",
-        "--config.data.size=(16,16)",
-        "--config.train.steps=1",
-    ]
-    made = subprocess.run(
-        [sys.executable, SCRIPTS / "train.py", *arguments],
+@pytest.mark.nightly
+def test_training_continues_by_the_printed_command(folder, printed, tmp_path):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "scripts/train.py",
+            "--resume",
+            f"--workdir={run}",
+            f"--config.data.root={folder / 'dataset.pkl'}",
+            "--config.train.steps=1",
+        ],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert made.returncode == 0, made.stderr
-    misspelt = subprocess.run(
-        [sys.executable, SCRIPTS / "train.py", *arguments, "--config.train.stepps=1"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)},
-    )
-    (line,) = misspelt.stderr.splitlines()
-    assert misspelt.returncode == 2 and "stepps" in line and "Did you mean" in line
-    assert "converted weights, with a fresh optimiser" in made.stdout
+    assert done.returncode == 0, done.stderr
+    assert "converted weights, with a fresh optimiser" in done.stdout

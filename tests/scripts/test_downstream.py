@@ -1,29 +1,20 @@
-"""scripts/downstream.py and evaluate.py score as a user calls them."""
+"""motfm downstream, and motfm evaluate score with the network it trains."""
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny import command
 
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.synthetic import read_generated
-from motfm_jax.sampling.outputs import FORMAT, read_sidecar
+from motfm_jax.sampling.outputs import FORMAT
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = (16, 16)
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -36,7 +27,7 @@ def real(monkeypatch):
     arrays = Arrays(images, None, labels, meta, ("dark", "bright"))
     splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
     run = SimpleNamespace(intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
-    monkeypatch.setattr(runs, "load_run", lambda path, which="best": run)
+    monkeypatch.setattr(runs, "load_run", lambda path, data_root: run)
     monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
     return arrays
 
@@ -60,45 +51,52 @@ def write_samples(folder, images, labels=None, names=("dark", "bright")):
     return folder
 
 
+FLAGS = ["--run=run", "--task=classify", "--width=8", "--lr=0.01"]
+
+
 @pytest.mark.slow
+def test_a_network_is_trained_once(real, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = [*FLAGS, f"--out={out}", "--epochs=1", "--seeds=1"]
+    downstream = command("downstream")
+    downstream(flags)
+    (row,) = json.loads((out / "downstream.json").read_text())["rows"]
+    assert row["trained_on"] == "real"
+    printed = capsys.readouterr().out
+    assert printed == (out / "downstream.md").read_text() and "Tested on 24 real images" in printed
+    network = (out / "network.npz").stat().st_mtime_ns
+    downstream(flags)
+    assert (out / "network.npz").stat().st_mtime_ns == network
+
+
+@pytest.mark.nightly
 def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, tmp_path, capsys):
     good = write_samples(tmp_path / "good", real.images[:32], real.labels[:32])
     wrong = write_samples(tmp_path / "wrong", real.images[:32], 1 - real.labels[:32])
     out = tmp_path / "out"
-    flags = [
-        "--run=run",
-        f"--out={out}",
-        "--task=classify",
-        "--width=8",
-        "--epochs=3",
-        "--lr=0.01",
-        "--synthetic",
-        f"good={good}",
-        f"wrong={wrong}",
-    ]
-    module = script("downstream")
-    module.main([*flags, "--seeds=1"])
+    flags = [*FLAGS, f"--out={out}", "--epochs=3"]
+    flags += ["--synthetic", f"good={good}", f"wrong={wrong}"]
+    downstream = command("downstream")
+    downstream([*flags, "--seeds=1"])
     rows = {
         row["trained_on"]: row for row in json.loads((out / "downstream.json").read_text())["rows"]
     }
     assert list(rows) == ["real", "good", "real + good", "wrong", "real + wrong"]
     assert rows["real"]["accuracy"] > 0.9 and rows["good"]["accuracy"] > 0.9
     assert rows["wrong"]["accuracy"] < 0.1
-    said = capsys.readouterr().out
-    assert said == (out / "downstream.md").read_text() and "Tested on 24 real images" in said
     kept = (out / "network.npz").read_bytes()
-    module.main([*flags, "--seeds=1"])
-    module.main([*flags, "--seeds=2"])
+    downstream([*flags, "--seeds=1"])
+    downstream([*flags, "--seeds=2"])
     assert len(json.loads((out / "downstream.json").read_text())["rows"]) == 10
     assert (out / "network.npz").read_bytes() == kept
     (out / "network.npz").unlink()
-    module.main([*flags, "--seeds=2"])
+    downstream([*flags, "--seeds=2"])
     assert len(json.loads((out / "downstream.json").read_text())["rows"]) == 10
     assert (out / "network.npz").exists()
     with pytest.raises(ValueError, match=r"other settings .*epochs was"):
-        module.main([*flags, "--epochs=4"])
+        downstream([*flags, "--epochs=4"])
 
-    evaluate = script("evaluate").main
+    evaluate = command("evaluate")
     evaluate(["score", f"--samples={good}", "--run=run", f"--features={out / 'network.npz'}"])
     report = json.loads((good / "score.json").read_text())
     assert report["num"] == [32, 24] and report["features"] == "resnet18 classify"
@@ -109,25 +107,19 @@ def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, t
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--synthetic", "good"], "NAME=FOLDER of scripts/sample.py needed"),
-        (["--synthetic", "good=nowhere"], "NAME=FOLDER of scripts/sample.py needed"),
-        (["--task=segment"], "task segment: the data has no masks"),
+        (["--synthetic", "good"], "NAME=FOLDER of motfm sample needed"),
         (["--seeds=0"], "--seeds=0: at least 1"),
-        (["--data-root="], "--data-root=: its value is empty"),
-        (["--data-root", ""], "--data-root: its value is empty"),
     ],
 )
 def test_flags_that_cannot_be(real, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        script("downstream").main(
-            ["--run=run", f"--out={tmp_path / 'out'}", "--task=classify", *flags]
-        )
+        command("downstream")([*FLAGS, f"--out={tmp_path / 'out'}", *flags])
 
 
 def test_images_without_classes_teach_no_classifier(real, tmp_path):
     bare = write_samples(tmp_path / "bare", real.images[:32])
     with pytest.raises(ValueError, match="made without what --task=classify learns"):
-        script("downstream").main(
+        command("downstream")(
             [
                 "--run=run",
                 f"--out={tmp_path / 'out'}",
@@ -155,7 +147,7 @@ def test_images_of_other_classes_are_refused(real, tmp_path, labels, names, mess
     labels = np.resize(np.array(labels, np.int32), 32)
     other = write_samples(tmp_path / "other", real.images[:32], labels, names)
     with pytest.raises(ValueError, match=f"{other}: {message}"):
-        read_generated(other, read_sidecar(other), "classify", real)
+        read_generated(other, "classify", real)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +173,10 @@ def test_masks_of_other_labels_are_refused(real, tmp_path, names, highest):
 
     write(names)
     with pytest.raises(ValueError, match=r"made of the mask_labels .*, the real ones are backgr"):
-        read_generated(folder, read_sidecar(folder), "segment", real)
+        read_generated(folder, "segment", real)
     if highest == 1:
         write(("background", "heart"))
-        made = read_generated(folder, read_sidecar(folder), "segment", real)
+        made = read_generated(folder, "segment", real)
         np.testing.assert_array_equal(made.masks, masks)
         assert made.labels is None
 
@@ -193,4 +185,4 @@ def test_an_archive_without_images_is_refused(real, tmp_path):
     folder = write_samples(tmp_path / "bare", real.images[:4])
     np.savez(folder / "samples.npz", masks=np.zeros(3))
     with pytest.raises(ValueError, match="holds no images"):
-        read_generated(folder, read_sidecar(folder), "classify", real)
+        read_generated(folder, "classify", real)

@@ -57,21 +57,10 @@ def test_check_exits_with_0_on_warnings_and_2_on_errors(main, camus, tmp_path, c
     assert "patient0001 is in two splits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("check", "--layout=camus", "--root=absent"), "error: absent: no such folder"),
-        (("check", "--layout=pickle", "--root=absent.pkl"), "error: absent.pkl: no such file"),
-        (("check", "--layout=bids", "--root=."), "invalid choice: 'bids'"),
-        (
-            ("convert", "--layout=camus", "--root=absent", "--size", "8", "8", "--out=new/x.pkl"),
-            "error: absent: no such folder",
-        ),
-    ],
-)
-def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path):
+    """The script in a process."""
     result = subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
+        [sys.executable, SCRIPT, "check", "--layout=camus", "--root=absent"],
         capture_output=True,
         text=True,
         check=False,
@@ -79,9 +68,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_pat
         env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
     )
     assert result.returncode == 2
-    assert message in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    assert not list(tmp_path.rglob("*.pkl"))
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: absent: no such folder")
 
 
 def test_convert_writes_the_originals_pickle_and_check_reads_it(main, camus, tmp_path, capsys):

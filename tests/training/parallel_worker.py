@@ -17,7 +17,7 @@ import tiny
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.run_folder import open_run
-from motfm_jax.training.loop import train
+from motfm_jax.training.loop import Plan, Work, train
 from motfm_jax.training.step import make_eval_step
 
 ROWS, STEPS = 16, 4
@@ -47,9 +47,10 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
 
     # At a learning rate of 1, plain descent moves the weights by exactly the gradient.
     state, update = tiny.make_training(lr=1.0, accumulation=int(accumulation))
-    before = jax.tree.map(np.array, state.params)
+    before = jax.device_get(state.params).named()
     state, metrics = update(state, batch(0), key)
-    gradients = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
+    after = jax.device_get(state.params).named()
+    gradients = jax.tree.map(lambda old, new: old - new, before, after)
     result = {f"gradient/{name}": leaf for name, leaf in gradients.items()}
     result["grad_norm"] = metrics.grad_norm
 
@@ -113,17 +114,11 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
         outcome = train(
             parallel.replicate(jax.tree.map(np.asarray, restored)),
             batches(),
-            key=key,
-            update=update,
-            evaluate=evaluate,
-            learning_rate=lambda step: 0.1,
-            run=run,
-            checkpoints=checkpoints,
-            num_steps=40,
-            batch_size=ROWS,
-            log_every=5,
-            eval_every=6,
-            save_every=20,
+            key,
+            Work(update, lambda step: 0.1, evaluate),
+            Plan(40, ROWS, log_every=5, eval_every=6, save_every=20, sample_every=40),
+            run,
+            checkpoints,
         )
         assert outcome.stopped_by
         assert outcome.step == int(outcome.state.step) == checkpoints.steps[-1]
@@ -133,8 +128,10 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     assert parallel.any_process(process == processes - 1)
     assert not parallel.any_process(False)
     result["losses"] = losses
-    result |= {f"weights/{name}": leaf for name, leaf in restored.params.items()}
-    result |= {f"ema/{name}": leaf for name, leaf in restored.ema.items()}
+    result |= {
+        f"weights/{name}": leaf for name, leaf in jax.device_get(restored.params).named().items()
+    }
+    result |= {f"ema/{name}": leaf for name, leaf in jax.device_get(restored.ema).named().items()}
     result["devices"] = jax.device_count()
     if process == 0:
         np.savez(out, **result)

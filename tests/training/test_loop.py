@@ -14,41 +14,30 @@ from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 from motfm_jax.io.run_folder import open_run, read_metrics
 from motfm_jax.training import loop
-from motfm_jax.training.loop import Hook, NonFiniteError, train
+from motfm_jax.training.loop import NonFiniteError, Plan, Work, train
+from motfm_jax.training.state import by_name, pack, restored
 from motfm_jax.training.step import Metrics, make_eval_step
 
 KEY = jax.random.key(5)
 SETTINGS = dict(name="adam", lr=0.01, ema=0.95, accumulation=2, clip=1.0)
+PLAN = Plan(10, batch_size=8, log_every=1, eval_every=4, save_every=4, sample_every=4)
 compiled = functools.cache(lambda: make_training(**SETTINGS)[1])
 
 
-def train_run(folder, num_steps, batches=batches_from, **settings):
+def train_run(folder, num_steps, batches=batches_from, evaluate=None, sample=None, **settings):
     """Trains in a run directory, from its last checkpoint where it has one."""
-    arguments = dict(
-        key=KEY,
-        update=compiled(),
-        evaluate=None,
-        learning_rate=lambda step: 0.01,
-        num_steps=num_steps,
-        batch_size=8,
-        log_every=1,
-        eval_every=4,
-        save_every=4,
-    )
+    plan = PLAN._replace(num_steps=num_steps, **settings)
+    work = Work(compiled(), lambda step: 0.01, evaluate, sample)
     with open_run(folder, SETTINGS, resume=True) as run:
-        checkpoints = Checkpoints(run.checkpoints, SETTINGS, {}, keep_every=4)
+        checkpoints = Checkpoints(run.checkpoints, SETTINGS, {}, keep_every=4, named=by_name)
         try:
             state, _ = make_training(**SETTINGS)
             if checkpoints.steps:
-                state = parallel.replicate(checkpoints.restore(state))
-            run.start(int(state.step))
-            return train(
-                state,
-                batches(int(state.step)),
-                run=run,
-                checkpoints=checkpoints,
-                **(arguments | settings),
-            )
+                saved = checkpoints.restore(jax.eval_shape(by_name, state))
+                state = parallel.replicate(restored(saved, state))
+            step = int(state.step)
+            run.start(step)
+            return train(state, batches(step), KEY, work, plan, run, checkpoints)
         finally:
             checkpoints.close()
 
@@ -81,16 +70,16 @@ def losses(folder):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, capfd):
+def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, caplog, capfd):
+    caplog.set_level("INFO")
     before = signal.getsignal(kind)
     if kind == signal.SIGHUP and before is signal.SIG_IGN:
         pytest.skip("started with SIGHUP ignored, as by nohup")
     outcome = train_run(tmp_path / "run", 10, kill_at(kind, 6))
     assert (outcome.step, outcome.stopped_by) == (7, kind)
     assert signal.getsignal(kind) is before
-    printed = capfd.readouterr()
-    assert f"stopped after step 7 by {kind.name}" in printed.out
-    assert "stopping: finishing the step" in printed.err
+    assert f"stopped after step 7 by {kind.name}" in caplog.text
+    assert "stopping: finishing the step" in capfd.readouterr().err
     assert restore_weights(tmp_path / "run").step == 7
 
     outcome = train_run(tmp_path / "run", 10)
@@ -138,7 +127,8 @@ def test_after_a_signal_there_is_one_more_update_but_no_samples(tmp_path):
         tmp_path / "run",
         10,
         evaluate=evaluate,
-        hooks=[Hook(2, lambda step, weights: called.append(step))],
+        sample=lambda step, weights: called.append(step),
+        sample_every=2,
     )
     assert (outcome.step, outcome.stopped_by) == (5, signal.SIGTERM)
     assert called == [2]
@@ -213,21 +203,9 @@ def test_metrics_are_read_late_and_all_of_them(tmp_path, monkeypatch):
         return metrics
 
     monkeypatch.setattr(loop.jax, "device_get", device_get)
-    train(
-        make_training()[0],
-        batches_from(0),
-        key=KEY,
-        update=update,
-        evaluate=None,
-        learning_rate=lambda step: 0.0,
-        run=Unused(),
-        checkpoints=Unused(),
-        num_steps=8,
-        batch_size=8,
-        log_every=6,
-        eval_every=6,
-        save_every=8,
-    )
+    plan = PLAN._replace(num_steps=8, log_every=6, save_every=8)
+    work = Work(update, lambda step: 0.0)
+    train(make_training()[0], batches_from(0), KEY, work, plan, Unused(), Unused())
     # The first at once (it compiles); then two behind; at the log points, all that is left.
     assert lead == [0, 2, 2, 2, 1, 0, (6, 3.5), 1, 0, (8, 7.5), "save"]
 
@@ -236,12 +214,12 @@ def test_validation_uses_the_average_and_a_new_best_is_saved(tmp_path):
     evaluated = []
 
     def evaluate(weights):
-        evaluated.append(jax.tree.map(np.array, weights))
+        evaluated.append(jax.tree.map(np.array, weights).named())
         return [0.9, 0.5, 0.7, 0.6][len(evaluated) - 1]
 
     outcome = train_run(tmp_path / "run", 7, evaluate=evaluate, eval_every=2, save_every=3)
-    assert_identical(evaluated[-1], outcome.state.ema)
-    assert not np.allclose(evaluated[-1]["in/kernel"], outcome.state.params["in/kernel"])
+    assert_identical(evaluated[-1], outcome.state.ema.named())
+    assert not np.allclose(evaluated[-1]["in/kernel"], outcome.state.params.named()["in/kernel"])
     rows = [row for row in read_metrics(tmp_path / "run") if "valid_loss" in row]
     measured = [(row["step"], row["valid_loss"]) for row in rows]
     assert measured == [(2, 0.9), (4, 0.5), (6, 0.7), (7, 0.6)]
@@ -253,24 +231,27 @@ def test_validation_uses_the_average_and_a_new_best_is_saved(tmp_path):
 def test_validation_loss_is_that_of_all_valid_examples():
     batches = [batch_at(50), batch_at(51, valid=3)]
     evaluate = parallel.evaluator(make_eval_step(loss_fn), lambda: batches, KEY)
-    params = parallel.replicate(init_params())
-    every = []
+    weights, every = parallel.replicate(pack(init_params())), []
     for batch in batches:
         keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(batch.index)
-        every.append(np.asarray(loss_fn(params, batch, keys, None))[batch.valid])
-    assert evaluate(params) == pytest.approx(np.mean(np.concatenate(every)), rel=1e-5)
-    assert evaluate(params) == evaluate(params)
+        every.append(np.asarray(loss_fn(init_params(), batch, keys, None))[batch.valid])
+    assert evaluate(weights) == pytest.approx(np.mean(np.concatenate(every)), rel=1e-5)
+    assert evaluate(weights) == evaluate(weights)
 
 
-def test_hooks_come_at_their_multiples_and_at_the_end_with_the_average(tmp_path):
+def test_samples_come_at_their_multiples_and_at_the_end_with_the_average(tmp_path):
     calls = []
-    hook = Hook(3, lambda step, weights: calls.append((step, jax.tree.map(np.array, weights))))
-    outcome = train_run(tmp_path / "run", 7, hooks=[hook])
+
+    def sample(step, weights):
+        calls.append((step, jax.tree.map(np.array, weights)))
+
+    outcome = train_run(tmp_path / "run", 7, sample=sample, sample_every=3)
     assert [step for step, _ in calls] == [3, 6, 7]
     assert_identical(calls[-1][1], outcome.state.ema)
 
 
-def test_rows_hold_the_mean_since_the_last_row(tmp_path, whole, capsys):
+def test_rows_hold_the_mean_since_the_last_row(tmp_path, whole, caplog):
+    caplog.set_level("INFO")
     train_run(tmp_path / "run", 10, log_every=4)
     each = dict(losses(whole[0]))
     got = dict(losses(tmp_path / "run"))
@@ -280,7 +261,7 @@ def test_rows_hold_the_mean_since_the_last_row(tmp_path, whole, capsys):
     row = read_metrics(tmp_path / "run")[0]
     assert row["learning_rate"] == pytest.approx(0.01)
     assert row["grad_norm"] > 0 and row["images_per_second"] > 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    lines = [message for message in caplog.messages if message.startswith("step ")]
     assert len(lines) == 3 and "images/s" in lines[0] and "left" in lines[0]
 
 

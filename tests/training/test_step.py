@@ -10,7 +10,7 @@ import pytest
 from tiny import batch_at, init_params, loss_fn
 
 from motfm_jax.training.optim import make_optimizer, make_schedule
-from motfm_jax.training.state import init_state
+from motfm_jax.training.state import init_state, pack
 from motfm_jax.training.step import ema_decay, make_eval_step, make_train_step
 
 KEY = jax.random.key(3)
@@ -52,7 +52,7 @@ def test_accumulation_changes_nothing_but_rounding(accumulation, ema, clip):
     assert_close(history, expected, 1e-6)
     assert_close(parts, whole, 1e-6)
     assert float(expected[0].grad_norm) > 0.3  # clipping had something to clip
-    assert not np.allclose(whole.params["in/kernel"], init_params()["in/kernel"], atol=1e-3)
+    assert not np.allclose(whole.params.named()["in/kernel"], init_params()["in/kernel"], atol=1e-3)
 
 
 def test_accumulation_that_does_not_divide_is_refused():
@@ -65,13 +65,14 @@ def test_the_reported_loss_and_gradient_are_those_of_the_mean():
     example_key = jax.random.split(jax.random.fold_in(KEY, 0))[0]
     keys = jax.vmap(lambda index: jax.random.fold_in(example_key, index))(batch.index)
     mean = lambda params: jnp.mean(loss_fn(params, batch, keys, None))  # noqa: E731
-    loss, gradients = jax.value_and_grad(mean)(state.params)
+    params = state.params.named()
+    loss, gradients = jax.value_and_grad(mean)(params)
     updated, (metrics,) = train(steps=1)
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-6)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradients.values()))
     np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-5)
-    expected = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, state.params, gradients)
-    assert_close(updated.params, expected, 1e-6)
+    expected = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, params, gradients)
+    assert_close(updated.params.named(), expected, 1e-6)
 
 
 def test_padding_rows_do_not_count():
@@ -84,26 +85,28 @@ def test_padding_rows_do_not_count():
     other, _ = train(without_padding, steps=1, rows=8, valid=6)
     everything, _ = train(steps=1, rows=8)
     assert_close(padded.params, other.params, 1e-6)
-    assert not np.allclose(padded.params["in/kernel"], everything.params["in/kernel"], atol=1e-5)
+    kernels = [state.params.named()["in/kernel"] for state in (padded, everything)]
+    assert not np.allclose(*kernels, atol=1e-5)
 
 
 def test_the_average_follows_its_recursion():
     state, _ = train(steps=0, ema=0.9)
-    average, weights = np.array(state.ema["out/kernel"]), []
+    average, weights = np.array(state.ema.named()["out/kernel"]), []
     for steps in (1, 2, 3):
-        weights.append(np.array(train(steps=steps, ema=0.9)[0].params["out/kernel"]))
+        weights.append(np.array(train(steps=steps, ema=0.9)[0].params.named()["out/kernel"]))
     for step, weight in enumerate(weights):
         decay = min(0.9, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
-    np.testing.assert_allclose(train(steps=3, ema=0.9)[0].ema["out/kernel"], average, atol=1e-6)
+    ema = train(steps=3, ema=0.9)[0].ema.named()
+    np.testing.assert_allclose(ema["out/kernel"], average, atol=1e-6)
     assert float(ema_decay(jnp.int32(10**6), 0.9)) == pytest.approx(0.9)
 
 
 def test_the_average_starts_as_a_copy():
     state = init_state(init_params(), make_optimizer("adam", make_schedule(0.1)), 0.9)
-    for name, leaf in state.params.items():
-        assert state.ema[name].unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
-        np.testing.assert_array_equal(state.ema[name], leaf)
+    for name, leaf in state.params.groups.items():
+        assert state.ema.groups[name].unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
+        np.testing.assert_array_equal(state.ema.groups[name], leaf)
     assert state.weights is state.ema
     assert state._replace(ema=None).weights is state.params
 
@@ -173,7 +176,7 @@ def test_the_update_is_a_branch_on_a_cpu_alone():
 @pytest.mark.slow
 def test_validation_draws_are_fixed_and_do_not_depend_on_the_batches():
     step = jax.jit(make_eval_step(loss_fn))
-    params, batch = init_params(), batch_at(5, rows=8)
+    params, batch = pack(init_params()), batch_at(5, rows=8)
     total, count = step(params, batch, KEY)
     again, _ = step(params, batch, KEY)
     assert total == again and count == 8

@@ -55,7 +55,7 @@ def batches_from(step, rows=8):
 def make_training(name="sgd", lr=0.1, ema=0.0, accumulation=1, clip=0.0):
     """(replicated state before the first update, compiled update)"""
     optimizer = make_optimizer(name, make_schedule(lr), clip)
-    update = parallel.train_step(
+    update = parallel.TrainStep(
         make_train_step(loss_fn, optimizer, ema, accumulation, parallel.AXIS)
     )
     return parallel.replicate(init_state(init_params(), optimizer, ema)), update

@@ -1,14 +1,13 @@
-"""Pictures (PNG) and volumes (NIfTI) of what was generated.
+"""Pictures (PNG) of images, masks, trajectories and curves.
 
 A picture is assembled from tiles, uint8 RGB arrays [h, w, 3]. All grey tiles of a picture share one
-window [low, high], which the picture states: brightness may be compared from tile to tile.
+window [low, high], which the picture states, so that brightness can be compared across tiles.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,36 +15,25 @@ from motfm_jax.io.folders import whole_file
 
 Window = tuple[float, float]
 
-# Background first; told apart by colour-blind readers too (Okabe and Ito 2008).
-MASK_COLOURS = np.array(
-    [
-        (0, 0, 0),
-        (86, 180, 233),
-        (230, 159, 0),
-        (0, 158, 115),
-        (204, 121, 167),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-    ],
-    np.uint8,
-)
+# Background first. Colour-blind readers can tell them apart, too (Okabe and Ito 2008).
+_COLOURS = "000000 56b4e9 e69f00 009e73 cc79a7 f0e442 0072b2 d55e00"
+MASK_COLOURS = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(-1, 3)
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
 
 
 def shared_window(images: np.ndarray, percentiles: Sequence[float] = (0.5, 99.5)) -> Window:
-    """Grey window [low, high] of many images together, by percentiles of all their values."""
+    """Grey window [low, high] of many images together: percentiles of all their values."""
     low, high = np.percentile(np.asarray(images, np.float32), percentiles)
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def grey_tile(image: np.ndarray, window: Window) -> np.ndarray:
-    """An image in a window as a tile: 2-D as it is, 3-D as `three_planes`.
+    """An image as a tile; a volume as `three_planes`.
 
     Args:
-      image: [*S, C]; of several channels the first is shown.
-      window: intensities shown black and white.
+      image: [*S, C]; only the first channel is shown.
+      window: the intensities that become black and white.
     """
     low, high = window
     plane = _flat(np.asarray(image, np.float32)[..., 0], fill=low)
@@ -54,14 +42,14 @@ def grey_tile(image: np.ndarray, window: Window) -> np.ndarray:
 
 
 def mask_tile(mask: np.ndarray) -> np.ndarray:
-    """A label map [*S] as a tile in MASK_COLOURS (repeating, background apart, from the 8th on)."""
+    """A label map [*S] as a tile in MASK_COLOURS. Label 8 has the colour of label 1 again."""
     return _colours(_flat(np.asarray(mask), fill=0))
 
 
 def overlay_tile(
     image: np.ndarray, mask: np.ndarray, window: Window, opacity: float = 0.35
 ) -> np.ndarray:
-    """`grey_tile` with the labels of `mask` [*S] laid over it; the background stays grey."""
+    """`grey_tile` under the colours of `mask` [*S]; the background stays grey."""
     grey, labels = grey_tile(image, window), _flat(np.asarray(mask), fill=0)
     mixed = (1 - opacity) * grey + opacity * _colours(labels)
     return np.where((labels > 0)[..., None], np.rint(mixed), grey).astype(np.uint8)
@@ -102,12 +90,12 @@ def write_grid(
     """Writes tiles as a PNG of rows and columns.
 
     Args:
-      path: of the PNG.
-      rows: tiles [h, w, 3] of one size; rows may be of different length.
+      path: the PNG file.
+      rows: tiles [h, w, 3] of one size; rows may differ in length.
       row_titles: left of the rows; () for none.
       column_titles: above the first row; () for none.
-      tile_titles: instead of column_titles, one list a row, above its tiles; () for a row without.
-      caption: lines below, such as `window_caption`; wrapped to the width.
+      tile_titles: in place of column_titles, one list per row; () for a row without titles.
+      caption: lines below the tiles, such as `window_caption`; wrapped to the width.
     """
     titles = [*(tile_titles or [column_titles])] + [()] * len(rows)
     height, width = rows[0][0].shape[:2]
@@ -154,16 +142,16 @@ def write_samples(
     columns: int = 8,
     caption: str = "",
 ) -> None:
-    """Writes images as a PNG grid, each with its mask above it where there are masks.
+    """Writes images as a PNG grid, each below its mask if it has one.
 
     Args:
-      path: of the PNG.
+      path: the PNG file.
       images: [N, *S, C].
       masks: [N, *S] labels, or None.
-      titles: one an image, such as its class; () for none.
-      window: `shared_window` of the images where None.
-      columns: images a row; fewer for volumes, whose tiles are wide.
-      caption: put before the window's statement.
+      titles: one per image, such as its class; () for none.
+      window: None for `shared_window` of the images.
+      columns: images per row; a quarter of it for volumes, whose tiles are wide.
+      caption: written before the window's.
     """
     window = window or shared_window(images)
     columns = min(columns if images.ndim == 4 else max(1, columns // 4), len(images))
@@ -188,12 +176,12 @@ def write_samples(
 def write_comparison(
     path: Path, images: Mapping[str, np.ndarray], *, window: Window | None = None
 ) -> None:
-    """Writes several versions of the same images as a PNG: a row a version, a column an image.
+    """Writes several versions of the same images as a PNG: one row per version.
 
     Args:
-      path: of the PNG.
+      path: the PNG file.
       images: title of the row -> [N, *S, C].
-      window: `shared_window` of the last version where None.
+      window: None for `shared_window` of the last version.
     """
     window = window or shared_window(list(images.values())[-1])
     rows = [[grey_tile(image, window) for image in version] for version in images.values()]
@@ -209,15 +197,15 @@ def write_trajectory(
     columns: int = 11,
     caption: str = "",
 ) -> None:
-    """Writes the way from noise to image as a PNG strip, one row a sample.
+    """Writes the states between noise and image as a PNG, one row per sample.
 
     Args:
-      path: of the PNG.
+      path: the PNG file.
       trajectory: [T, N, *S, C], states at T equally spaced times from 0 to 1.
-      row_titles: one a sample; () for none.
-      window: where None, `shared_window` of the last states; earlier ones may lie beyond it.
-      columns: states shown, spread evenly over the T, the first and the last among them.
-      caption: put before the window's statement.
+      row_titles: one per sample; () for none.
+      window: None for `shared_window` of the last states; earlier ones may lie beyond it.
+      columns: states to show, spread evenly from the first to the last.
+      caption: written before the window's.
     """
     window = window or shared_window(trajectory[-1])
     last = len(trajectory) - 1
@@ -234,6 +222,47 @@ def write_trajectory(
     )
 
 
+def write_preview(path: Path, source: Any, num: int) -> int:
+    """Writes examples spread over a source as a PNG, each above a copy with its mask laid over.
+
+    Args:
+      path: the PNG file.
+      source: a sequence of records, with `classes` and `mask_labels`.
+      num: examples, at most the length of the source.
+
+    Returns:
+      The number of examples shown.
+
+    Raises:
+      ValueError: num below 1.
+    """
+    if num < 1:
+        raise ValueError(f"{num} examples: 1 or more needed")
+    num = min(num, len(source))
+    records = [source[int(index)] for index in np.linspace(0, len(source) - 1, num).round()]
+    window = shared_window(np.stack([record.image for record in records]))
+    columns = 4 if records[0].image.ndim == 3 else 1  # volumes make wide tiles
+    rows, row_titles, tile_titles = [], [], []
+    for start in range(0, num, columns):
+        chosen = records[start : start + columns]
+        rows.append([grey_tile(record.image, window) for record in chosen])
+        row_titles.append("image")
+        tile_titles.append([_title(record, source.classes) for record in chosen])
+        if all(record.mask is not None for record in chosen):
+            rows.append([overlay_tile(record.image, record.mask, window) for record in chosen])
+            row_titles.append("with mask")
+            tile_titles.append([])
+    masks = [f"masks: {', '.join(source.mask_labels)}"] if source.mask_labels else []
+    write_grid(
+        path,
+        rows,
+        row_titles=row_titles,
+        tile_titles=tile_titles,
+        caption="\n".join([*masks, window_caption(window)]),
+    )
+    return num
+
+
 def write_curves(
     path: Path,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -245,12 +274,12 @@ def write_curves(
     """Writes a plot of curves as a PNG.
 
     Args:
-      path: of the PNG.
+      path: the PNG file.
       curves: name -> (x, y).
       xlabel, ylabel: of the axes.
       log: logarithmic y.
     """
-    from matplotlib.figure import Figure  # slow to import; draws without a display
+    from matplotlib.figure import Figure  # slow to import; needs no display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -263,30 +292,8 @@ def write_curves(
         figure.savefig(draft, dpi=120)
 
 
-def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: str = "") -> None:
-    """Writes one image as NIfTI (.nii or .nii.gz).
-
-    Args:
-      path: of the file.
-      image: [*S, C]; C = 1 is dropped. 3-D keeps the axis order, 2-D rows and columns are swapped
-        back to the files' x-first order.
-      affine: 4 x 4, array index (of S as in memory) to RAS+ millimetres; identity where None.
-      description: for the header, at most 79 characters.
-    """
-    affine = np.eye(4) if affine is None else np.array(affine, np.float64)
-    image = np.asarray(image, np.float32)
-    if image.ndim == 3:  # 2-D: rows are depth in memory
-        image, affine = image.swapaxes(0, 1)[:, :, None], affine[:, [1, 0, 2, 3]]
-    image = image[..., 0] if image.shape[-1] == 1 else image
-    volume = nibabel.Nifti1Image(image, affine)
-    volume.header["descrip"] = description.encode()[:79]
-    volume.header.set_xyzt_units("mm")
-    with whole_file(path) as draft:
-        nibabel.save(volume, draft)
-
-
 def _flat(image: np.ndarray, fill: float) -> np.ndarray:
-    """[H, W] as it is, [I, J, K] as three planes with `fill` around them."""
+    """[H, W] unchanged; [I, J, K] as three planes with `fill` around them."""
     if image.ndim == 2:
         return image
     planes = three_planes(image)
@@ -317,3 +324,9 @@ def _shorten(text: str, font: Any, width: float) -> str:
     while text and font.getlength(text) > width:
         text = text[:-2] + "." if len(text) > 2 else ""
     return text
+
+
+def _title(record: Any, classes: Sequence[str]) -> str:
+    if record.label is None:
+        return record.meta["name"]
+    return f"{record.meta['patient'].removeprefix('patient')} {classes[record.label]}"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax.io import images
+from motfm_jax.io import nifti, pictures
 
 
 def pixels(path):
@@ -14,7 +14,7 @@ def pixels(path):
 
 def test_a_grey_tile_maps_the_window_to_black_and_white_and_clips_beyond():
     image = np.array([[-5.0, 0.0], [50.0, 300.0]])[..., None]
-    tile = images.grey_tile(image, (0.0, 100.0))
+    tile = pictures.grey_tile(image, (0.0, 100.0))
     assert tile.dtype == np.uint8 and tile.shape == (2, 2, 3)
     np.testing.assert_array_equal(tile[..., 0], [[0, 0], [128, 255]])
     np.testing.assert_array_equal(tile[..., 1:], tile[..., :2])
@@ -22,20 +22,20 @@ def test_a_grey_tile_maps_the_window_to_black_and_white_and_clips_beyond():
 
 def test_one_window_serves_all_images_and_a_constant_one_does_not_divide_by_zero():
     stack = np.stack([np.zeros((4, 4, 1)), np.full((4, 4, 1), 10.0)])
-    assert images.shared_window(stack, (0, 100)) == (0.0, 10.0)
-    assert images.grey_tile(stack[0], images.shared_window(stack[:1])).max() == 0
+    assert pictures.shared_window(stack, (0, 100)) == (0.0, 10.0)
+    assert pictures.grey_tile(stack[0], pictures.shared_window(stack[:1])).max() == 0
 
 
 def test_masks_take_their_colours_and_overlays_leave_the_background_grey():
     mask = np.array([[0, 1], [2, 9]], np.uint8)
-    tile = images.mask_tile(mask)
+    tile = pictures.mask_tile(mask)
     np.testing.assert_array_equal(tile[0, 0], 0)
-    np.testing.assert_array_equal(tile[0, 1], images.MASK_COLOURS[1])
+    np.testing.assert_array_equal(tile[0, 1], pictures.MASK_COLOURS[1])
     # The colours repeat from label 8 on, but never the background's.
-    np.testing.assert_array_equal(tile[1, 1], images.MASK_COLOURS[2])
-    overlay = images.overlay_tile(np.full((2, 2, 1), 0.5), mask, (0.0, 1.0), opacity=0.5)
+    np.testing.assert_array_equal(tile[1, 1], pictures.MASK_COLOURS[2])
+    overlay = pictures.overlay_tile(np.full((2, 2, 1), 0.5), mask, (0.0, 1.0), opacity=0.5)
     assert overlay[0, 0].tolist() == [128, 128, 128]
-    np.testing.assert_allclose(overlay[0, 1], (128.0 + images.MASK_COLOURS[1]) / 2, atol=1)
+    np.testing.assert_allclose(overlay[0, 1], (128.0 + pictures.MASK_COLOURS[1]) / 2, atol=1)
 
 
 def test_three_planes_show_the_middle_with_front_and_top_upwards():
@@ -43,23 +43,23 @@ def test_three_planes_show_the_middle_with_front_and_top_upwards():
     volume[1, 5, 4] = 1.0  # right index 1, frontmost, in the axial plane k = 4
     volume[0, 3, 7] = 2.0  # topmost, in the coronal plane j = 3
     volume[2, 0, 0] = 3.0  # rearmost and lowest, in the sagittal plane i = 2
-    planes = images.three_planes(volume)
+    planes = pictures.three_planes(volume)
     assert planes.shape == (8, 4 + 4 + 6)
     axial, coronal, sagittal = planes[:, :4], planes[:, 4:8], planes[:, 8:]
     assert np.isnan(axial[0]).all() and np.isnan(axial[7]).all(), "6 rows centred in 8"
     assert axial[1, 1] == 1.0 and coronal[0, 0] == 2.0 and sagittal[7, 0] == 3.0
-    labels = images.three_planes(volume.astype(np.uint8))
+    labels = pictures.three_planes(volume.astype(np.uint8))
     assert labels.dtype == np.uint8 and (labels[0, :4] == 0).all()
 
 
 def test_a_grid_places_tiles_in_rows_and_columns_and_enlarges_small_ones(tmp_path):
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
     tiles = [np.broadcast_to(colour, (16, 16, 3)) for colour in colours]
-    images.write_grid(tmp_path / "deep" / "grid.png", [tiles[:2], tiles[2:]])
+    pictures.write_grid(tmp_path / "deep" / "grid.png", [tiles[:2], tiles[2:]])
     page = pixels(tmp_path / "deep" / "grid.png")
-    side = images.SMALLEST_TILE  # 7 x 16
-    assert page.shape == (2 * side + 3 * images.GAP, 2 * side + 3 * images.GAP, 3)
-    middle, step = images.GAP + side // 2, side + images.GAP
+    side = pictures.SMALLEST_TILE  # 7 x 16
+    assert page.shape == (2 * side + 3 * pictures.GAP, 2 * side + 3 * pictures.GAP, 3)
+    middle, step = pictures.GAP + side // 2, side + pictures.GAP
     assert page[middle, middle].tolist() == [200, 0, 0]
     assert page[middle, middle + step].tolist() == [0, 200, 0]
     assert page[middle + step, middle].tolist() == [0, 0, 200]
@@ -69,8 +69,8 @@ def test_a_grid_places_tiles_in_rows_and_columns_and_enlarges_small_ones(tmp_pat
 
 def test_titles_and_captions_are_drawn_in_room_of_their_own(tmp_path):
     tile = np.zeros((112, 112, 3), np.uint8)
-    images.write_grid(tmp_path / "plain.png", [[tile, tile]])
-    images.write_grid(
+    pictures.write_grid(tmp_path / "plain.png", [[tile, tile]])
+    pictures.write_grid(
         tmp_path / "titled.png",
         [[tile, tile]],
         row_titles=["row"],
@@ -87,20 +87,20 @@ def test_titles_and_captions_are_drawn_in_room_of_their_own(tmp_path):
 def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size):
     rng = np.random.default_rng(0)
     stack, masks = rng.normal(size=(5, *size, 1)), rng.integers(0, 3, (5, *size))
-    images.write_samples(
+    pictures.write_samples(
         tmp_path / "a.png", stack, masks=masks, titles=list("abcde"), caption="synthetic"
     )
-    images.write_trajectory(tmp_path / "b.png", np.stack([stack, stack / 2, stack]), columns=2)
+    pictures.write_trajectory(tmp_path / "b.png", np.stack([stack, stack / 2, stack]), columns=2)
     page = pixels(tmp_path / "a.png")
     assert len(np.unique(page[..., 0])) > 50
-    for colour in images.MASK_COLOURS[1:3]:
+    for colour in pictures.MASK_COLOURS[1:3]:
         assert (page == colour).all(-1).any()
     wide = 2 if len(size) == 2 else 6
-    assert pixels(tmp_path / "b.png").shape[1] >= wide * images.SMALLEST_TILE
+    assert pixels(tmp_path / "b.png").shape[1] >= wide * pictures.SMALLEST_TILE
 
 
 def test_the_loss_curve_is_a_picture(tmp_path):
-    images.write_curves(
+    pictures.write_curves(
         tmp_path / "loss.png",
         {"train": ([1, 2, 3], [1.0, 0.5, 0.2])},
         xlabel="step",
@@ -113,7 +113,7 @@ def test_the_loss_curve_is_a_picture(tmp_path):
 def test_nifti_keeps_a_volumes_axes_and_affine(tmp_path):
     volume = np.random.default_rng(0).normal(size=(3, 4, 5, 1)).astype(np.float32)
     affine = np.array([[-2, 0, 0, 9], [0, 2, 0, -8], [0, 0, 3, 7], [0, 0, 0, 1.0]])
-    images.write_nifti(tmp_path / "x.nii.gz", volume, affine.tolist(), "synthetic")
+    nifti.write_nifti(tmp_path / "x.nii.gz", volume, affine.tolist(), "synthetic")
     read = nibabel.load(tmp_path / "x.nii.gz")
     np.testing.assert_array_equal(read.get_fdata(dtype=np.float32), volume[..., 0])
     np.testing.assert_allclose(read.affine, affine)
@@ -125,7 +125,7 @@ def test_nifti_swaps_a_frames_rows_and_columns_back_with_its_affine(tmp_path):
     frame = np.arange(6, dtype=np.float32).reshape(2, 3, 1)  # rows, columns
     of_row_column = [[0, 0.5, 0, 0], [0.25, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]
     affine = np.array(of_row_column)
-    images.write_nifti(tmp_path / "x.nii", frame, affine)
+    nifti.write_nifti(tmp_path / "x.nii", frame, affine)
     read = nibabel.load(tmp_path / "x.nii")
     np.testing.assert_array_equal(read.get_fdata(), frame[..., 0].T[:, :, None])
     np.testing.assert_allclose(read.affine @ [2, 1, 0, 1], affine @ [1, 2, 0, 1])

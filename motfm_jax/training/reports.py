@@ -1,0 +1,77 @@
+"""What a training reports to its reader: the lines at its start and the picture of its losses."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from motfm_jax.io import pictures
+from motfm_jax.io.run_folder import read_metrics
+
+SHOWN_FAULTS = 5  # lines a split
+
+
+def startup_lines(config: Any, data: Any, model: Any, num_steps: int, start: int) -> list[str]:
+    """Device, network and data of a training.
+
+    Args:
+      config: resolved.
+      data: `datasets.Data`.
+      model: `build.Architecture`.
+      num_steps: updates in all.
+      start: updates made before a resume.
+    """
+    devices, batch = jax.devices(), config.train.batch_size
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    splits = ", ".join(
+        f"{name} {len(part)} images of {len({meta['patient'] for meta in part.meta})} patients"
+        for name, part in (("train", data.train), ("valid", data.valid))
+    )
+    low, high = data.intensity.range
+    rows = batch // len(devices) // config.train.accumulation
+    lines = [
+        f"device: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
+        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}; "
+        f"compute in {np.dtype(model.dtype).name}, parameters in float32",
+        f"network: {sum(leaf.size for leaf in params.values()):,} parameters, "
+        f"{config.method}, condition {config.cond}, images {' x '.join(map(str, data.facts.size))}",
+    ]
+    if config.train.base:
+        lines.append(f"the UNet of {config.train.base} stays fixed: the mask UNet is trained")
+    lines += model.sites
+    lines += [
+        f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
+        f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",
+        f"batch: {batch} images an update ({len(devices)} devices x {rows} x "
+        f"{config.train.accumulation} accumulated); {-(-len(data.train) // batch)} updates an "
+        f"epoch, {num_steps} in all",
+    ]
+    for split, faults in skipped(data).items():
+        if faults:
+            lines.append(f"{split}: {len(faults)} left out, listed in skipped.json")
+        lines += [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
+    if start:
+        lines.append(f"resumed after update {start}")
+    return lines
+
+
+def skipped(data: Any) -> dict[str, list[str]]:
+    """Examples left out, by split: a line with the file and the reason each."""
+    return {"train": list(data.train.skipped), "valid": list(data.valid.skipped)}
+
+
+def draw_losses(path: Path) -> None:
+    """loss.png of a run: training loss between log points, and validation loss."""
+    rows = read_metrics(path)
+    curves = {}
+    for name, key in (("training", "loss"), ("validation", "valid_loss")):
+        points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+        if points:
+            curves[name] = tuple(zip(*points))
+    if curves:
+        # An adversarial loss may fall below 0.
+        positive = all(min(losses) > 0 for _, losses in curves.values())
+        pictures.write_curves(
+            path / "loss.png", curves, xlabel="training step", ylabel="loss", log=positive
+        )
