@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
 from motfm_jax import runs, settings
-from motfm_jax.data import files
+from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.geometry import Grid
@@ -76,14 +76,14 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path, bomb):
     path = tmp_path / "bomb.nii.gz"
     path.write_bytes(make())
     assert path.stat().st_size < 10 * MIB
-    refused(lambda: files.read(path), path, said)
+    refused(lambda: nifti.read(path), path, said)
     refused(lambda: given.read_masks([path], LABELS, SOLID), path, said)
 
 
 def test_a_plain_nifti_that_claims_too_much_takes_no_memory(tmp_path):
     path = tmp_path / "bomb.nii"
     path.write_bytes(gzip.decompress(nifti_start(dim=HUGE)))
-    refused(lambda: files.read(path), path, "more than the file can hold")
+    refused(lambda: nifti.read(path), path, "more than the file can hold")
 
 
 def npz_bomb(path, mebibytes=256):
