@@ -24,7 +24,6 @@ from motfm_jax.data.geometry import Grid
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
 from motfm_jax.io import files as io_files
-from motfm_jax.io import torch_files
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 from motfm_jax.sampling import given
 
@@ -112,7 +111,7 @@ def npz(path):
 
 @pytest.mark.parametrize(
     "read",
-    [npz, feature_weights, torch_files.load, lambda path: downstream.read_network(path, None)],
+    [npz, feature_weights, lambda path: downstream.read_network(path, None)],
 )
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
     path = tmp_path / "bomb.npz"
