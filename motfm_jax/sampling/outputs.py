@@ -20,8 +20,8 @@ from motfm_jax.data import convert
 from motfm_jax.data.source import Record
 from motfm_jax.io import nifti, pictures
 from motfm_jax.io.environment import environment
-from motfm_jax.io.files import check_archive, write_npz
 from motfm_jax.io.folders import claimed, read_json, write_json
+from motfm_jax.io.npz import check_archive, write_npz
 
 if TYPE_CHECKING:
     from motfm_jax.sampling.sample import Samples

@@ -23,7 +23,7 @@ from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.geometry import Grid
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
-from motfm_jax.io import files as io_files
+from motfm_jax.io import npz as io_npz
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 from motfm_jax.sampling import given
 
@@ -105,7 +105,7 @@ def feature_weights(path):
 
 
 def npz(path):
-    with io_files.open_npz(path) as arrays:
+    with io_npz.open_npz(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
@@ -117,8 +117,8 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
     path = tmp_path / "bomb.npz"
     npz_bomb(path)
     assert path.stat().st_size < 2 * MIB
-    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
-    refused(lambda: read(path), tmp_path, "bytes that unpack to 2684")
+    monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
+    refused(lambda: read(path), tmp_path, "bytes unpack to 2684")
 
 
 def test_an_archive_of_ordinary_arrays_is_read(tmp_path):
@@ -304,7 +304,7 @@ def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypa
     made.save(1, State({"a": np.zeros(20 * MIB, np.uint8)}))
     made.close()
     assert restore_weights(tmp_path).params["a"].shape == (20 * MIB,)
-    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
+    monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
     refused(lambda: restore_weights(tmp_path), "checkpoints/1: ", "would become 20971520")
 
 
