@@ -1,4 +1,4 @@
-"""NIfTI and MetaImage files to arrays, with their checks.
+"""Reads NIfTI and MetaImage files, with checks; writes NIfTI.
 
 What a header claims is compared with the file before any memory is taken for it. Nothing is read
 but the file itself and a MetaImage's voxels beside it.
@@ -10,11 +10,13 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+
+from motfm_jax.io.folders import whole_file
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 METAIMAGE_SUFFIXES = (".mhd", ".mha")
@@ -251,3 +253,25 @@ def _check_claim(shape: tuple[int, ...], itemsize: int, path: Path, is_packed: b
     if claimed > MOST_BYTES:
         raise ValueError(f"{claimed} bytes of voxels, at most {MOST_BYTES} are read")
     return claimed
+
+
+def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: str = "") -> None:
+    """Writes one image as NIfTI (.nii or .nii.gz).
+
+    Args:
+      path: the file.
+      image: [*S, C]; C = 1 is dropped. A volume keeps its axis order; rows and columns of a frame
+        are swapped back to the files' x-first order.
+      affine: 4 x 4, array index (of S as in memory) to RAS+ millimetres; None for the identity.
+      description: for the header, at most 79 characters.
+    """
+    affine = np.eye(4) if affine is None else np.array(affine, np.float64)
+    image = np.asarray(image, np.float32)
+    if image.ndim == 3:  # 2-D: rows are depth in memory
+        image, affine = image.swapaxes(0, 1)[:, :, None], affine[:, [1, 0, 2, 3]]
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    volume = nibabel.Nifti1Image(image, affine)
+    volume.header["descrip"] = description.encode()[:79]
+    volume.header.set_xyzt_units("mm")
+    with whole_file(path) as draft:
+        nibabel.save(volume, draft)
