@@ -258,6 +258,7 @@ def check_facts(path: Path, facts: Facts) -> None:
     old, new = read_json(path), json.loads(json.dumps(facts.to_json()))
     if not isinstance(old, dict):
         raise ValueError(f"{path}: holds no facts; restore it from a copy, or delete it")
+    old.pop("unknown", None)  # of runs of older versions
     changed = [
         f"{name} was {value}, is {new.get(name, 'absent')}"
         for name, value in old.items()

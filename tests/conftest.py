@@ -120,21 +120,17 @@ def motfm_data() -> Path:
 
 @pytest.fixture
 def parse(monkeypatch):
-    """Flags as a script parses them, in the project's folder, without those of earlier calls."""
+    """The config of the flags of `motfm train`, parsed in the project's folder."""
     from absl import flags
 
     from motfm_jax import cli
 
-    def forget():
-        for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-
     def parse(*arguments):
-        forget()
-        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-        return cli.parse_config_flags(arguments)[1]
+        values = flags.FlagValues()
+        flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
+        flags.DEFINE_bool("resume", False, "continue", flag_values=values)
+        monkeypatch.setattr(sys, "argv", ["motfm train", *arguments])
+        return cli.parse_config_flags(arguments, values, "")
 
     monkeypatch.chdir(Path(__file__).parents[1])
-    yield parse
-    forget()
+    return parse

@@ -52,6 +52,13 @@ def assert_saved_and_read_back(facts):
         assert getattr(again, name) == getattr(facts, name), name
 
 
+def test_facts_of_older_runs_are_read():
+    facts = Facts.from_json({**FACTS.to_json(), "unknown": []})
+    assert facts == FACTS
+    converted = {**FACTS.to_json(), "intensity": None, "unknown": ["intensity", "affine"]}
+    assert Intensity.from_json(Facts.from_json(converted).intensity).mode == "none"
+
+
 def test_a_limit_applies_to_training_examples_only():
     config = make_config(data__limit=3)
     assert len(datasets.arrays(config, "train")) == 3

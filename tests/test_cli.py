@@ -1,73 +1,139 @@
-"""How scripts begin and end."""
+"""How commands begin and end."""
 
 import errno
-import os
-import subprocess
-import sys
-import threading
-from pathlib import Path
+import logging
 
 import pytest
 
 from motfm_jax import cli
+from motfm_jax.settings import default
 
-ROOT = Path(__file__).parents[1]
-MAIN = """
-import os, sys
-from motfm_jax import cli
 
-def main(_):
-    print("said", sys.stdout.isatty(), sys.stderr.isatty(), sys.stdin.readline())
-    return 7 if os.open(os.devnull, os.O_RDONLY) > 2 else 8
+@pytest.fixture(autouse=True)
+def _the_logger_is_left_as_it_was(monkeypatch):
+    logger = logging.getLogger("motfm_jax")
+    monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+    monkeypatch.setattr(logger, "propagate", logger.propagate)
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
-cli.run(main)
-"""
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["motfm", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def ending(error):
+    """The exit code of a command that raises."""
+
+    def main(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    return stopped.value.code
 
 
 @pytest.mark.parametrize(
-    "error, said",
+    "error, message",
     [
+        (ValueError("--num=0: at least 1 image"), "--num=0: at least 1 image"),
         (MemoryError("Unable to allocate 3 GiB"), "Unable to allocate 3 GiB; this machine has no"),
         (MemoryError(), "out of memory; this machine has no"),
-        (
-            OSError(errno.ENOMEM, "no memory left to read it", "a"),
-            "to read it: 'a'; this machine has",
-        ),
-        (
-            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"),
-            "Out of memory; the device has not",
-        ),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "a"),
-            "No space left on device: 'a'; make",
-        ),
+        (OSError(errno.ENOMEM, "no room", "a"), "no room: 'a'; this machine has no"),
+        (OSError(errno.ENOSPC, "No space left", "a"), "No space left: 'a'; make room"),
+        (RuntimeError("RESOURCE_EXHAUSTED: no memory\nmore"), "no memory; the device has not"),
     ],
 )
-def test_want_of_room_is_said_in_a_line(capsys, monkeypatch, error, said):
-    def main(_):
-        raise error
-
-    # What `run` sets for the process.
-    monkeypatch.setattr(cli.malloc, "keep_freed", lambda: None)
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    codes = []
-    cli.run(main, codes.append)
-    assert codes == [2]
+def test_a_users_mistake_and_want_of_room_are_one_line_and_code_2(capsys, error, message):
+    assert ending(error) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and said in line
+    assert line.startswith("error: ") and message in line
 
 
-@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_are_replaced_before_files_take_their_numbers(closed):
-    done = subprocess.run(
-        ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, MAIN],
-        cwd=ROOT,
-        input="",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
+def test_a_bug_shows_its_traceback_and_an_interrupt_none(capsys):
+    assert ending(TypeError("oops")) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert ending(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_motfm_lists_its_commands_and_knows_no_others(monkeypatch, capsys):
+    assert run(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert all(f"motfm {name}" in out for name in cli.COMMANDS)
+    assert run(monkeypatch, "trian") == 2
+    assert "error: motfm trian: use one of train, sample" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"convert"}))
+def test_every_command_describes_itself(monkeypatch, capsys, name):
+    assert run(monkeypatch, name, "--help") == 0
+    assert f"motfm {name}" in capsys.readouterr().out
+
+
+def test_messages_of_the_library_are_printed_and_warnings_apart(capsys):
+    def main(arguments):
+        logger = logging.getLogger("motfm_jax.anywhere")
+        logger.info("4 images")
+        logger.warning("an odd image")
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("4 images\n", "WARNING: an odd image\n")
+
+
+DEBUG = "--config=phantom:size=debug"
+
+
+def test_flags_change_fields_of_the_config_file(parse):
+    parsed = parse(
+        "--config.train.lr=1",
+        DEBUG,
+        "--config.data.size=(64,48)",
+        "--config.model.remat=true",
+        "--config.data.label_map=((2,1),)",
+        "--config.cond=none",
     )
-    assert done.returncode == 7, done.stderr
-    assert done.stderr == ""
-    assert done.stdout == ("" if ">&-" in closed.split() else "said False False \n")
+    assert (parsed.train.lr, parsed.model.remat, parsed.cond) == (1.0, True, "none")
+    assert (parsed.data.size, parsed.data.label_map) == ((64, 48), ((2, 1),))
+    assert parsed.model.channels == (16, 32), "from the preset"
+    assert parsed.is_locked
+
+
+def test_a_resumed_run_needs_no_config_file(parse, tmp_path):
+    config = default()
+    config.train.lr, config.data.cache = 0.5, str(tmp_path / "elsewhere")
+    (tmp_path / "config.json").write_text(config.to_json())
+    parsed = parse(f"--workdir={tmp_path}", "--resume", "--config.train.steps=7")
+    assert (parsed.train.lr, parsed.train.steps) == (0.5, 7)
+    assert parsed.data.cache == "", "a run does not choose where this machine writes"
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: cannot be used .*or give --config"):
+        parse(f"--workdir={tmp_path}", "--resume")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((DEBUG, "--config.train.lrr=1"), "Did you mean .?lr"),
+        ((DEBUG, "--config.trian.lr=1"), "Did you mean .?train"),
+        ((DEBUG, "--config.train.lr=fast"), "--config.train.lr=fast"),
+        ((DEBUG, "--config.data.size=(64"), "config.data.size=.*whole numbers"),
+        ((DEBUG, "--config.train.lr=nan"), "config.train.lr=nan"),
+        ((DEBUG, "debug"), "'debug': flags are given as --name=value"),
+        (("--config=phantm",), "there is no file phantm; .* a built-in config: brain, camus"),
+        (("--config=phantom:cond=msk",), "cond=msk: use one of none, class, mask"),
+        (("--cofig=phantom",), "cofig.*Did you mean: config"),
+        ((), "--config is missing"),
+        (("--workdir=nowhere", "--resume"), "there is no run to resume"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line(parse, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse(*arguments)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)

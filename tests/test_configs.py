@@ -1,93 +1,67 @@
 """The config files: valid in every size and condition, as documented, and on a GPU's attention."""
 
-import importlib.util
 import itertools
 import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from motfm_jax import build, settings
+from motfm_jax import build, presets, settings
 from motfm_jax.core import Batch
 from motfm_jax.data.records import Facts
 from motfm_jax.nn.attention import attend
 from motfm_jax.nn.dispatch import Capabilities
 
-FOLDER = Path(__file__).parents[1] / "configs"
-FILES = sorted(FOLDER.glob("*.py"))
+FILES = presets.built_in()
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def get_config(path, arguments=""):
-    config = load(path).get_config(arguments)
+def get_config(text):
+    config = presets.read_config(text)
     if config.data.source in ("camus", "decathlon", "pickle"):
         config.data.root = "data"
     return config
 
 
-def variants():
-    anatomies = {"phantom": ("anatomy=echo,", "anatomy=brain,")}
-    for path in FILES:
-        if path.stem == "original":
-            for cond, dims in itertools.product(settings.CONDITIONS, "23"):
-                yield path, f"cond={cond},dims={dims}"
-            continue
-        conditions = ("none", "mask") if path.stem == "brain" else settings.CONDITIONS
-        for cond, size, anatomy in itertools.product(
-            conditions, settings.SIZES, anatomies.get(path.stem, ("",))
-        ):
-            yield path, f"{anatomy}cond={cond},size={size}"
+VARIANTS = {
+    "phantom": (
+        settings.CONDITIONS,
+        [f"size={s},anatomy={a}" for s in settings.SIZES for a in ("echo", "brain")],
+    ),
+    "camus": (settings.CONDITIONS, [f"size={size}" for size in settings.SIZES]),
+    "brain": (("none", "mask"), [f"size={size}" for size in settings.SIZES]),
+    "original": (settings.CONDITIONS, ["dims=2", "dims=3"]),
+}
 
 
-def name(value):
-    return value.stem if isinstance(value, Path) else value
+@pytest.mark.parametrize("name", FILES)
+def test_every_size_and_condition_is_valid_and_survives_being_saved(name):
+    for cond, rest in itertools.product(*VARIANTS[name]):
+        config = get_config(f"{name}:cond={cond},{rest}")
+        settings.check(config)
+        assert config.cond == cond
+        again = settings.from_json(json.loads(json.dumps(config.to_dict())))
+        assert repr(again.to_dict()) == repr(config.to_dict()), (
+            "tuples and numbers keep their types"
+        )
 
 
-def test_there_are_config_files():
-    assert {path.stem for path in FILES} >= {"phantom", "camus", "brain", "original"}
-
-
-@pytest.mark.parametrize("path, arguments", list(variants()), ids=name)
-def test_every_size_and_condition_is_valid_and_survives_being_saved(path, arguments):
-    config = get_config(path, arguments)
-    settings.check(config)
-    assert config.cond == re.search("cond=([^,]*)", arguments)[1]
-    again = settings.from_json(json.loads(json.dumps(config.to_dict())))
-    assert again.to_dict() == config.to_dict()
-    assert repr(again.to_dict()) == repr(config.to_dict()), "tuples and numbers keep their types"
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_the_command_in_the_docstring_and_no_arguments_at_all_are_valid(path):
-    settings.check(get_config(path))
-    documented = re.search(
-        rf"--config=(?:configs/)?{path.stem}(?:\.py)?:(\S+)", load(path).__doc__
-    )[1]
-    config = get_config(path, documented)
-    for field, value in re.findall(r"--config\.(\S+)=(\S+)", load(path).__doc__):
-        room, _, last = field.rpartition(".")
-        setattr(settings.field(config, room), last, value)
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_in_the_docstring_and_no_arguments_at_all_are_valid(name):
+    settings.check(get_config(name))
+    text = FILES[name].read_text()
+    config = get_config(f"{name}:" + re.search(rf"--config=\S*{name}\S*:(\S+)", text)[1])
+    settings.assign(config, dict(re.findall(r"--config\.(\S+)=(\S+)", text)))
     settings.check(config)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_what_a_config_file_does_not_take_is_refused(path):
-    for arguments in ("cond=nothing", "size=huge", "dims=4", "colour=red", "debug"):
-        with pytest.raises(ValueError, match="config argument"):
-            load(path).get_config(arguments)
-    if path.stem == "brain":
-        with pytest.raises(ValueError, match="no classes"):
-            settings.check(get_config(path, "cond=class"))
+def test_there_is_a_file_a_built_in_name_or_a_refusal():
+    assert FILES.keys() == VARIANTS.keys()
+    assert presets.config_file(f"{FILES['camus']}:size=debug") == f"{FILES['camus']}:size=debug"
+    with pytest.raises(ValueError, match=r"--config=camsu: there is no file camsu; .* camus"):
+        presets.config_file("camsu")
 
 
 # Parameters of the original's five networks, counted in MONAI.
@@ -105,11 +79,9 @@ ORIGINAL = {
     [pytest.param(each, marks=[pytest.mark.slow] * ("class" in each)) for each in ORIGINAL],
 )
 def test_the_original_networks_have_the_original_number_of_parameters(arguments):
-    path = FOLDER / "original.py"
-    assert re.search(
-        rf"original:{re.escape(arguments)} +{ORIGINAL[arguments]:,}", load(path).__doc__
-    )
-    config = get_config(path, arguments)
+    documented = rf"original:{re.escape(arguments)} +{ORIGINAL[arguments]:,}"
+    assert re.search(documented, FILES["original"].read_text())
+    config = get_config(f"original:{arguments}")
     assert config.model.time == "floor" and config.model.head_dim == 0
     facts = Facts(tuple(config.data.size), 1, tuple("abcd"), tuple("abcd"), {})
     shapes = jax.eval_shape(build.architecture(config, facts).init, jax.random.key(0))
@@ -123,18 +95,7 @@ PAPER = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stem", PAPER)
-@pytest.mark.parametrize("capability", [8.0, 9.0])
-def test_the_paper_networks_attend_with_cudnn_everywhere(stem, capability):
-    config = get_config(FOLDER / f"{stem}.py", "size=paper")
-    model = build.architecture(config, PAPER[stem], Capabilities("gpu", capability))
-    assert model.dtype == jnp.bfloat16
-    assert len(model.sites) == (2 if stem == "camus" else 1)
-    assert all("cudnn (flash attention fits)" in site for site in model.sites)
-
-
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("stem", PAPER)
 def test_the_paper_networks_lower_to_cudnn_attention_forward_and_backward(stem, monkeypatch):
     """The training program, lowered for CUDA on whatever device the test has."""
@@ -145,9 +106,11 @@ def test_the_paper_networks_lower_to_cudnn_attention_forward_and_backward(stem, 
     monkeypatch.setattr(
         cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "8.0"
     )
-    config, facts = get_config(FOLDER / f"{stem}.py", "size=paper"), PAPER[stem]
+    config, facts = get_config(f"{stem}:size=paper"), PAPER[stem]
     config.model.res_blocks = config.model.transformer_layers = 1  # the same sites, fewer of each
     model = build.architecture(config, facts, Capabilities("gpu", 8.0))
+    assert model.dtype == jnp.bfloat16 and len(model.sites) == (2 if stem == "camus" else 1)
+    assert all("cudnn (flash attention fits)" in site for site in model.sites)
     loss = build.loss(config, model)
 
     def shaped(dtype, *shape):

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from motfm_jax.data.decode import Decoding, Progress, decode
-from motfm_jax.data.files import content_hash
 from motfm_jax.data.source import Source
 from motfm_jax.io.folders import locked, whole_folder
+from motfm_jax.io.hashes import hash_file
 
 VERSION = 3  # raise when what is stored for the same source changes
 DRAFT_LIFE = 24 * 3600  # seconds until an abandoned draft is deleted
@@ -142,7 +142,7 @@ def entry_key(source: Source, how: Decoding = Decoding()) -> str:  # noqa: B008
     def stamp(path: Path) -> list[Any]:
         try:
             if how.verify:
-                return [path.name, content_hash(path)]
+                return [path.name, hash_file(path)]
             status = path.stat()
             return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
         except OSError as error:  # reported when the file is read

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.data import files, geometry
+from motfm_jax.data import geometry, nifti
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.source import Record, check_choice
+from motfm_jax.data.source import NoSplit, Record, check_choice
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -29,7 +29,7 @@ CLASSES = {
     "view": VIEWS,
     "phase": PHASES,
 }
-SUFFIXES = (*files.NIFTI_SUFFIXES, ".mhd")
+SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".mhd")
 LISTS = {
     "train": "database_split/subgroup_training.txt",
     "valid": "database_split/subgroup_validation.txt",
@@ -209,7 +209,7 @@ def read_info(path: Path) -> dict[str, str]:
 
 def read_frame(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """One frame as [H, W] (rows are depth), its affine from (row, column), its spacing likewise."""
-    array, affine, spacing = files.read(path)
+    array, affine, spacing = nifti.read(path)
     if array.ndim < 2 or any(extent != 1 for extent in array.shape[2:]):
         raise ValueError(
             f"{path}: shape {array.shape}, one 2-D frame needed; is it a sequence? only the "
@@ -223,8 +223,8 @@ def read_mask(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
     """A frame's mask, [H, W] uint8; the image's shape is checked against."""
     mask = read_frame(frame.mask_path)[0]
     # Told as the files hold them, x first.
-    files.check_same_space(frame.mask_path, mask.T, frame.image_path, shape[::-1])
-    return files.to_labels(frame.mask_path, mask, range(len(MASK_LABELS))).astype(np.uint8)
+    nifti.check_same_space(frame.mask_path, mask.T, frame.image_path, shape[::-1])
+    return nifti.to_labels(frame.mask_path, mask, range(len(MASK_LABELS))).astype(np.uint8)
 
 
 def patient_folders(root: Path) -> dict[str, Path]:
@@ -298,7 +298,7 @@ def split_patients(
     (Yazdani et al. 2025).
 
     Raises:
-      files.NoSplit: the release has no list of this split.
+      NoSplit: the release has no list of this split.
       ValueError: an unknown rule or split, an empty list, a patient in two lists, or too few
         patients.
     """
@@ -316,7 +316,7 @@ def _official_patients(root: Path, folders: dict[str, Path], split: str) -> list
     if listed is None and split == "test":
         listed = [name for name in folders if name.startswith("testing_")] or None
     if listed is None:
-        raise files.NoSplit(
+        raise NoSplit(
             f"{path}: missing, so there is no official {split} split; add the release's list, or "
             "set config.data.split=paper"
         )

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.data.files import NoSplit
 from motfm_jax.data.pickles import SPLITS, PickleSet
-from motfm_jax.data.source import Faults, Record, Source
+from motfm_jax.data.source import Faults, NoSplit, Record, Source
 from motfm_jax.io.folders import whole_file
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.data import files, geometry
+from motfm_jax.data import geometry, nifti
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.source import Record
+from motfm_jax.data.source import NoSplit, Record
 
 SPLITS = ("train", "valid", "test", "unlabelled")
 VERSION = 1  # of what this file makes of the data: raise it when records change
@@ -119,7 +119,8 @@ class Decathlon:
     def check_config(data: Any) -> None:
         """Raises ValueError for a spacing or label map that cannot be used."""
         steps = data.spacing_mm
-        if steps and not (len(steps) == len(data.size) and all(_is_length(step) for step in steps)):
+        are_lengths = all(type(n) in (int, float) and 0 < n < np.inf for n in steps)
+        if steps and not (are_lengths and len(steps) == len(data.size)):
             raise ValueError(
                 f"config.data.spacing_mm={tuple(steps)}: give {len(data.size)} numbers, each above "
                 "0"
@@ -182,13 +183,9 @@ class Decathlon:
         return [path for entry in self.entries for path in entry[1:] if path]
 
 
-def _is_length(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < float("inf")
-
-
-def read_image(path: Path, channels: Sequence[str]) -> files.Volume:
+def read_image(path: Path, channels: Sequence[str]) -> nifti.Volume:
     """A volume as [I, J, K, C], the channels checked by their number."""
-    volume = files.read(path)
+    volume = nifti.read(path)
     found = volume.array.shape[3] if volume.array.ndim == 4 else 1
     if volume.array.ndim not in (3, 4) or found != len(channels):
         raise ValueError(
@@ -200,11 +197,11 @@ def read_image(path: Path, channels: Sequence[str]) -> files.Volume:
 
 def read_mask(entry: Entry, shape: tuple[int, ...], labels: Sequence[int]) -> np.ndarray:
     """An entry's mask [I, J, K] as whole numbers, checked against the image and the labels."""
-    values = files.read(entry.mask_path).array
+    values = nifti.read(entry.mask_path).array
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
-    files.check_same_space(entry.mask_path, values, entry.image_path, shape)
-    return files.to_labels(entry.mask_path, values, labels)
+    nifti.check_same_space(entry.mask_path, values, entry.image_path, shape)
+    return nifti.to_labels(entry.mask_path, values, labels)
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -284,11 +281,7 @@ def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
 
 
 def name_labels(labels: dict[int, str], label_map: dict[int, int]) -> tuple[str, ...]:
-    """Names by value after remapping.
-
-    Raises:
-      ValueError: a value outside 0 .. 255.
-    """
+    """Names by value after remapping; ValueError for a value outside 0 .. 255."""
     names: dict[int, list[str]] = {}
     for old, name in labels.items():
         names.setdefault(label_map.get(old, old), []).append(name)
@@ -305,7 +298,7 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
     """The entries of one split.
 
     Raises:
-      files.NoSplit: no entry in this split.
+      NoSplit: no entry in this split.
       ValueError: an entry is malformed or leaves root.
     """
     listed = description["training"] if split != "unlabelled" else description.get("test") or []
@@ -317,7 +310,7 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
         chosen = split_patients(patients, seed)[split]
         entries = [entry for entry in entries if entry.patient in chosen]
     if not entries:
-        raise files.NoSplit(
+        raise NoSplit(
             f"{root / 'dataset.json'}: {len(listed)} entries leave none for the {split} split; "
             "add data, or use another split"
         )
@@ -337,11 +330,7 @@ def split_patients(patients: Sequence[str], seed: int) -> dict[str, set[str]]:
 
 
 def read_entry(root: Path, item: Any) -> Entry:
-    """{"image": ..., "label": ...}, or the image's path alone.
-
-    Raises:
-      ValueError: it is neither, or leaves root.
-    """
+    """{"image": ..., "label": ...}, or the image's path; ValueError for others, or outside root."""
     fields = item if isinstance(item, dict) else {"image": item}
     image_path = _inside(root, fields.get("image"))
     mask_path = _inside(root, fields["label"]) if fields.get("label") else None

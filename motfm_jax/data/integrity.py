@@ -9,7 +9,7 @@ import numpy as np
 
 from motfm_jax.data import camus, decathlon, pickles
 from motfm_jax.data.examination import Content, Item, Progress, Report, examine, listed
-from motfm_jax.data.files import read
+from motfm_jax.data.nifti import read
 
 
 def check_camus(root: str | Path, progress: Progress | None = None) -> Report:

@@ -7,19 +7,19 @@ required. Nothing in the file is executed, see unpickle.py.
 Source: the README of github.com/milad1378yz/MOTFM.
 """
 
-import itertools
 import math
 import reprlib
 import weakref
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motfm_jax.data import files, geometry, unpickle
+from motfm_jax.data import geometry, unpickle
 from motfm_jax.data.examination import Progress, Report
-from motfm_jax.data.source import Record
+from motfm_jax.data.source import NoSplit, Record
 
 VERSION = 2  # of the records made from a file; raise it when they change
 SPLITS = ("train", "valid", "test")
@@ -49,7 +49,7 @@ class PickleSet:
     numbers and strings, spacing_mm and affine.
 
     Raises:
-      files.NoSplit: the file has no entry in this split.
+      NoSplit: the file has no entry in this split.
       ValueError: what is missing or wrong in the file, with split and position.
     """
 
@@ -69,9 +69,7 @@ class PickleSet:
         self.entries = self.contents.splits.get(split, [])
         if not self.entries:
             sizes = ", ".join(f"{name} {len(each)}" for name, each in self.contents.splits.items())
-            raise files.NoSplit(
-                f"{path}: the split {split!r} has no entries; the file has: {sizes}"
-            )
+            raise NoSplit(f"{path}: the split {split!r} has no entries; the file has: {sizes}")
         self.classes = tuple(str(name) for name in self.contents.classes)
         self.mask_labels = tuple(
             "background" if value == 0 else f"label {value}" for value in self.contents.mask_values
@@ -114,20 +112,11 @@ class PickleSet:
             )
         name = entry.get("class")
         label = None if name is None else self.contents.classes.index(name)
-        return Record(
-            image,
-            mask,
-            label,
-            patient=meta.pop("patient"),
-            name=meta.pop("name"),
-            spacing_mm=spacing,
-            affine=affine,
-            extra=meta,
-        )
+        names = {key: meta.pop(key) for key in ("patient", "name")}
+        return Record(image, mask, label, **names, spacing_mm=spacing, affine=affine, extra=meta)
 
     def _entry(self, index: int) -> dict[str, Any]:
-        entry = self.entries[index]
-        if isinstance(entry, ValueError):
+        if isinstance(entry := self.entries[index], ValueError):
             raise entry
         return entry
 
@@ -168,7 +157,7 @@ def read_pickle(path: str | Path) -> dict[str, list[dict[str, Any]]]:
       ValueError: see `unpickle.load`, or not the layout above; the message names the place.
     """
     splits = _read_splits(Path(path))
-    for entry in itertools.chain.from_iterable(splits.values()):
+    for entry in chain(*splits.values()):
         if isinstance(entry, ValueError):
             raise entry
     return splits
@@ -207,11 +196,7 @@ class _Contents:
 
     def __init__(self, path: Path):
         self.splits = _read_splits(path)
-        entries = [
-            entry
-            for entry in itertools.chain.from_iterable(self.splits.values())
-            if isinstance(entry, dict)
-        ]
+        entries = [each for each in chain(*self.splits.values()) if isinstance(each, dict)]
         self.classes = list({entry["class"] for entry in entries if "class" in entry})
         if len({isinstance(name, str) for name in self.classes}) > 1:
             raise ValueError(f"{path}: classes are partly numbers, partly strings; use one kind")

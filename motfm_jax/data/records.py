@@ -3,6 +3,15 @@
 import dataclasses
 from typing import Any
 
+NO_SCALING = {
+    "mode": "none",
+    "scope": "dataset",
+    "range": (0.0, 1.0),
+    "percentiles": (0.5, 99.5),
+    "low": 0.0,
+    "high": 1.0,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -14,7 +23,7 @@ class Facts:
       classes: class names by index.
       mask_labels: mask label names by value, background first.
       intensity: the fitted scaling, `Intensity.to_json()`.
-      source_intensity: the same of the images a flow starts from, where they are another channel.
+      source_intensity: likewise for the images a flow starts from, if they are another channel.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
     """
@@ -33,22 +42,25 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Facts":
-        """Reads and checks the facts of a run, which may be a stranger's.
+        """Reads and checks the facts of a run.
 
         Raises:
-          ValueError: a field holds what it cannot.
-          AttributeError, TypeError: these are no facts.
+          ValueError: a value that a field cannot have.
+          AttributeError, TypeError: these are not facts.
         """
+        values = dict(values)
+        if "intensity" in values.pop("unknown", ()):  # converted by an older version, without data
+            values["intensity"] = NO_SCALING
         tuples = {name: tuple(values.get(name, ())) for name in ("size", "classes", "mask_labels")}
         spacing = values.get("spacing_mm")
         facts = cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
-        for name, is_right in facts._right().items():
-            if not is_right:
+        for name, is_valid in facts._valid().items():
+            if not is_valid:
                 raise ValueError(f"{name} cannot be {getattr(facts, name)!s:.60}")
         return facts
 
-    def _right(self) -> dict[str, bool]:
-        """Whether each field holds what it can."""
+    def _valid(self) -> dict[str, bool]:
+        """Whether each field has a possible value."""
         steps = self.spacing_mm or ()
         return {
             "size": len(self.size) in (2, 3)
@@ -62,7 +74,7 @@ class Facts:
                 and all(is_number(value) for row in self.affine for value in row)
             ),
         } | {
-            name: all(isinstance(said, str) for said in getattr(self, name))
+            name: all(isinstance(label, str) for label in getattr(self, name))
             for name in ("classes", "mask_labels")
         }
 

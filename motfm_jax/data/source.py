@@ -9,10 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from motfm_jax.data import files, geometry
+from motfm_jax.data import geometry, nifti
 
 MOST_SKIPPED = 0.5  # of the examples of a split
 MOST_CHANNELS = 16  # a last axis that is longer is an axis of space
+
+
+class NoSplit(ValueError):
+    """The data set has no such split, or nothing in it; the data may be whole all the same."""
 
 
 class Record(NamedTuple):
@@ -119,7 +123,7 @@ class Fitted:
         if mask is not None:
             mask = np.asarray(mask)
             if mask.dtype != np.uint8:
-                mask = files.to_labels(where, mask, range(256)).astype(np.uint8)
+                mask = nifti.to_labels(where, mask, range(256)).astype(np.uint8)
         record = record._replace(
             image=image, source=source, mask=mask, label=_index(record.label, where)
         )

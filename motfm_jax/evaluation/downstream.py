@@ -21,7 +21,7 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.synthetic import generated_arrays
-from motfm_jax.io.files import open_npz, write_npz
+from motfm_jax.io.npz import open_npz, write_npz
 from motfm_jax.metrics.classification import classification
 from motfm_jax.metrics.overlap import overlap, summarise
 from motfm_jax.nn.resnet import ResNetSettings, resnet

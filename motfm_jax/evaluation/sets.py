@@ -13,7 +13,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.files import check_archive, npy_header
+from motfm_jax.io.npz import check_archive, npy_header
 
 BATCH = 32  # images a device
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.io.files import open_npz
+from motfm_jax.io.npz import open_npz
 from motfm_jax.sampling.outputs import read_samples
 
 

@@ -20,9 +20,9 @@ from motfm_jax.features.clip import ClipImageTower
 from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18
 from motfm_jax.features.vgg import VGG19
-from motfm_jax.io.files import open_npz
 from motfm_jax.io.folders import whole_file
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.npz import open_npz
 from motfm_jax.io.torch_files import load, load_safetensors, to_arrays
 from motfm_jax.nn.functional import functional
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from motfm_jax import build, datasets, runs
-from motfm_jax.data.files import content_hash
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.folders import differences
+from motfm_jax.io.hashes import hash_file
 from motfm_jax.io.run_folder import CONVERTED, open_run
 from motfm_jax.model import Bundle
 from motfm_jax.settings import check_network
@@ -89,7 +89,7 @@ def from_torch(
     params = torch_weights.from_torch(contents.state, expected, str(weights))
     record = {
         "from": str(weights),
-        "blake2b": content_hash(weights),
+        "blake2b": hash_file(weights),
         "origin": contents.origin,
         "step": contents.step,
         "notes": theirs.notes,

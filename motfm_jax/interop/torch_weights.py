@@ -1,13 +1,12 @@
-"""Weights between our parameters and those of the PyTorch original, by name, and its files.
+"""Parameters of the PyTorch original to ours and back, by name, and its weight files.
 
 The original is a MergedModel of MONAI generative 0.2.3: `unet`, a DiffusionModelUNet, and with
 masks `controlnet`, a ControlNet. Its names are dotted, "unet.conv_in.conv.weight" for our
 "unet/encoder/conv_in/kernel"; its kernels are (out, in, *space), ours (*space, in, out).
 """
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from motfm_jax.io import torch_files
 from motfm_jax.io.checkpoints import check_parameters
 
-# Ours to the original's, in this order; what no line mentions is called the same.
+# Our names to the original's, applied in this order; other parts are equal.
 _RENAMED = [
     (r"^(unet|controlnet)/encoder/", r"\1/"),
     (r"^unet/norm_out/", "unet/out/0/"),
@@ -36,17 +35,21 @@ _RENAMED = [
 
 # DataParallel and torch.compile put these before the names of what they wrap.
 _WRAPPERS = ("module", "_orig_mod")
-MOST_FIELDS = 10_000  # of a config: lists that hold one another many times say endless ones
+# Checkpoints: the keys of the weights and of the config, and the kind in words.
+LAYOUTS = (
+    ("state_dict", "hyper_parameters", "Lightning checkpoint"),
+    ("model_state_dict", "config", "checkpoint of the original"),
+)
 
 
 class TorchWeights(NamedTuple):
-    """What a file of the original holds.
+    """The contents of a file of the original.
 
     Attributes:
       state: name -> float32 array, as MergedModel names them: "unet.…", "controlnet.…".
-      config: the original's config where the file holds one, in plain containers.
-      step: optimiser updates so far, where the file says.
-      origin: for people: "Lightning checkpoint, epoch 12, step 1600".
+      config: the original's config in plain containers, if the file holds one.
+      step: optimiser updates so far, if the file holds it.
+      origin: in words: "Lightning checkpoint, epoch 12, step 1600".
     """
 
     state: dict[str, np.ndarray]
@@ -58,55 +61,48 @@ class TorchWeights(NamedTuple):
 def read_torch_weights(path: Path) -> TorchWeights:
     """Reads a Lightning .ckpt, the older original's checkpoint.pth, a state dict or .safetensors.
 
-    A state dict of the UNet alone is taken for a MergedModel without masks. Nothing the file says
-    is executed.
+    A state dict of the UNet alone counts as a MergedModel without masks. Nothing in the file is
+    executed.
 
     Raises:
       ValueError: no such file, unreadable, torch or safetensors missing, anything in it but
-        tensors and plain containers, or entries that are no weights: they are named.
+        tensors and plain containers, or entries that are not weights: they are named.
     """
     path = Path(path)
     if not path.is_file():
         came = "a folder" if path.is_dir() else "no such file"
         raise ValueError(f"{path}: {came}; give a .ckpt, .pt, .pth or .safetensors file")
     if path.suffix == ".safetensors":
-        arrays = torch_files.load_safetensors(path)
-        return TorchWeights(_unwrapped(arrays, path), None, None, "safetensors file")
+        state = _unwrapped(torch_files.load_safetensors(path), path)
+        return TorchWeights(state, None, None, "safetensors file")
     contents = torch_files.load(path)
     if not isinstance(contents, Mapping):
         raise ValueError(
             f"{path}: holds a {type(contents).__name__}, a state dict or a checkpoint needed"
         )
-    if isinstance(contents.get("state_dict"), Mapping):
-        weights, config, kind = "state_dict", "hyper_parameters", "Lightning checkpoint"
-    elif isinstance(contents.get("model_state_dict"), Mapping):
-        weights, config, kind = "model_state_dict", "config", "checkpoint of the original"
-    else:
-        arrays = torch_files.to_arrays(contents, path)
-        return TorchWeights(_unwrapped(arrays, path), None, None, "PyTorch state dict")
-    arrays = torch_files.to_arrays(contents[weights], path)
-    epoch, step = (
-        value if type(value) is int else None
-        for value in (contents.get("epoch"), contents.get("global_step"))
-    )
-    origin = kind + (f", epoch {epoch}" if epoch is not None else "")
-    origin += f", step {step}" if step is not None else ""
-    return TorchWeights(
-        _unwrapped(arrays, path), _plain_config(contents.get(config), path), step, origin
-    )
+    for key, config_key, origin in LAYOUTS:
+        if isinstance(contents.get(key), Mapping):
+            state = _unwrapped(torch_files.to_arrays(contents[key], path), path)
+            epoch, step = contents.get("epoch"), contents.get("global_step")
+            origin += f", epoch {epoch}" * isinstance(epoch, int)
+            origin += f", step {step}" * isinstance(step, int)
+            config = _plain_config(contents.get(config_key))
+            return TorchWeights(state, config, step if isinstance(step, int) else None, origin)
+    state = _unwrapped(torch_files.to_arrays(contents, path), path)
+    return TorchWeights(state, None, None, "PyTorch state dict")
 
 
 def write_torch_weights(
     path: Path, state: Mapping[str, np.ndarray], config: Mapping | None = None, step: int = 0
 ) -> None:
-    """Writes a file that PyTorch reads; it is either whole or not there.
+    """Writes a file that PyTorch reads; it is whole or absent.
 
     Args:
-      path: its suffix says what is written: .ckpt what Lightning saves of the original's module,
-        .pt and .pth MergedModel's state dict, .safetensors the same without PyTorch.
+      path: the suffix decides: .ckpt as Lightning saves the original's module, .pt and .pth
+        MergedModel's state dict, .safetensors the same without PyTorch.
       state: from `to_torch`.
-      config: the original's; only a .ckpt holds it, as hyper_parameters.
-      step: optimiser updates so far; only a .ckpt holds it.
+      config: the original's, for a .ckpt, as hyper_parameters.
+      step: optimiser updates so far, for a .ckpt.
 
     Raises:
       ValueError: another suffix, or torch or safetensors missing.
@@ -118,45 +114,43 @@ def write_torch_weights(
     elif path.suffix in (".pt", ".pth"):
         torch_files.save(path, state)
     elif path.suffix == ".ckpt":
-        torch_files.save(
-            path,
-            {
-                "state_dict": {f"model.{name}": array for name, array in state.items()},
-                "hyper_parameters": _plain_config(config or {}, path),
-                "hparams_name": "config",  # the argument of the original's module that takes them
-                "epoch": 0,
-                "global_step": step,
-                "pytorch-lightning_version": "2.5.0",  # newer ones bring it up to date
-                # Without these the original could not train on from here; its Adam starts anew.
-                "callbacks": {},
-                "optimizer_states": [],
-                "lr_schedulers": [],
-            },
-        )
+        checkpoint = {
+            "state_dict": {f"model.{name}": array for name, array in state.items()},
+            "hyper_parameters": _plain_config(config or {}),
+            "hparams_name": "config",  # the argument of the original's module that takes them
+            "epoch": 0,
+            "global_step": step,
+            "pytorch-lightning_version": "2.5.0",  # newer ones migrate it
+            # Lightning needs these to train further; its Adam starts afresh.
+            "callbacks": {},
+            "optimizer_states": [],
+            "lr_schedulers": [],
+        }
+        torch_files.save(path, checkpoint)
     else:
         raise ValueError(f"{path}: use the suffix .ckpt, .pt, .pth or .safetensors")
 
 
 def from_torch(
-    state: Mapping[str, np.ndarray], wanted: Mapping[str, Any], where: str
+    state: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str
 ) -> dict[str, np.ndarray]:
     """The original's weights as our parameters, all of them or none.
 
     Args:
       state: name -> array, as `read_torch_weights` gives them.
-      wanted: name -> what has a shape, as the network's `init` has them.
+      expected: name -> an array or its shape, as `init` of the network returns them.
       where: the file, for messages.
 
     Raises:
       ValueError: naming, as the original does, the first ten that are missing, extra, of another
         shape, or not finite.
     """
-    names = {name: _original_name(name) for name in wanted}
+    names = {name: _original_name(name) for name in expected}
     check_parameters(
         state,
         {
             names[name]: jax.ShapeDtypeStruct(_original_shape(name, leaf.shape), np.float32)
-            for name, leaf in wanted.items()
+            for name, leaf in expected.items()
         },
         where,
     )
@@ -167,7 +161,7 @@ def from_torch(
             f"{len(state)} parameters); take an earlier checkpoint"
         )
     params = {}
-    for name in wanted:
+    for name in expected:
         leaf = np.asarray(state[names[name]], np.float32)
         if _is_kernel(name):
             leaf = np.moveaxis(leaf, (0, 1), (-1, -2))
@@ -210,14 +204,14 @@ def _is_kernel(name: str) -> bool:
 
 
 def _unwrapped(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """The same by MergedModel's own names, whatever the model was wrapped in."""
+    """The arrays by MergedModel's names, without the prefixes of wrappers."""
     state = {}
     for name, array in arrays.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         bare = ".".join(parts[1:] if parts[:1] == ["model"] else parts)
         if bare in state:
             raise ValueError(
-                f"{path}: {bare} is there twice, under two prefixes; keep one model's state_dict()"
+                f"{path}: {bare} occurs twice, under two prefixes; keep one model's state_dict()"
             )
         state[bare] = array
     if any(name.startswith(("unet.", "controlnet.")) for name in state):
@@ -225,25 +219,19 @@ def _unwrapped(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.nda
     return {f"unet.{name}": array for name, array in state.items()}
 
 
-def _plain_config(config: Any, path: Path) -> dict | None:
+def _plain_config(config: Any) -> dict | None:
+    """The config in plain containers; None if there is none."""
     if not isinstance(config, Mapping):
         return None
-    try:
-        plain = _plain(config, itertools.count(1))
-    except RecursionError as error:
-        raise ValueError(
-            f"{path}: its config contains itself, or over {MOST_FIELDS} fields; write it again"
-        ) from error
+    plain = _plain(config)
     nested = plain.get("config")  # save_hyperparameters() without the config as its argument
     return nested if isinstance(nested, dict) else plain
 
 
-def _plain(value: Any, counter: Iterator[int]) -> Any:
-    """Dicts, lists, numbers and strings; what is none of them becomes its text."""
-    if next(counter) > MOST_FIELDS:
-        raise RecursionError
+def _plain(value: Any) -> Any:
+    """Dicts, lists, numbers and strings; anything else becomes its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, counter) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item, counter) for item in value]
+        return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | None) else str(value)

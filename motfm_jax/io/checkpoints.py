@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from motfm_jax.io import files
+from motfm_jax.io import npz
 from motfm_jax.io.folders import sync, sync_tree
 from motfm_jax.io.hashes import hash_json, hash_parts
 from motfm_jax.io.parameters import check_parameters, shapes
@@ -281,7 +281,7 @@ def _read(manager: Manager, step: int, weights_only: bool) -> _Content:
             saved = {name: leaf for name, leaf in saved.items() if name.startswith(prefix)}
         claimed = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in saved.values())
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        if claimed > max(files.FREELY_INFLATED, files.MOST_INFLATED * size):
+        if claimed > max(npz.FREELY_INFLATED, npz.MOST_INFLATED * size):
             raise ValueError(f"{size} bytes would become {claimed}")
         leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in saved.items()}
         as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in saved}

@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,9 @@ def hash_parts(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 def hash_json(value: Any) -> str:
     """BLAKE2b of a JSON-able value: 32 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE2b of a file's bytes: 40 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()

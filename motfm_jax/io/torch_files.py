@@ -1,20 +1,18 @@
-"""Files of PyTorch and of safetensors, with numpy arrays; the only file that imports either.
+"""Reads and writes files of PyTorch and of safetensors, as numpy arrays.
 
-Nothing that a file says is executed: PyTorch's are read by torch.load(weights_only=True).
+Only this module imports torch and safetensors. Nothing in a file is executed: PyTorch's are read by
+torch.load(weights_only=True).
 """
 
-import contextlib
 import re
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import jax  # noqa: F401  it teaches numpy bfloat16, by name
+import jax  # noqa: F401  registers bfloat16 with numpy, by name
 import numpy as np
 
-from motfm_jax.io.files import check_archive
 from motfm_jax.io.folders import whole_file
 
 # Older ones can be made to run code even with weights_only: CVE-2025-32434, CVE-2026-24747.
@@ -23,26 +21,23 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load(path: Path) -> Any:
-    """What torch.save wrote: plain containers and tensors.
+    """Reads what torch.save wrote: plain containers and tensors.
 
     Raises:
-      ValueError: unreadable, torch missing, or anything else in it: its name is given.
+      ValueError: unreadable, torch missing, or the file refers to anything else, which is named.
     """
-    if zipfile.is_zipfile(path):
-        check_archive(path)
     torch = _torch(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # what matters is said below
+        with warnings.catch_warnings(action="ignore"):  # the errors below have what matters
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # foreign bytes may make a reader raise anything
+    except Exception as error:  # damaged bytes make torch raise any exception
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:
             raise _unreadable(path, error) from error
         raise ValueError(
             f"{path}: it refers to {named[1]}; only tensors and plain containers are read, "
-            "anything else could run code. If you trust who made it: torch.load(..., "
-            "weights_only=False), which executes whatever the file says, and torch.save of its "
-            "state_dict alone"
+            "anything else could run code. If you trust its author: torch.load(..., "
+            "weights_only=False), which executes the file, and torch.save of its state_dict alone"
         ) from error
 
 
@@ -50,7 +45,7 @@ def to_arrays(entries: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict as float32 arrays.
 
     Raises:
-      ValueError: entries that are none, or not of floating point, by name.
+      ValueError: names the entries that are not dense floating-point tensors.
     """
     torch = _torch(path)
     arrays, wrong = {}, []
@@ -69,7 +64,7 @@ def load_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file as float32 arrays.
 
     Raises:
-      ValueError: unreadable, safetensors missing, or tensors not of floating point, by name.
+      ValueError: unreadable, safetensors missing; names the tensors that are not floating-point.
     """
     safetensors = _safetensors(path)
     arrays, wrong = {}, []
@@ -81,51 +76,40 @@ def load_safetensors(path: Path) -> dict[str, np.ndarray]:
                     arrays[name] = np.array(file.get_tensor(name), np.float32)
                 else:
                     wrong.append(f"{name} is {kind}")
-    except Exception as error:  # foreign bytes may make a reader raise anything
+    except Exception as error:  # damaged bytes make safetensors raise any exception
         raise _unreadable(path, error) from error
     _refuse(wrong, path)
     return arrays
 
 
 def save(path: Path, contents: Mapping[str, Any]) -> None:
-    """Writes nested dicts for torch.load, arrays as tensors; the file is whole or not there.
+    """Writes nested dicts for torch.load, arrays as tensors; the file is whole or absent.
 
     Raises:
       ValueError: torch missing.
     """
     torch = _torch(path)
+    with whole_file(path) as draft, open(draft, "wb") as file:
+        torch.save(_with_tensors(contents, torch), file)
 
-    def with_tensors(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: with_tensors(item) for name, item in value.items()}
-        return torch.tensor(value) if isinstance(value, np.ndarray) else value
 
-    with _draft(path) as file:
-        torch.save(with_tensors(contents), file)
+def _with_tensors(value: Any, torch: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _with_tensors(item, torch) for name, item in value.items()}
+    return torch.tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def save_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as .safetensors; the file is whole or not there.
+    """Writes arrays as .safetensors; the file is whole or absent.
 
     Raises:
       ValueError: safetensors missing.
     """
     safetensors = _safetensors(path)
-    # It writes an array's memory as it lies, whatever its strides.
+    # It writes an array's memory, whatever its strides.
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    with _draft(path) as file:
-        file.write(safetensors.numpy.save(state, metadata={"format": "pt"}))
-
-
-@contextlib.contextmanager
-def _draft(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with whole_file(path) as draft, open(draft, "wb") as file:
-            yield file
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); give another --out"
-        ) from error
+    with whole_file(path) as draft:
+        draft.write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
 
 
 def _refuse(wrong: list[str], path: Path) -> None:
@@ -138,8 +122,8 @@ def _refuse(wrong: list[str], path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    told = str(error).split("WeightsUnpickler error:")[-1].strip()  # after torch's advice
-    reason = told.splitlines()[0][:200] if told else type(error).__name__
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # torch's advice precedes it
+    reason = text.splitlines()[0][:200] if text else type(error).__name__
     return ValueError(
         f"{path}: cannot be read as weights ({reason}); the file is damaged, incomplete or of "
         "another kind, copy it again"
@@ -151,12 +135,12 @@ def _torch(path: Path) -> Any:
         import torch  # optional, and slow to import
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path}: needs PyTorch, which is not installed; pip install -e '.[torch]', or use "
-            "a .safetensors file"
+            f"{path}: needs PyTorch, which is not installed; pip install 'motfm_jax[torch]', or "
+            "use a .safetensors file"
         ) from error
     if torch.__version__ < OLDEST_TORCH:
         raise ValueError(
-            f"{path}: PyTorch {torch.__version__} may execute what a crafted file says; "
+            f"{path}: PyTorch {torch.__version__} may execute a crafted file; "
             f"pip install -U 'torch>={'.'.join(map(str, OLDEST_TORCH))}'"
         )
     return torch
@@ -167,6 +151,6 @@ def _safetensors(path: Path) -> Any:
         import safetensors.numpy  # optional
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path}: needs safetensors, which is not installed; pip install -e '.[torch]'"
+            f"{path}: needs safetensors, which is not installed; pip install 'motfm_jax[torch]'"
         ) from error
     return safetensors

@@ -13,8 +13,8 @@ import numpy as np
 
 from motfm_jax import parallel
 from motfm_jax.core import Array, Params, Progress, fold_keys, normal_per_example
-from motfm_jax.io.files import open_npz
 from motfm_jax.io.folders import whole_file
+from motfm_jax.io.npz import open_npz
 from motfm_jax.methods import ode
 from motfm_jax.model import Bundle
 from motfm_jax.sampling.conditions import Conditions

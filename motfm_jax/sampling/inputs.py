@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from motfm_jax.data import files, geometry
+from motfm_jax.data import geometry, nifti
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
-MASK_SUFFIXES = (*files.NIFTI_SUFFIXES, ".npy", *PICTURES)
+MASK_SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".npy", *PICTURES)
 
 Values = str | Path | np.ndarray  # an npy file, or its array
 
@@ -134,7 +134,7 @@ def read_masks(
     for origin, mask, affine in named:
         if affine is None:
             _refuse_fractions(origin, mask, size, channels)
-        labels = files.to_labels(Path(origin), mask, range(len(mask_labels))).astype(np.uint8)
+        labels = nifti.to_labels(Path(origin), mask, range(len(mask_labels))).astype(np.uint8)
         labels, affine = _to_size(origin, labels, affine, size, fit)
         values.append(labels)
         affines.append(None if affine is None else affine.tolist())
@@ -173,8 +173,8 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
     if not path.is_file():
         raise ValueError(f"{path}: no such mask file; check --masks")
     suffix = path.suffix.lower()
-    if path.name.lower().endswith(files.NIFTI_SUFFIXES):
-        values, affine, _ = files.read(path)
+    if path.name.lower().endswith(nifti.NIFTI_SUFFIXES):
+        values, affine, _ = nifti.read(path)
         while values.ndim > dims and values.shape[-1] == 1:
             values = values[..., 0]
         if dims == 2:  # files are x first; here rows are depth

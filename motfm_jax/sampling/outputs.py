@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motfm_jax.data import convert
+from motfm_jax.data import convert, nifti
 from motfm_jax.data.source import Record
-from motfm_jax.io import nifti, pictures
+from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
-from motfm_jax.io.files import check_archive, write_npz
 from motfm_jax.io.folders import claimed, read_json, write_json
+from motfm_jax.io.npz import check_archive, write_npz
 
 if TYPE_CHECKING:
     from motfm_jax.sampling.sample import Samples

@@ -259,6 +259,7 @@ def test_a_full_disk_is_said_and_the_entry_made_once_there_is_room(small_disk):
     np.testing.assert_array_equal(arrays.images[1], source.records[1].image)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("locks", [True, False])
 def test_concurrent_builders_agree(tmp_path, locks):
     """With locks the second waits for the first; without, both build and the first rename wins."""

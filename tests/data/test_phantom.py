@@ -4,17 +4,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax.data.phantom import (
+from motfm_jax.data.phantom.brain import age_class, draw_brain, render_brain
+from motfm_jax.data.phantom.echo import PHASES, VIEWS, draw_heart, regions, render_echo
+from motfm_jax.data.phantom.sources import (
     CLASSES,
     SPLITS,
     PhantomBrain,
     PhantomEcho,
     split_patients,
-    write_camus_tree,
-    write_decathlon_tree,
 )
-from motfm_jax.data.phantom_brain import age_class, draw_brain, render_brain
-from motfm_jax.data.phantom_echo import PHASES, VIEWS, draw_heart, regions, render_echo
+from motfm_jax.data.phantom.trees import write_camus_tree, write_decathlon_tree
 
 ECHO = {"size": (32, 32), "num_patients": 7}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from motfm_jax.data.phantom_echo import POINT_SPREAD
-from motfm_jax.data.phantom_texture import rician, smooth_field, speckle
+from motfm_jax.data.phantom.echo import POINT_SPREAD
+from motfm_jax.data.phantom.texture import rician, smooth_field, speckle
 
 
 @pytest.mark.parametrize("point_spread", [POINT_SPREAD, (1.5, 2.5)])

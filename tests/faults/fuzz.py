@@ -129,9 +129,9 @@ def refusals_pass(path: Path) -> Iterator[None]:
 def read_nifti(path: Path) -> None:
     from motfm_jax.sampling.given import read_masks
 
-    from motfm_jax.data import camus, decathlon, files
+    from motfm_jax.data import camus, decathlon, nifti
 
-    files.read(path)
+    nifti.read(path)
     for read in (
         camus.read_frame,
         lambda path: decathlon.read_image(path, ("T1w",)),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax.data import files
+from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import CLASSES, Camus
 from motfm_jax.data.decathlon import Decathlon
@@ -237,7 +237,7 @@ def test_a_faulty_nifti_is_one_line_that_names_it(tmp_path, fault):
     path, (spoil, message) = tmp_path / "V.nii.gz", REFUSED[fault]
     save(path, content(SOLID))
     spoil(path)
-    refused(lambda: files.read(path), path, message)
+    refused(lambda: nifti.read(path), path, message)
 
 
 @pytest.mark.parametrize("loader", NIFTI)
@@ -320,7 +320,7 @@ FORMS = {
 def test_any_type_of_voxel_has_the_same_values(tmp_path, form):
     path = tmp_path / "V.nii.gz"
     FORMS[form](path, content(SOLID, 5))
-    np.testing.assert_array_equal(files.read(path).array, content(SOLID, 5))
+    np.testing.assert_array_equal(nifti.read(path).array, content(SOLID, 5))
 
 
 INTENSITIES = {
@@ -397,9 +397,9 @@ METAIMAGE = {
 def test_a_faulty_metaimage_is_one_line_that_names_it(tmp_path, fault):
     path, (spoil, message) = tmp_path / "frame.mhd", METAIMAGE[fault]
     write_metaimage(path)
-    np.testing.assert_array_equal(files.read(path).array[..., 0], content(FLAT))
+    np.testing.assert_array_equal(nifti.read(path).array[..., 0], content(FLAT))
     spoil(path)
-    refused(lambda: files.read(path), path, message)
+    refused(lambda: nifti.read(path), path, message)
 
 
 def write_entries(path, entries):

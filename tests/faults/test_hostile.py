@@ -17,14 +17,13 @@ from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
 from motfm_jax import runs, settings
-from motfm_jax.data import files
+from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.geometry import Grid
 from motfm_jax.evaluation import downstream
 from motfm_jax.features import weights
-from motfm_jax.io import files as io_files
-from motfm_jax.io import torch_files
+from motfm_jax.io import npz as io_npz
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
 from motfm_jax.sampling import given
 
@@ -76,14 +75,14 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path, bomb):
     path = tmp_path / "bomb.nii.gz"
     path.write_bytes(make())
     assert path.stat().st_size < 10 * MIB
-    refused(lambda: files.read(path), path, said)
+    refused(lambda: nifti.read(path), path, said)
     refused(lambda: given.read_masks([path], LABELS, SOLID), path, said)
 
 
 def test_a_plain_nifti_that_claims_too_much_takes_no_memory(tmp_path):
     path = tmp_path / "bomb.nii"
     path.write_bytes(gzip.decompress(nifti_start(dim=HUGE)))
-    refused(lambda: files.read(path), path, "more than the file can hold")
+    refused(lambda: nifti.read(path), path, "more than the file can hold")
 
 
 def npz_bomb(path, mebibytes=256):
@@ -106,20 +105,20 @@ def feature_weights(path):
 
 
 def npz(path):
-    with io_files.open_npz(path) as arrays:
+    with io_npz.open_npz(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 @pytest.mark.parametrize(
     "read",
-    [npz, feature_weights, torch_files.load, lambda path: downstream.read_network(path, None)],
+    [npz, feature_weights, lambda path: downstream.read_network(path, None)],
 )
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
     path = tmp_path / "bomb.npz"
     npz_bomb(path)
     assert path.stat().st_size < 2 * MIB
-    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
-    refused(lambda: read(path), tmp_path, "bytes that unpack to 2684")
+    monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
+    refused(lambda: read(path), tmp_path, "bytes unpack to 2684")
 
 
 def test_an_archive_of_ordinary_arrays_is_read(tmp_path):
@@ -305,7 +304,7 @@ def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypa
     made.save(1, State({"a": np.zeros(20 * MIB, np.uint8)}))
     made.close()
     assert restore_weights(tmp_path).params["a"].shape == (20 * MIB,)
-    monkeypatch.setattr(io_files, "FREELY_INFLATED", MIB)
+    monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
     refused(lambda: restore_weights(tmp_path), "checkpoints/1: ", "would become 20971520")
 
 

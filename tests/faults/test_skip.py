@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,8 @@ import pytest
 from test_data import FLAT, SOLID, again, camus, content, decathlon, packed, with_value
 
 from motfm_jax import datasets, settings, trainer
-from motfm_jax.data import files
+from motfm_jax.commands import prepare
+from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
@@ -22,7 +21,6 @@ from motfm_jax.data.geometry import Grid
 from motfm_jax.data.pickles import PickleSet
 
 SKIP = Decoding(on_fault="skip")
-ROOT = Path(__file__).parents[2]
 
 
 def write_pickle(root):
@@ -155,7 +153,7 @@ def test_an_example_is_not_left_out_for_an_error_that_passes(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "read_nifti", fail)
+        patch.setattr(nifti, "read_nifti", fail)
         with pytest.raises(OSError, match=rf"{said}.*: '{tmp_path}/.*\.nii\.gz'"):
             open_cached(source, tmp_path / "cache", how=how)
     assert open_cached(source, tmp_path / "cache", how=how).skipped == ()
@@ -214,24 +212,13 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, caplog):
     assert len(kept["train"]) == 1 and "train[2]" in kept["train"][0] and kept["valid"] == []
 
 
-def test_converting_leaves_out_and_says(tmp_path):
+def test_converting_leaves_out_and_says(tmp_path, caplog, capsys):
     decathlon(tmp_path)
     cut(Path(Decathlon(tmp_path, "train", Grid(SOLID)).where(0)))
-    command = [
-        sys.executable,
-        "scripts/prepare_data.py",
-        "convert",
-        "--layout=decathlon",
-        f"--root={tmp_path}",
-        "--size",
-        "8",
-        "8",
-        "4",
-        f"--out={tmp_path / 'out.pkl'}",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "cannot be read" in done.stderr
+    command = ["convert", "--layout=decathlon", f"--root={tmp_path}", "--size", "8", "8", "4"]
+    command.append(f"--out={tmp_path / 'out.pkl'}")
+    with pytest.raises(ValueError, match="cannot be read"):
+        prepare.main(command)
     assert not (tmp_path / "out.pkl").exists()
-    done = subprocess.run([*command, "--on-fault=skip"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "train: left out:" in done.stdout + done.stderr and "train 3," in done.stdout
+    assert prepare.main([*command, "--on-fault=skip"]) == 0
+    assert "left out" in caplog.text and "train 3," in capsys.readouterr().out

@@ -10,21 +10,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from motfm_jax.io import checkpoints as module
 from motfm_jax.io.checkpoints import Checkpoints, Damaged, Manager, restore_weights
 from motfm_jax.io.parameters import check_parameters
 from motfm_jax.io.run_folder import SAVED
-from motfm_jax.training.optim import make_optimizer, make_schedule
-from motfm_jax.training.state import init_state
 
 ROOT = Path(__file__).parents[2]
 CONFIG, FACTS = {"cond": "none", "train": {"lr": 1e-4}}, {"size": [16, 16], "channels": 1}
+
+
+class State(NamedTuple):
+    step: Any
+    params: dict[str, Any]
+    ema: dict[str, Any] | None
+    opt_state: Any
 
 
 def make_state(optimizer="adam", ema=0.9, width=3, seed=0):
@@ -33,10 +40,8 @@ def make_state(optimizer="adam", ema=0.9, width=3, seed=0):
         "unet/conv_in/kernel": jax.random.normal(key, (2, width)),
         "unet/conv_in/bias": jnp.zeros(width),
     }
-    state = init_state(params, make_optimizer(optimizer, make_schedule(1e-3), clip=1.0), ema)
-    if ema:
-        state = state._replace(ema=jax.tree.map(lambda leaf: leaf + 1, params))
-    return state._replace(step=jnp.int32(7))
+    average = jax.tree.map(lambda leaf: leaf + 1, params) if ema else None
+    return State(jnp.int32(7), params, average, getattr(optax, optimizer)(1e-3).init(params))
 
 
 def open_checkpoints(tmp_path, **settings):
@@ -149,11 +154,10 @@ def test_an_interrupted_save_leaves_the_previous_one(tmp_path):
 SAVE_FOREVER = """
 import sys, itertools, numpy as np
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.training.state import TrainState
 checkpoints = Checkpoints(sys.argv[1], {}, {})
 for step in itertools.count((checkpoints.steps or [0])[-1] + 1):
     weights = {f"w/{n}": np.full((200, 200), step, np.float32) for n in range(30)}
-    checkpoints.save(step, TrainState(np.int32(step), weights, None, (), np.bool_(False)))
+    checkpoints.save(step, {"step": np.int32(step), "params": weights})
     print(step, flush=True)
 """
 
@@ -363,12 +367,11 @@ def test_checkpoints_of_older_versions_are_read(run, sums):
 SAVE_UNDER_A_LIMIT = """
 import resource, sys, numpy as np
 from motfm_jax.io.checkpoints import Checkpoints
-from motfm_jax.training.state import TrainState
 checkpoints = Checkpoints(sys.argv[1], {}, {})
 rng = np.random.default_rng(0)
 def save(step):
     weights = {"w": rng.standard_normal((400, 400)).astype(np.float32)}
-    checkpoints.save(step, TrainState(np.int32(step), weights, None, (), np.bool_(False)))
+    checkpoints.save(step, {"step": np.int32(step), "params": weights})
     checkpoints.wait()
 save(1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

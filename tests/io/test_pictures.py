@@ -1,11 +1,10 @@
 """What pictures and volumes hold, pixel by pixel."""
 
-import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax.io import nifti, pictures
+from motfm_jax.io import pictures
 
 
 def pixels(path):
@@ -108,24 +107,3 @@ def test_the_loss_curve_is_a_picture(tmp_path):
         log=True,
     )
     assert len(np.unique(pixels(tmp_path / "loss.png").reshape(-1, 3), axis=0)) > 2
-
-
-def test_nifti_keeps_a_volumes_axes_and_affine(tmp_path):
-    volume = np.random.default_rng(0).normal(size=(3, 4, 5, 1)).astype(np.float32)
-    affine = np.array([[-2, 0, 0, 9], [0, 2, 0, -8], [0, 0, 3, 7], [0, 0, 0, 1.0]])
-    nifti.write_nifti(tmp_path / "x.nii.gz", volume, affine.tolist(), "synthetic")
-    read = nibabel.load(tmp_path / "x.nii.gz")
-    np.testing.assert_array_equal(read.get_fdata(dtype=np.float32), volume[..., 0])
-    np.testing.assert_allclose(read.affine, affine)
-    assert bytes(read.header["descrip"]).startswith(b"synthetic")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.nii.gz"]
-
-
-def test_nifti_swaps_a_frames_rows_and_columns_back_with_its_affine(tmp_path):
-    frame = np.arange(6, dtype=np.float32).reshape(2, 3, 1)  # rows, columns
-    of_row_column = [[0, 0.5, 0, 0], [0.25, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]
-    affine = np.array(of_row_column)
-    nifti.write_nifti(tmp_path / "x.nii", frame, affine)
-    read = nibabel.load(tmp_path / "x.nii")
-    np.testing.assert_array_equal(read.get_fdata(), frame[..., 0].T[:, :, None])
-    np.testing.assert_allclose(read.affine @ [2, 1, 0, 1], affine @ [1, 2, 0, 1])

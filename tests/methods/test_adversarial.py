@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from motfm_jax.methods.solve import num_calls, solve
 
 from motfm_jax.core import Adversaries, Batch, Condition, Network, normal_per_example
 from motfm_jax.methods import adversarial
+from motfm_jax.methods.adversarial import Weights
 
 # A generator that scales noise and adds the mask, and two discriminators of two layers each.
 GENERATOR = Network(
@@ -51,7 +51,7 @@ def expected(a, b, weight):
 
 def test_the_loss_is_hinge_and_feature_matching():
     batch, condition, keys = make_batch()
-    value = adversarial.loss(NETWORKS, PARAMS, batch, condition, keys, 10.0)
+    value = adversarial.loss(NETWORKS, PARAMS, batch, condition, keys)
     assert value.shape == (3,)
     np.testing.assert_allclose(value, sum(expected(0.3, 0.7, 10.0)), rtol=1e-5)
 
@@ -60,7 +60,7 @@ def test_the_loss_is_hinge_and_feature_matching():
 def test_each_side_learns_from_its_own_loss_alone(name, side):
     batch, condition, keys = make_batch()
     gradient = jax.grad(
-        lambda params: adversarial.loss(NETWORKS, params, batch, condition, keys, 10.0).sum()
+        lambda params: adversarial.loss(NETWORKS, params, batch, condition, keys).sum()
     )(PARAMS)[name]
     step = 1e-4
     moves = [
@@ -71,9 +71,9 @@ def test_each_side_learns_from_its_own_loss_alone(name, side):
     np.testing.assert_allclose(gradient, slope, rtol=2e-2)
 
 
-def perceive(images):
-    """Five layers, the first of which sees the image and the others less and less of it."""
-    return [images[:, :, :: 2**number] * (number + 1) for number in range(5)]
+PERCEIVING = NETWORKS._replace(
+    perceive=lambda images: [images[:, :, :: 2**number] * (number + 1) for number in range(5)]
+)
 
 
 def test_the_perceptual_loss_is_added_with_its_layers_weights():
@@ -84,9 +84,7 @@ def test_the_perceptual_loss_is_added_with_its_layers_weights():
         weight * (number + 1) * away[:, :, :: 2**number].mean((1, 2, 3))
         for number, weight in enumerate((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1))
     ]
-    value = adversarial.loss(
-        NETWORKS, PARAMS, batch, condition, keys, 10.0, perceive, perceptual_weight=3.0
-    )
+    value = adversarial.loss(PERCEIVING, PARAMS, batch, condition, keys, Weights(10.0, 3.0))
     np.testing.assert_allclose(value, sum(expected(0.3, 0.7, 10.0)) + 3 * sum(layers), rtol=1e-5)
 
 
@@ -94,7 +92,7 @@ def test_the_perceptual_loss_teaches_the_generator_alone():
     batch, condition, keys = make_batch()
     gradient = jax.grad(
         lambda params, weight: adversarial.loss(
-            NETWORKS, params, batch, condition, keys, 10.0, perceive, weight
+            PERCEIVING, params, batch, condition, keys, Weights(10.0, weight)
         ).sum()
     )
     without, with_it = gradient(PARAMS, 0.0), gradient(PARAMS, 3.0)
@@ -105,7 +103,20 @@ def test_the_perceptual_loss_teaches_the_generator_alone():
 def test_sampling_is_one_call():
     batch, condition, _ = make_batch()
     x0 = np.asarray(batch.image)
-    solved = solve(GENERATOR, PARAMS, x0, condition, adversarial.OneCall(), trajectory=True)
-    np.testing.assert_allclose(solved.x, 0.3 * x0 + condition.mask, rtol=1e-6)
-    assert solved.calls.tolist() == [1, 1, 1] and solved.trajectory.shape == (2, *x0.shape)
-    assert num_calls(adversarial.OneCall()) == 1
+    solution = adversarial.sample(GENERATOR, PARAMS, x0, condition, trajectory=True)
+    np.testing.assert_allclose(solution.x, 0.3 * x0 + condition.mask, rtol=1e-6)
+    assert solution.calls.tolist() == solution.steps.tolist() == [1, 1, 1]
+    assert solution.trajectory.shape == (2, *x0.shape)
+    assert adversarial.OneCall().num_calls == 1
+
+
+def test_the_optimizer_is_adam_without_momentum_at_two_rates():
+    optimizer = adversarial.optimizer(lambda step: 0.01, discriminator_rate=4.0)
+    params = {"generator/w": jnp.zeros(()), "discriminator/w": jnp.zeros(())}
+    state = optimizer.init(params)
+    for gradient in (0.5, -0.2):
+        updates, state = optimizer.update(dict.fromkeys(params, jnp.float32(gradient)), state)
+    # b1 = 0: the last gradient over the root of the second moment, freed of its start.
+    spread = np.sqrt((0.9 * 0.1 * 0.5**2 + 0.1 * 0.2**2) / (1 - 0.9**2))
+    np.testing.assert_allclose(updates["generator/w"], 0.01 * 0.2 / spread, rtol=1e-5)
+    np.testing.assert_allclose(updates["discriminator/w"], 0.04 * 0.2 / spread, rtol=1e-5)

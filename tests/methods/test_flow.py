@@ -77,10 +77,9 @@ def test_an_examples_loss_does_not_depend_on_the_batch_it_is_in():
     batch = make_batch()
     together = loss(ZERO, {}, batch, Condition(), make_keys(batch), None)
     assert len(set(np.asarray(together).tolist())) == 6, "every example draws its own noise"
-    for rows in (slice(2, 3), slice(1, 5)):
-        part = Batch(*(None if leaf is None else leaf[rows] for leaf in batch))
-        alone = loss(ZERO, {}, part, Condition(), make_keys(part), None)
-        np.testing.assert_allclose(alone, together[rows], rtol=1e-6)
+    part = Batch(*(None if leaf is None else leaf[1:5] for leaf in batch))
+    alone = loss(ZERO, {}, part, Condition(), make_keys(part), None)
+    np.testing.assert_allclose(alone, together[1:5], rtol=1e-6)
 
 
 def test_the_flow_may_start_from_a_degraded_image():
@@ -143,7 +142,9 @@ def operations(jaxpr, inside_loop=False):
             yield from operations(inner, inside_loop or name in ("while", "scan"))
 
 
-@pytest.mark.parametrize("solver, calls", [(Solver("euler", 7), 7), (Solver("heun", 3), 6)])
+@pytest.mark.parametrize(
+    "solver, calls", [(Solver("euler", 7), 7), (Solver("heun", 3), 6), (Solver("adaptive"), None)]
+)
 def test_the_condition_is_encoded_once_and_the_network_called_per_stage(solver, calls):
     counts = {"encode": 0, "apply": 0}
     network, params = counting_network(counts), {"scale": jnp.float32(2.0)}
@@ -151,22 +152,10 @@ def test_the_condition_is_encoded_once_and_the_network_called_per_stage(solver, 
     sample = lambda x0: flow.sample(network, params, x0, condition, solver).x  # noqa: E731
     x1 = jax.jit(sample)(x0)
     jax.effects_barrier()
-    assert counts == {"encode": 1, "apply": calls}
+    assert counts["encode"] == 1 and (calls is None or counts["apply"] == calls)
     np.testing.assert_allclose(x1, 2 * np.sin(2.0), rtol=1e-5)
     found = [loop for name, loop in operations(jax.make_jaxpr(sample)(x0).jaxpr) if name == "sin"]
-    assert found == [False], "the encoder's operation stands outside the solver's loop"
-
-
-def test_an_adaptive_solve_encodes_outside_its_loop_too():
-    counts = {"encode": 0, "apply": 0}
-    network, params = counting_network(counts), {"scale": jnp.float32(2.0)}
-
-    def sample(x0):
-        return flow.sample(network, params, x0, Condition(label=jnp.eye(2)), Solver("adaptive")).x
-
-    names = list(operations(jax.make_jaxpr(sample)(jnp.zeros((2, 4, 4, 1))).jaxpr))
-    assert ("sin", False) in names and ("sin", True) not in names
-    assert any(loop for _, loop in names), "there is a loop"
+    assert found == [False], "the encoder stands outside the solver's loop"
 
 
 def test_sampling_with_the_exact_velocity_lands_on_the_image():

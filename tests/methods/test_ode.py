@@ -1,4 +1,4 @@
-"""Step and call counts, orders of convergence, and the independence of batch-mates."""
+"""Counts of steps and network calls; tests/properties/test_solvers.py has the accuracy."""
 
 import functools
 
@@ -47,7 +47,7 @@ def test_every_step_count_from_1_to_1000_makes_exactly_that_many_euler_calls():
         assert np.float32(1 / num_steps) == np.float32(1) / np.float32(num_steps)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 10, 49, 1000])
+@pytest.mark.parametrize("num_steps", [1, 49, 1000])
 def test_the_program_calls_the_field_once_per_euler_step_at_equally_spaced_times(num_steps):
     field, times = counted(lambda t, x, args: -x)
     solution = jax.jit(lambda x: integrate(field, x, None, Solver("euler", num_steps)))(
@@ -79,54 +79,6 @@ def test_calls_are_what_the_table_says(name, per_step, first):
     assert solution.calls.tolist() == [len(times)] * 2
 
 
-@pytest.mark.parametrize("num_steps", [1, 10, 50])
-def test_euler_is_exact_for_a_constant_velocity(num_steps):
-    x0 = np.random.default_rng(0).normal(size=(2, 4, 4, 1)).astype(np.float32)
-    velocity = np.random.default_rng(1).normal(size=x0.shape).astype(np.float32)
-    solution = integrate(
-        lambda t, x, v: v, jnp.array(x0), jnp.array(velocity), Solver("euler", num_steps)
-    )
-    np.testing.assert_allclose(solution.x, x0 + velocity, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "name, order",
-    [
-        ("euler", 1),
-        ("heun", 2),
-        ("midpoint", 2),
-        ("rk4", 4),
-        ("tsit5", 5),
-        ("dopri5", 5),
-    ],
-)
-def test_the_error_falls_with_the_solvers_order(name, order):
-    """dx/dt = -2 t x^2 has x(1) = x0 / (1 + x0): non-linear and time-dependent."""
-    with jax.enable_x64(True):
-        x0 = jnp.array([[0.5], [1.5]], jnp.float64)
-        solve = jax.jit(
-            lambda n: (
-                ode._integrate_fixed(
-                    lambda t, x, args: -2 * t[:, None] * x**2, x0, None, Solver(name, n), False
-                ).x
-            )
-        )
-        counts = np.array([16, 32])
-        errors = [float(jnp.abs(solve(jnp.int32(n)) - x0 / (1 + x0)).max()) for n in counts]
-    slope = np.log2(errors[0] / errors[1])
-    assert errors[1] > 1e-13, "at rounding: the slope would mean nothing"
-    assert order - 0.35 < slope < order + 0.9, errors
-
-
-def test_one_rk4_step_is_the_exponential_to_fourth_order():
-    rate = np.array([[-1.0], [0.5], [2.0]], np.float32)
-    solution = integrate(
-        lambda t, x, rate: rate * x, jnp.ones((3, 1)), jnp.array(rate), Solver("rk4", 1)
-    )
-    expected = 1 + rate + rate**2 / 2 + rate**3 / 6 + rate**4 / 24
-    np.testing.assert_allclose(solution.x, expected, rtol=1e-6)
-
-
 def test_the_trajectory_holds_every_state_from_start_to_end():
     x0 = jnp.array([[1.0], [2.0]])
     solution = integrate(lambda t, x, args: x, x0, None, Solver("euler", 5), trajectory=True)
@@ -140,18 +92,6 @@ def test_the_trajectory_holds_every_state_from_start_to_end():
 
 def oscillation(t, x, rate):
     return rate * jnp.cos(rate * t[:, None])
-
-
-def test_an_adaptive_sample_does_not_depend_on_its_batch_mates():
-    rates = jnp.array([[1.0], [10.0], [40.0]])
-    solve = jax.jit(lambda x0, rates: integrate(oscillation, x0, rates, Solver("adaptive")))
-    together = solve(jnp.zeros((3, 1)), rates)
-    for row in range(3):
-        alone = solve(jnp.zeros((1, 1)), rates[row : row + 1])
-        assert alone.steps[0] == together.steps[row]
-        np.testing.assert_allclose(alone.x[0], together.x[row], atol=1e-6)
-    assert together.steps[0] < together.steps[1] < together.steps[2]
-    np.testing.assert_allclose(together.x, np.sin(rates), atol=0.02)
 
 
 def test_adaptive_calls_are_counted_and_tighter_tolerances_cost_more_and_err_less():

@@ -1,43 +1,37 @@
 """Any edit of a config is taken, or refused in one line that says where."""
 
 import copy
-import importlib.util
 import itertools
 import json
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motfm_jax import settings
+from motfm_jax import presets, settings
+from motfm_jax.data import SOURCES
 from motfm_jax.data.records import Facts
 from motfm_jax.interop import original
 from motfm_jax.io.run_folder import leaves
 
-FOLDER = Path(__file__).parents[2] / "configs"
-
 
 def saved(name, arguments):
     """What a file of configs/ says, as plain JSON."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.get_config(arguments)
-    made.data.root = "data"
-    return json.loads(json.dumps(made.to_dict()))
+    config = presets.read_config(f"{name}:{arguments}")
+    config.data.root = "data"
+    return json.loads(json.dumps(config.to_dict()))
 
 
 KNOWN = [
     saved(name, f"method={method},cond={cond},size={size}")
     for name, method, cond, size in itertools.product(
-        ("phantom", "camus", "brain"), settings.METHODS, ("none", "mask"), settings.SIZES
+        ("phantom", "camus", "brain"), settings.METHODS, ("none", "mask"), ("debug", "paper")
     )
     if (method, cond) != ("spade", "none")
 ]
 FACTS = Facts((32, 32), 1, ("a", "b"), ("background", "label"), None)
 THEIRS = [
     original.to_yaml(settings.from_json(known | {"cond": cond}), FACTS)[0]
-    for known, cond in ((KNOWN[0], "none"), (KNOWN[3], "mask+class"))
+    for known, cond in ((KNOWN[0], "none"), (KNOWN[2], "mask+class"))
 ]
 
 NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=5)
@@ -47,9 +41,8 @@ NUMBERS = st.one_of(
     st.floats(),
     st.booleans(),
 )
-TEXTS = st.one_of(
-    st.text(max_size=4), st.sampled_from(sorted(set(itertools.chain(*settings.CHOICES.values()))))
-)
+WORDS = (*settings.METHODS, *settings.CONDITIONS, *SOURCES, "speckle", "scalar", "zscore", "sample")
+TEXTS = st.one_of(st.text(max_size=4), st.sampled_from(WORDS))
 SCALARS = st.one_of(NUMBERS, TEXTS, st.none())
 VALUES = st.recursive(
     SCALARS,

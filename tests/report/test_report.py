@@ -16,7 +16,7 @@ from PIL import Image
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.files import write_npz
+from motfm_jax.io.npz import write_npz
 from motfm_jax.report import plan as plans
 from motfm_jax.report import tables
 from motfm_jax.report.measure import read_real

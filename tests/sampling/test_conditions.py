@@ -4,42 +4,28 @@ import dataclasses
 
 import numpy as np
 import pytest
+from toy import CLASSES, LABELS, make_bundle
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.sampling.conditions import Conditions, choose, parse_classes
+from motfm_jax.sampling.conditions import Conditions, Wish, choose, parse_classes
 
-CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
-LABELS = ("background", "cavity", "myocardium")
-
-
-def arrays(count=6, masks=True, labels=True):
-    names = [{"name": f"record{index}", "affine": np.eye(4).tolist()} for index in range(count)]
-    return Arrays(
-        np.zeros((count, 4, 6, 1), np.float32),
-        np.arange(count, dtype=np.uint8)[:, None, None] % 3 + np.zeros((count, 4, 6), np.uint8)
-        if masks
-        else None,
-        np.arange(count, dtype=np.int32) % 2 if labels else None,
-        names,
-        CLASSES,
-        LABELS,
-    )
+MASKS = np.arange(4)[:, None, None] % 3 + np.zeros((4, 4, 6), int)
+AFFINE = np.eye(4).tolist()
+RECORDS = Arrays(
+    images=np.zeros((6, 4, 6, 1), np.float32),
+    masks=np.arange(6, dtype=np.uint8)[:, None, None] % 3 + np.zeros((6, 4, 6), np.uint8),
+    labels=np.arange(6, dtype=np.int32) % 2,
+    meta=[{"name": f"record{index}", "affine": AFFINE} for index in range(6)],
+    classes=CLASSES,
+    mask_labels=LABELS,
+)
 
 
-def chosen(kind, num=None, split=arrays, **rest):
-    return choose(
-        kind,
-        num=num,
-        classes=CLASSES,
-        mask_labels=LABELS,
-        size=(4, 6),
-        split=split,
-        split_name="valid",
-        **rest,
-    )
+def chosen(cond, num=None, *, records=lambda split: RECORDS, rows=None, **wish):
+    return choose(make_bundle(cond=cond), Wish(num, **wish), records, rows)
 
 
-def not_opened():
+def not_opened(split):
     raise AssertionError("the data is opened though nothing is needed from it")
 
 
@@ -47,47 +33,54 @@ def test_records_of_a_split_are_taken_in_order_and_repeat():
     conditions = chosen("mask+class", num=8)
     assert conditions.masks[:, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert conditions.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert conditions.origins[6] == "valid: record0" and conditions.affines[6] == np.eye(4).tolist()
+    assert conditions.origins[6] == "valid: record0" and conditions.affines[6] == AFFINE
     only_mask, only_class = chosen("mask", num=2), chosen("class", num=2)
     assert only_mask.labels is None and only_class.masks is None
     assert only_class.labels.dtype == np.int32 and only_mask.masks.dtype == np.uint8
 
 
-def test_what_the_data_is_not_needed_for_does_not_open_it():
-    assert chosen("none", num=3, split=not_opened) == Conditions(3)
-    assert len(chosen("none", split=not_opened)) == 16
-    conditions = chosen("class", class_text="4CH_ES=2,2CH_ED=1", split=not_opened)
+def test_data_is_not_opened_without_need():
+    assert chosen("none", num=3, records=not_opened) == Conditions(3)
+    assert len(chosen("none", records=not_opened)) == 16
+    conditions = chosen("class", classes="4CH_ES=2,2CH_ED=1", records=not_opened)
     assert conditions.labels.tolist() == [3, 3, 0] and conditions.masks is None
 
 
-def test_each_asked_class_gets_masks_of_its_own_records():
-    conditions = chosen("mask+class", class_text="2CH_ES=4,2CH_ED=1")
-    assert conditions.labels.tolist() == [1, 1, 1, 1, 0]
-    assert conditions.origins == [f"valid: record{row}" for row in (1, 3, 5, 1, 0)]
+def test_each_class_gets_masks_of_its_own_records(tmp_path):
+    np.save(tmp_path / "c.npy", np.array([1, 1, 1, 1, 0]))
+    for classes in (
+        "2CH_ES=4,2CH_ED=1",
+        ["2CH_ES"] * 4 + ["2CH_ED"],
+        [1, 1, 1, 1, 0],
+        np.array([1, 1, 1, 1, 0]),
+        str(tmp_path / "c.npy"),
+    ):
+        conditions = chosen("mask+class", classes=classes)
+        assert conditions.labels.tolist() == [1, 1, 1, 1, 0]
+        assert conditions.origins == [f"valid: record{row}" for row in (1, 3, 5, 1, 0)]
     with pytest.raises(ValueError, match="no record of the valid split is 4CH_ES"):
-        chosen("mask+class", class_text="4CH_ES=1")
+        chosen("mask+class", classes="4CH_ES=1")
 
 
 @pytest.mark.parametrize(
-    "text, num, labels",
+    "text, num, labels, are_rows",
     [
-        ("2CH_ED=2,4CH_ES=1", None, [0, 0, 3]),
-        ("2CH_ED=2,4CH_ES=1", 3, [0, 0, 3]),
-        ("4CH_ES,2CH_ED", 5, [3, 0, 3, 0, 3]),
-        ("3, 1", 3, [3, 1, 3]),
+        ("2CH_ED=2,4CH_ES=1", None, [0, 0, 3], True),
+        ("2CH_ED=2,4CH_ES=1", 3, [0, 0, 3], True),
+        ("4CH_ES, 1", 5, [3, 1], False),
     ],
 )
-def test_classes_are_read_from_text(text, num, labels):
-    assert parse_classes(text, CLASSES, num).tolist() == labels
+def test_classes_are_read_from_text(text, num, labels, are_rows):
+    result, rows = parse_classes(text, CLASSES, num)
+    assert (result.tolist(), rows) == (labels, are_rows)
 
 
 @pytest.mark.parametrize(
     "text, num, message",
     [
-        ("2CH", None, "'2CH' is no class of this run; use 2CH_ED, 2CH_ES"),
-        ("4", None, "'4' is no class"),
+        ("2CH", None, "unknown class '2CH'; use 2CH_ED, 2CH_ES"),
+        ("4", None, "unknown class '4'"),
         ("2CH_ED=0", None, "whole number above 0"),
-        ("2CH_ED=x", None, "whole number above 0"),
         ("2CH_ED=2", 3, "2 images, but --num=3"),
         ("2CH_ED=2,2CH_ES", None, "for all of the classes or for none"),
         (f"2CH_ED={10**30},2CH_ES=1", None, "at most 10000000 images a call"),
@@ -98,33 +91,73 @@ def test_classes_that_cannot_be_are_refused(text, num, message):
         parse_classes(text, CLASSES, num)
 
 
-def test_mask_files_repeat_and_pair_with_the_classes(tmp_path):
+def test_mask_files_and_class_names_repeat(tmp_path):
     for value in (1, 2):
         np.save(tmp_path / f"{value}.npy", np.full((4, 6), value, np.uint8))
-    conditions = chosen(
-        "mask+class", num=3, mask_paths=[tmp_path], class_text="2CH_ES,4CH_ED", split=not_opened
-    )
+    options = dict(masks=[tmp_path], records=not_opened)
+    conditions = chosen("mask+class", num=3, classes="2CH_ES,4CH_ED", **options)
     assert conditions.masks[:, 0, 0].tolist() == [1, 2, 1]
     assert conditions.labels.tolist() == [1, 2, 1]
-    assert len(chosen("mask", mask_paths=[tmp_path], split=not_opened)) == 2, "each once by default"
+    assert len(chosen("mask", **options)) == 2, "each once by default"
+    assert len(chosen("mask+class", classes="2CH_ES", **options)) == 2
     with pytest.raises(ValueError, match="--masks without --classes"):
-        chosen("mask+class", mask_paths=[tmp_path])
+        chosen("mask+class", **options)
+
+
+def test_rows_of_arrays_belong_to_the_images_one_by_one():
+    classes = np.array([3, 2, 1, 0])
+    whole = chosen(
+        "mask+class", masks=MASKS, classes=classes, records=not_opened, rows={"--noise": 4}
+    )
+    assert whole.masks[:, 0, 0].tolist() == [0, 1, 2, 0] and whole.labels.tolist() == [3, 2, 1, 0]
+    assert whole.origins[3] == "masks, row 3" and not whole.raw_masks
+    floats = np.eye(3)[MASKS] / 7
+    first = chosen("mask+class", num=3, masks=floats, classes=classes, records=not_opened)
+    assert len(first) == 3 and first.labels.tolist() == [3, 2, 1] and first.raw_masks
+    np.testing.assert_array_equal(first.masks, np.float32(floats[:3]))
+    assert first.digest() != whole.digest()
+
+
+def test_arrays_to_start_from_decide_how_many_where_conditions_repeat():
+    rows = {"--noise": 5}
+    assert len(chosen("none", records=not_opened, rows=rows)) == 5
+    assert len(chosen("none", num=2, records=not_opened, rows=rows)) == 2
+    assert chosen("mask+class", rows=rows).labels.tolist() == [0, 1, 0, 1, 0]
+    assert chosen("class", classes="2CH_ES,3", rows=rows).labels.tolist() == [1, 3, 1, 3, 1]
 
 
 @pytest.mark.parametrize(
-    "kind, rest, message",
+    "cond, wish, message",
     [
-        ("none", {"class_text": "2CH_ED"}, "trained with cond=none; leave --classes out"),
-        ("class", {"mask_paths": ["x.png"]}, "trained with cond=class; leave --masks out"),
-        ("none", {"num": 0}, "--num=0"),
-        ("class", {"num": 10**30}, "at most 10000000 images a call"),
-        ("mask", {"split": lambda: arrays(masks=False)}, "--split=valid: 6 records without masks"),
-        ("class", {"split": lambda: arrays(labels=False)}, "without classes"),
+        ("none", dict(classes="2CH_ED"), "trained with cond=none; leave --classes out"),
+        ("class", dict(masks=["x.png"]), "trained with cond=class; leave --masks out"),
+        ("none", dict(num=0), "--num=0"),
+        ("class", dict(num=10**30), "at most 10000000 images a call"),
+        ("mask", dict(masks=MASKS, rows={"--noise": 5}), "--noise holds 5, --masks holds 4: as"),
+        ("class", dict(classes="2CH_ED=2", rows={"--noise": 5}), "5, --classes holds 2"),
+        ("mask+class", dict(masks=MASKS, classes=[0, 1]), "--masks holds 4, --classes holds 2"),
+        ("none", dict(num=6, rows={"--noise": 5}), "--num=6: --noise holds 5; leave --num out"),
+        ("mask", dict(num=6, masks=MASKS), "--num=6: --masks holds 4"),
     ],
 )
-def test_requests_that_the_run_cannot_serve_are_refused(kind, rest, message):
+def test_wishes_that_cannot_be_served_are_refused(cond, wish, message):
     with pytest.raises(ValueError, match=message):
-        chosen(kind, **rest)
+        chosen(cond, **{"records": not_opened, **wish})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(masks=None), "--split=valid: 6 records without masks"),
+        (dict(labels=None), "without classes"),
+        (dict(classes=CLASSES[::-1]), "the data's classes are 4CH_ES"),
+        (dict(mask_labels=LABELS[:2]), "the data's mask labels are background, cavity, the"),
+    ],
+)
+def test_records_without_the_models_conditions_are_refused(changes, message):
+    other = dataclasses.replace(RECORDS, **changes)
+    with pytest.raises(ValueError, match=message):
+        chosen("mask+class", records=lambda split: other)
 
 
 def test_the_digest_tells_conditions_apart():
@@ -132,124 +165,3 @@ def test_the_digest_tells_conditions_apart():
     assert first.digest() == second.digest()
     others = [chosen("mask", num=4), chosen("class", num=4), chosen("mask+class", num=5)]
     assert len({first.digest(), *(other.digest() for other in others)}) == 4
-
-
-@pytest.mark.parametrize("count", [3, 20])
-def test_every_mask_file_is_used_once_where_classes_have_no_counts(tmp_path, count):
-    for index in range(count):
-        np.save(tmp_path / f"{index:02d}.npy", np.full((4, 6), index % 3, np.uint8))
-    conditions = chosen("mask+class", mask_paths=[tmp_path], class_text="2CH_ES")
-    assert conditions.masks[:, 0, 0].tolist() == [index % 3 for index in range(count)]
-    assert conditions.labels.tolist() == [1] * count
-
-
-@pytest.mark.parametrize("field, names", [("classes", CLASSES[::-1]), ("mask_labels", LABELS[:2])])
-def test_a_split_with_other_names_than_the_run_is_refused(field, names):
-    other = dataclasses.replace(arrays(), **{field: names})
-    with pytest.raises(ValueError, match=f"the data's {field.replace('_', ' ')} are {names[0]}"):
-        chosen("mask+class", split=lambda: other)
-
-
-def save(path, values):
-    np.save(path, values)
-    return path
-
-
-@pytest.fixture
-def files(tmp_path):
-    masks = np.arange(4)[:, None, None] % 3 + np.zeros((4, 4, 6), int)
-    return {
-        "masks": save(tmp_path / "m.npy", masks),
-        "raw": save(tmp_path / "raw.npy", masks[..., None] / 7),
-        "classes": str(save(tmp_path / "c.npy", np.array([3, 2, 1, 0]))),
-        "three": str(save(tmp_path / "three.npy", np.array([3, 2, 1]))),
-    }
-
-
-def test_rows_of_given_arrays_belong_to_the_images_one_by_one(files):
-    whole = chosen(
-        "mask+class",
-        mask_paths=[files["masks"]],
-        class_text=files["classes"],
-        split=not_opened,
-        noise=np.zeros((4, 4, 6, 1)),
-    )
-    assert whole.masks[:, 0, 0].tolist() == [0, 1, 2, 0] and whole.labels.tolist() == [3, 2, 1, 0]
-    assert whole.origins[3] == f"{files['masks']}, row 3" and not whole.raw_masks
-    first = chosen(
-        "mask+class",
-        num=3,
-        mask_paths=[files["raw"]],
-        class_text=files["classes"],
-        split=not_opened,
-        mask_channels=1,
-    )
-    assert len(first) == 3 and first.labels.tolist() == [3, 2, 1] and first.raw_masks
-    np.testing.assert_array_equal(first.masks[:, 0, 0, 0], np.float32([0, 1 / 7, 2 / 7]))
-    assert first.masks.dtype == np.float32 and first.digest() != whole.digest()
-
-
-def test_the_noise_says_how_many_where_conditions_repeat(files, tmp_path):
-    noise = np.zeros((5, 4, 6, 1))
-    assert len(chosen("none", split=not_opened, noise=noise)) == 5
-    assert chosen("none", num=2, split=not_opened, noise=noise).num == 2
-    assert chosen("mask+class", noise=noise).labels.tolist() == [0, 1, 0, 1, 0]
-    assert chosen("class", class_text="2CH_ES,3", noise=noise).labels.tolist() == [1, 3, 1, 3, 1]
-    save(tmp_path / "one.npy", np.ones((4, 6), int))
-    repeated = chosen(
-        "mask+class", mask_paths=[tmp_path / "one.npy"], class_text="2CH_ES", noise=noise
-    )
-    assert repeated.masks.shape == (5, 4, 6) and repeated.labels.tolist() == [1] * 5
-
-
-def test_given_classes_get_masks_of_their_own_records(tmp_path):
-    path = save(tmp_path / "c.npy", np.array([1, 0, 1]))
-    conditions = chosen("mask+class", class_text=str(path))
-    assert conditions.origins == [f"valid: record{row}" for row in (1, 0, 3)]
-
-
-@pytest.mark.parametrize(
-    "kind, rest, message",
-    [
-        (
-            "mask",
-            {"mask_paths": ["masks"], "noise": 5},
-            "--noise holds 5, --masks holds 4: as many",
-        ),
-        ("class", {"class_text": "three", "noise": 5}, "--noise holds 5, --classes holds 3"),
-        (
-            "mask+class",
-            {"class_text": "three", "mask_paths": ["masks"]},
-            "--masks holds 4, --classes holds 3",
-        ),
-        ("class", {"class_text": "2CH_ED=2", "noise": 5}, "--noise holds 5, --classes holds 2"),
-        ("none", {"num": 6, "noise": 5}, "--num=6: --noise holds 5; leave --num out"),
-        ("mask", {"num": 6, "mask_paths": ["masks"]}, "--num=6: --masks holds 4"),
-        ("class", {"num": 6, "class_text": "three"}, "--num=6: --classes holds 3"),
-        ("mask", {"class_text": "three"}, "trained with cond=mask; leave --classes out"),
-    ],
-)
-def test_arrays_of_different_numbers_are_refused_with_the_numbers(files, kind, rest, message):
-    rest = {
-        "mask_paths": [files[name] for name in rest.get("mask_paths", [])],
-        "class_text": str(files.get(rest.get("class_text"), rest.get("class_text", ""))),
-        "noise": np.zeros((rest["noise"], 4, 6, 1)) if "noise" in rest else None,
-        "num": rest.get("num"),
-    }
-    with pytest.raises(ValueError, match=message):
-        chosen(kind, split=not_opened, **rest)
-
-
-@pytest.mark.parametrize(
-    "kind, class_text, flags",
-    [
-        ("mask", "", "--masks"),
-        ("class", "", "--classes"),
-        ("mask+class", "", "--masks and --classes"),
-        ("mask+class", "2CH_ED", "--masks"),
-    ],
-)
-def test_a_run_without_data_needs_its_conditions_said(kind, class_text, flags):
-    with pytest.raises(ValueError, match=f"converted without its data.*give {flags}, or convert"):
-        chosen(kind, class_text=class_text, split=None)
-    assert len(chosen("class", class_text="2CH_ED", split=None)) == 16

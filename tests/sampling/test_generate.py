@@ -1,4 +1,4 @@
-"""Images from a toy network: noise, batches, devices, counts, interruption."""
+"""Images of a toy network: noise, batches, devices, counts, interruption."""
 
 import os
 import subprocess
@@ -6,69 +6,42 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import constant_network, make_bundle, mixing_network, to_condition
 
-from motfm_jax.core import Condition, Network
 from motfm_jax.methods import diffusion
 from motfm_jax.methods.diffusion import DDIM
 from motfm_jax.methods.ode import Solver
 from motfm_jax.sampling import generate
 from motfm_jax.sampling.conditions import Conditions
+from motfm_jax.sampling.generate import Request
 
 SHAPE = (4, 6, 1)
-EULER = Solver("euler", 4)
-PARAMS = {"scale": np.float32(0.7)}
-
-
-def toy_network():
-    """A velocity that mixes the image's pixels, the mask, the class and the time."""
-
-    def encode(params, condition):
-        total = 0.0
-        if condition.mask is not None:
-            total = total + condition.mask
-        if condition.label is not None:
-            total = total + (condition.label @ jnp.arange(3.0))[:, None, None, None]
-        return total
-
-    def apply(params, x, t, context, dropout_key):
-        mixed = jnp.tanh(jnp.roll(x, 1, axis=1) + context)
-        return params["scale"] * mixed + t[:, None, None, None]
-
-    return Network(encode, apply)
-
-
-def to_condition(mask, label):
-    return Condition(
-        None if mask is None else mask[..., None].astype(jnp.float32),
-        None if label is None else jax.nn.one_hot(label, 3),
-    )
-
-
-def make_sampler(solver=EULER, **rest):
-    return generate.make_sampler(
-        toy_network(), to_condition, lambda image: 10 * image + 100, solver, **rest
-    )
+EULER, ANCESTRAL = Solver("euler", 4), DDIM(4, eta=1.0)
+FLOW, DIFFUSION = make_bundle(), make_bundle(method="ddpm")
 
 
 def make_conditions(num):
-    rng = np.random.default_rng(0)
-    masks = rng.integers(0, 3, (num, 4, 6)).astype(np.uint8)
+    masks = np.random.default_rng(0).integers(0, 3, (num, 4, 6)).astype(np.uint8)
     return Conditions(num, masks, (np.arange(num) % 3).astype(np.int32))
 
 
-def make_images(num, batch, solver=EULER, sampler=None, **rest):
-    return generate.generate(
-        sampler or make_sampler(solver),
-        PARAMS,
-        make_conditions(num),
-        shape=SHAPE,
-        solver=solver,
-        batch=batch,
-        **rest,
-    )
+def make_images(num, batch, solver=EULER, model=FLOW, *, seed=0, start=None, **options):
+    request = Request(solver, seed, start, batch)
+    return generate.generate(model, make_conditions(num), request, **options)
+
+
+def counting(model):
+    """The model, and a list that gets an entry at each solve."""
+    solved, sampler = [], generate.make_sampler(model, EULER)
+
+    def count(params, rows):
+        solved.append(len(rows.x0))
+        return sampler(params, rows)
+
+    model.samplers[(EULER, False, False)] = count
+    return model, solved
 
 
 def test_start_noise_depends_on_seed_and_index_alone_bit_for_bit():
@@ -82,30 +55,44 @@ def test_start_noise_depends_on_seed_and_index_alone_bit_for_bit():
     assert abs(many.mean()) < 0.03 and abs(many.std() - 1) < 0.03
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4, 7, 16])
-def test_images_do_not_depend_on_the_batch_size(batch):
-    expected = make_images(7, 7)
-    got = make_images(7, batch)
-    assert got.images.shape == (7, *SHAPE) and got.images.dtype == np.float32
-    # 1e-4 of the range in the network's units, which `invert` stretches tenfold.
-    np.testing.assert_allclose(got.images, expected.images, atol=10 * 1e-4)
-    np.testing.assert_array_equal(got.steps, 4)
+@pytest.mark.parametrize("solver, model", [(EULER, FLOW), (ANCESTRAL, DIFFUSION)])
+def test_images_do_not_depend_on_the_batch_size(solver, model):
+    expected = make_images(7, 7, solver, model, seed=3)
+    assert expected.images.shape == (7, *SHAPE) and expected.images.dtype == np.float32
+    assert expected.calls.tolist() == expected.steps.tolist() == [4] * 7
+    for batch in (1, 3):
+        result = make_images(7, batch, solver, model, seed=3)
+        # 1e-4 of the range in the network's units, which become tenfold.
+        np.testing.assert_allclose(result.images, expected.images, atol=10 * 1e-4)
+        np.testing.assert_array_equal(result.steps, 4)
+
+
+def euler_by_hand(x, context):
+    for step in range(4):
+        x = x + 0.25 * (0.7 * np.tanh(np.roll(x, 1, axis=1) + context) + step / 4)
+    return x
 
 
 def test_images_are_the_solve_of_their_own_noise_and_condition_in_original_units():
-    num, conditions = 3, make_conditions(3)
-    x = generate.start_noise(11, np.arange(num), SHAPE)
+    conditions = make_conditions(3)
     context = conditions.masks[..., None] + np.float32(conditions.labels[:, None, None, None])
-    for step in range(4):
-        x = x + 0.25 * (0.7 * np.tanh(np.roll(x, 1, axis=1) + context) + step / 4)
-    got = make_images(num, 2, seed=11)
-    np.testing.assert_allclose(got.images, 10 * x + 100, rtol=1e-5)
+    x = euler_by_hand(generate.start_noise(11, np.arange(3), SHAPE), context)
+    np.testing.assert_allclose(make_images(3, 2, seed=11).images, 10 * x + 100, rtol=1e-5)
+
+
+def test_masks_of_floats_reach_the_network_as_they_are():
+    masks = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    request = Request(EULER, 11, batch=2, raw=True)
+    result = generate.generate(FLOW, Conditions(3, masks), request)
+    x = euler_by_hand(generate.start_noise(11, np.arange(3), SHAPE), masks)
+    np.testing.assert_allclose(result.images, x, rtol=1e-4, atol=1e-5)
 
 
 def test_four_devices_start_from_the_same_bits_and_end_within_rounding(tmp_path):
+    folder = Path(__file__).parent
     script = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}]
 import jax, numpy as np
 import test_generate as t
 assert jax.local_device_count() == 4
@@ -124,105 +111,81 @@ np.savez(sys.argv[1], noise=t.generate.start_noise(3, np.arange(6), t.SHAPE),
         np.testing.assert_allclose(four["images"], alone, atol=10 * 1e-4)
 
 
-@pytest.mark.parametrize("batch", [2, 7])
-def test_given_noise_is_what_the_images_start_from_row_by_row(batch):
-    noise = generate.start_noise(11, np.arange(7), SHAPE)
-    given = make_images(7, batch, noise=noise, seed=3)
-    assert given.images.tobytes() == make_images(7, batch, seed=11).images.tobytes()
-    turned = make_images(7, batch, noise=noise[::-1])
-    assert (turned.images != given.images).any(axis=(1, 2, 3))[[0, 1, 2, 4, 5, 6]].all()
-    sampler = make_sampler(trajectory=True)
-    way = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(7), shape=SHAPE, solver=EULER, seed=3, noise=noise, num=3
-    )
-    np.testing.assert_allclose(way[0], 10 * noise[:3] + 100, rtol=1e-6)
+def test_given_arrays_are_what_the_images_start_from_row_by_row():
+    start = generate.start_noise(11, np.arange(7), SHAPE)
+    result = make_images(7, 2, start=start, seed=3).images
+    assert result.tobytes() == make_images(7, 2, seed=11).images.tobytes()
+    turned = make_images(7, 2, start=start[::-1]).images
+    assert (turned != result).any(axis=(1, 2, 3))[[0, 1, 2, 4, 5, 6]].all()
 
 
-def test_masks_of_floats_reach_the_network_as_they_are():
-    given = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
-    seen = []
+def test_the_trajectory_runs_from_the_noise_to_the_image():
+    states = generate.generate_trajectory(FLOW, make_conditions(5), Request(EULER, 2), 3)
+    assert states.shape == (5, 3, *SHAPE)
+    noise = generate.start_noise(2, np.arange(3), SHAPE)
+    np.testing.assert_allclose(states[0], 10 * noise + 100, rtol=1e-6)
+    np.testing.assert_allclose(states[-1], make_images(5, 5, seed=2).images[:3], atol=1e-3)
 
-    def to_condition(mask, label):
-        seen.append((mask.dtype, mask.shape[1:]))
-        return Condition(mask)
 
-    sampler = generate.make_sampler(toy_network(), to_condition, lambda image: image, EULER)
-    options = dict(shape=SHAPE, solver=EULER, seed=11, batch=2)
-    got = generate.generate(sampler, PARAMS, Conditions(3, given), **options)
-    assert set(seen) == {(np.dtype(np.float32), SHAPE)}
-    x = generate.start_noise(11, np.arange(3), SHAPE)
-    for step in range(4):
-        x = x + 0.25 * (0.7 * np.tanh(np.roll(x, 1, axis=1) + given) + step / 4)
-    np.testing.assert_allclose(got.images, x, rtol=1e-4, atol=1e-5)
+def test_a_sampler_is_compiled_once_for_a_model_and_its_arguments():
+    first = generate.make_sampler(FLOW, EULER)
+    assert generate.make_sampler(FLOW, Solver("euler", 4)) is first
+    assert generate.make_sampler(FLOW, EULER, raw=True) is not first
+    assert generate.make_sampler(make_bundle(), EULER) is not first
 
 
 class Interrupted(Exception):
     pass
 
 
-def interrupting(after):
-    def progress(done, total):
-        if done >= after:
+def test_an_interrupted_call_continues_without_solving_a_batch_twice(tmp_path):
+    model, solved = counting(make_bundle())
+
+    def interrupt(what, done, total):
+        assert (what, total) == ("images", 7)
+        if done == 4:
             raise Interrupted
 
-    return progress
-
-
-def test_an_interrupted_call_goes_on_without_solving_a_batch_twice(tmp_path):
-    solved, sampler = [], make_sampler()
-
-    def counting(params, rows):
-        solved.append(len(rows.x0))
-        return sampler(params, rows)
-
     with pytest.raises(Interrupted):
-        make_images(7, 2, sampler=counting, folder=tmp_path, progress=interrupting(4))
+        make_images(7, 2, model=model, folder=tmp_path, progress=interrupt)
     assert len(solved) == 2 and len(list(tmp_path.iterdir())) == 2
-    whole = make_images(7, 2, sampler=counting, folder=tmp_path)
+    whole = make_images(7, 2, model=model, folder=tmp_path)
     assert len(solved) == 4
-    np.testing.assert_array_equal(whole.images, make_images(7, 2, sampler=sampler).images)
+    np.testing.assert_array_equal(whole.images, make_images(7, 2).images)
     assert len(whole.steps) == 7
-    make_images(7, 2, sampler=counting, folder=tmp_path)
-    assert len(solved) == 4, "nothing is left to solve"
+    solved.clear()
+    make_images(7, 2, model=model, folder=tmp_path)
+    assert not solved, "nothing is left to solve"
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", None])
-def test_a_damaged_batch_is_solved_again(tmp_path, capfd, content):
+def test_a_damaged_batch_is_solved_again(tmp_path, caplog):
     whole = make_images(7, 2, folder=tmp_path)
-    path = sorted(tmp_path.iterdir())[1]
-    path.write_bytes(path.read_bytes()[:-30] if content is None else content)
+    paths = sorted(tmp_path.iterdir())
+    paths[1].write_bytes(paths[1].read_bytes()[:-30])
+    paths[2].write_bytes(b"")
     again = make_images(7, 2, folder=tmp_path)
     np.testing.assert_array_equal(again.images, whole.images)
-    assert f"WARNING: {path}: made again" in capfd.readouterr().err
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.partition(":")[0] for message in messages] == [str(path) for path in paths[1:3]]
 
 
 def test_seconds_leave_out_the_first_solve_and_a_single_batch_is_timed_again(monkeypatch):
-    clock, solved, sampler = [0.0], [], make_sampler()
+    clock, (model, solved) = [0.0], counting(make_bundle())
     monkeypatch.setattr(generate.time, "perf_counter", lambda: clock[0])
+    sampler = model.samplers[(EULER, False, False)]
 
     def slow_first(params, rows):
-        solved.append(1)
-        clock[0] += 100.0 if len(solved) == 1 else 6.0
+        clock[0] += 6.0 if solved else 100.0
         return sampler(params, rows)
 
-    assert make_images(5, 2, sampler=slow_first).seconds_per_image == 3.0
+    model.samplers[(EULER, False, False)] = slow_first
+    assert make_images(5, 2, model=model).seconds_per_image == 3.0
     assert len(solved) == 3
-    assert np.isnan(make_images(2, 2, sampler=slow_first).seconds_per_image)
+    assert np.isnan(make_images(2, 2, model=model).seconds_per_image)
     assert len(solved) == 4, "nobody asked for a time"
     solved.clear()
-    assert make_images(2, 2, sampler=slow_first, timed=True).seconds_per_image == 3.0
+    assert make_images(2, 2, model=model, timed=True).seconds_per_image == 3.0
     assert len(solved) == 2
-
-
-def test_the_trajectory_runs_from_the_noise_to_the_image():
-    sampler = make_sampler(trajectory=True)
-    states = generate.generate_trajectory(
-        sampler, PARAMS, make_conditions(5), shape=SHAPE, solver=EULER, seed=2, num=3
-    )
-    assert states.shape == (5, 3, *SHAPE)
-    noise = generate.start_noise(2, np.arange(3), SHAPE)
-    np.testing.assert_allclose(states[0], 10 * noise + 100, rtol=1e-6)
-    np.testing.assert_allclose(states[-1], make_images(5, 5, seed=2).images[:3], atol=1e-3)
 
 
 def test_steps_and_calls_come_with_the_images():
@@ -238,30 +201,8 @@ def test_the_default_batch_makes_two_solves_where_it_can(num, dims, batch):
 
 
 def test_images_that_are_not_finite_are_no_result():
-    broken = Network(lambda params, condition: None, lambda params, x, *_: x * jnp.nan)
-    sampler = generate.make_sampler(broken, to_condition, lambda image: image, EULER)
     with pytest.raises(ValueError, match="image 0 is not finite: are the weights finite"):
-        make_images(4, 4, sampler=sampler)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("adaptive", 10), "--steps=10 with --solver=adaptive"),
-        (("euler", 10, 1e-3), "only adaptive takes tolerances"),
-        (("eular", None), "use one of euler"),
-        (("euler", 0), "at least 1 step"),
-        (("adaptive", None, -1.0), "must be above 0"),
-    ],
-)
-def test_solvers_that_cannot_be_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        generate.make_solver(*arguments)
-
-
-def test_what_is_not_said_of_a_solver_has_a_default():
-    assert generate.make_solver("heun", None) == Solver("heun", 10)
-    assert generate.make_solver("adaptive", None, None, 1e-4) == Solver("adaptive", atol=1e-4)
+        make_images(4, 4, model=make_bundle(constant_network(np.nan)))
 
 
 def test_a_batch_must_suit_the_devices():
@@ -269,31 +210,19 @@ def test_a_batch_must_suit_the_devices():
         make_images(2, -1)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7])
-def test_fresh_noise_of_a_diffusion_belongs_to_the_image_not_to_the_batch(batch):
-    ancestral = DDIM(4, eta=1.0)
-    whole = make_images(7, 7, ancestral, seed=3)
-    assert whole.calls.tolist() == whole.steps.tolist() == [4] * 7
-    images = make_images(7, batch, ancestral, seed=3).images
-    np.testing.assert_allclose(images, whole.images, atol=10 * 1e-5)
-    without = make_images(7, 7, DDIM(4), seed=3).images
-    assert np.abs(without - whole.images).max(axis=(1, 2, 3)).min() > 0.1
-
-
 def test_a_diffusion_is_sampled_by_ddim_with_the_condition_of_each_image():
     ddim = DDIM(3, spacing="trailing", schedule="cosine")
     conditions, noise = make_conditions(4), generate.start_noise(5, np.arange(4), SHAPE)
-    expected = diffusion.sample(
-        toy_network(), PARAMS, noise, to_condition(conditions.masks, conditions.labels), ddim
-    ).x
-    made = make_images(4, 2, ddim, seed=5)
-    np.testing.assert_allclose(made.images, 10 * expected + 100, atol=10 * 1e-5)
+    condition = to_condition(conditions.masks, conditions.labels)
+    expected = diffusion.sample(mixing_network(), DIFFUSION.params, noise, condition, ddim).x
+    result = make_images(4, 2, ddim, DIFFUSION, seed=5)
+    np.testing.assert_allclose(result.images, 10 * expected + 100, atol=10 * 1e-5)
 
 
 def test_only_fresh_noise_needs_keys():
     rows = np.arange(3)
     assert generate.fresh_keys(0, rows, EULER) is None
     assert generate.fresh_keys(0, rows, DDIM(4)) is None
-    keys = generate.fresh_keys(0, rows, DDIM(4, eta=0.5))
-    np.testing.assert_array_equal(keys[1:], generate.fresh_keys(0, rows[1:], DDIM(4, eta=0.5)))
+    keys = generate.fresh_keys(0, rows, ANCESTRAL)
+    np.testing.assert_array_equal(keys[1:], generate.fresh_keys(0, rows[1:], ANCESTRAL))
     assert len(np.unique(keys, axis=0)) == 3

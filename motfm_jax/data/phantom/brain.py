@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from motfm_jax.data.phantom_texture import rician, smooth_field
+from motfm_jax.data.phantom.texture import rician, smooth_field
 
 LABELS = ("background", "csf", "grey", "white")
 CLASSES = ("young", "old")

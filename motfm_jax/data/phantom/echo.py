@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from motfm_jax.data.phantom_texture import smooth_field, speckle
+from motfm_jax.data.phantom.texture import smooth_field, speckle
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")

@@ -1,11 +1,11 @@
-"""Archives of arrays."""
+"""NumPy's archives."""
 
 import numpy as np
 
-from motfm_jax.io.files import write_npz
+from motfm_jax.io.npz import write_npz
 
 
-def test_npz_leaves_out_what_there_is_not(tmp_path):
+def test_arrays_that_are_none_are_left_out(tmp_path):
     write_npz(tmp_path / "x.npz", images=np.ones(3), masks=None)
     with np.load(tmp_path / "x.npz") as read:
         assert read.files == ["images"]

@@ -1,4 +1,4 @@
-"""Archives of arrays."""
+"""NumPy's archives of arrays, .npz: whole when written, checked when read."""
 
 import math
 import os
@@ -11,11 +11,10 @@ from typing import IO
 
 import numpy as np
 
-from motfm_jax.io.folders import read_json as read_json
 from motfm_jax.io.folders import whole_file
 
-MOST_INFLATED = 100  # times its size that an archive may hold; and
-FREELY_INFLATED = 2**30  # bytes that any may hold
+# An archive may unpack to 2^30 bytes, or to 100 times its size if that is more.
+MOST_INFLATED, FREELY_INFLATED = 100, 2**30
 
 
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
@@ -27,10 +26,10 @@ def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The arrays of an .npz from anywhere, each read when it is asked for; pickles are not read.
+    """The arrays of an .npz from anywhere, each read on access; pickles are refused.
 
     Raises:
-      ValueError: no such archive, a damaged one, or one that holds far more than its size.
+      ValueError: the archive is missing, damaged, or far larger than its size when unpacked.
     """
     check_archive(path)
     try:
@@ -42,33 +41,33 @@ def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def check_archive(path: Path) -> None:
-    """Raises ValueError where a path is no zip archive, or one that holds far more than its size.
+    """Raises ValueError for a path that is not a zip archive, or one far larger when unpacked.
 
-    What an archive states is all that can be unpacked from it.
+    No more can be unpacked from an archive than its directory states.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            held = sum(part.file_size for part in archive.infolist())
-    # NotImplementedError: an archive of a sort that zipfile does not read.
+            unpacked = sum(part.file_size for part in archive.infolist())
+    # NotImplementedError: a kind of archive that zipfile does not read.
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read ({error}); write it again") from error
     size = os.path.getsize(path)
-    if held > max(FREELY_INFLATED, MOST_INFLATED * size):
+    if unpacked > max(FREELY_INFLATED, MOST_INFLATED * size):
         raise ValueError(
-            f"{path}: {size} bytes that unpack to {held}, at most {MOST_INFLATED} times as many "
-            "are read; get it from another place"
+            f"{path}: {size} bytes unpack to {unpacked}, more than {MOST_INFLATED} times as many; "
+            "get it from another place"
         )
 
 
 def _check_claims(path: Path) -> None:
-    """Raises ValueError where a member of an .npz is no array, or claims to be a larger one."""
+    """Raises ValueError if a member of an .npz is not an array, or claims to be a larger one."""
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
             try:
                 with archive.open(part) as member:
                     shape, _, dtype = npy_header(member)
             except ValueError as error:
-                raise ValueError(f"{path}: {part.filename} is no array ({error})") from error
+                raise ValueError(f"{path}: {part.filename} is not an array ({error})") from error
             if not dtype.hasobject and math.prod(shape) * dtype.itemsize > part.file_size:
                 raise ValueError(
                     f"{path}: {part.filename} claims {shape} values and holds fewer; write it again"
@@ -76,8 +75,8 @@ def _check_claims(path: Path) -> None:
 
 
 def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran's order, and type of an array in numpy's format; the stream stands
-    at its values then."""
+    """Shape, whether in Fortran order, and type of an array in NumPy's format. Leaves the stream at
+    the values."""
     if np.lib.format.read_magic(stream) == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
     return np.lib.format.read_array_header_2_0(stream)
