@@ -76,7 +76,7 @@ def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dic
         entry: dict[str, Any] = {group: name}
         own = [row for row in rows if row[group] == name]
         for measure in measures:
-            values = [row.get(measure) for row in own]
+            values: list[Any] = [row.get(measure) for row in own]
             known = None not in values
             entry[measure] = float(np.mean(values)) if known else None
             entry[measure + _STD] = (

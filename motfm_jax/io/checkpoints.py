@@ -63,7 +63,7 @@ class Checkpoints:
     Args:
       folder: where they are.
       config, facts: JSON-able, saved with each checkpoint.
-      keep_every: besides the last two and the best, keep each step that is a multiple; 0 for none.
+      keep_every: keeps multiples of this step besides the last two and the best; 0 for none.
       named: state -> what is saved of it.
     """
 
@@ -78,7 +78,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._named = named
         self._beside = {"config": dict(config), "facts": dict(facts)}
-        keep = [
+        keep: list[Any] = [
             policies.LatestN(2),
             policies.BestN(
                 get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
@@ -163,7 +163,7 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def wait(self) -> None:
-        """Returns once everything saved is on the disk itself, where a power cut leaves it.
+        """Returns once everything saved is on the disk itself, safe from a power cut.
 
         Raises:
           ValueError: it could not be written.

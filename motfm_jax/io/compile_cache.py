@@ -16,7 +16,7 @@ def enable_compile_cache(folder: str | Path = "") -> Path:
       the folder used.
 
     Raises:
-      ValueError: it is not there and cannot be made.
+      ValueError: it cannot be created.
     """
     folder = Path(
         folder
@@ -27,7 +27,7 @@ def enable_compile_cache(folder: str | Path = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"{folder}: compiled programs cannot be kept here ({error.strerror}); set "
+            f"{folder}: compiled programs cannot be saved here ({error.strerror}); set "
             "JAX_COMPILATION_CACHE_DIR to a folder that can be written to"
         ) from error
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -21,7 +21,7 @@ DRAFT = re.compile(r"^\.[0-9a-f]{8}\.")  # what whole_file and whole_folder put 
 
 
 def sync(path: Path) -> None:
-    """Returns once a file or folder is on the disk itself, where a power cut leaves it."""
+    """Returns once a file or folder is on the disk itself, safe from a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,7 +91,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Holds the operating system's lock on a file of its own, which is deleted at the end.
+    """Holds the operating system's lock on a file, which is created for it and deleted after.
 
     A process that dies gives up its locks; the file that it leaves does no harm.
 

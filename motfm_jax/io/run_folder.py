@@ -59,8 +59,8 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self._claim = claim  # None in the processes that do not write
-        self._rows = None
-        self._tensorboard = None
+        self._rows: Any = None
+        self._tensorboard: Any = None
 
     def __enter__(self) -> "Run":
         return self
