@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.records import Facts
 from motfm_jax.io import pictures
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
-from motfm_jax.io.folders import read_json
+from motfm_jax.io.folders import differences, read_json
 from motfm_jax.io.run_folder import (
     MAY_CHANGE,
     Run,
@@ -255,16 +254,12 @@ def check_facts(path: Path, facts: Facts) -> None:
     """Raises ValueError if the data changed since the run began."""
     if not path.exists():
         return
-    old, new = read_json(path), json.loads(json.dumps(facts.to_json()))
+    old, new = read_json(path), facts.to_json()
     if not isinstance(old, dict):
         raise ValueError(f"{path}: holds no facts; restore it from a copy, or delete it")
     old.pop("unknown", None)  # of runs of older versions
-    changed = [
-        f"{name} was {value}, is {new.get(name, 'absent')}"
-        for name, value in old.items()
-        if name not in new or new[name] != value
-    ]
-    if changed:
+    # Facts that only newer versions know are not compared.
+    if changed := differences(old, {name: new[name] for name in old if name in new}):
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir"

@@ -12,7 +12,6 @@ original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 
 import argparse
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.source import Source
+from motfm_jax.io.folders import whole_folder
 from motfm_jax.io.pictures import write_preview
 
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
@@ -125,12 +125,8 @@ def simulate(args: argparse.Namespace) -> int:
         raise ValueError(f"--out={args.out}: a loop of links; delete it, or name another folder")
     if out == Path.cwd():  # to be replaced by the draft
         raise ValueError(f"--out={args.out}: the folder you are in; name one below it")
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with whole_folder(out) as draft:
         TREES[args.layout](draft, args.patients, args.seed)
-        os.rename(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print(f"{args.out}: {args.patients} simulated patients; look at them with")
     print(f"  motfm prepare check --layout={args.layout} --root={args.out}")
     return 0

@@ -18,6 +18,7 @@ from motfm_jax.evaluation.score import scorer
 from motfm_jax.evaluation.sets import ImageSet, in_units, stored
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.features.weights import default_folder
+from motfm_jax.io.folders import read_json
 from motfm_jax.io.hashes import hash_batches
 from motfm_jax.report.plan import SPLITS, Cell, Plan, anatomies
 from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder, sampled
@@ -112,7 +113,7 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
     for cell in sets:
         logger.info(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
-        sidecar = json.loads((folder / "samples.json").read_text())
+        sidecar = read_json(folder / "samples.json")
         images = stored(folder / "samples.npz")
         copies = audit(images, folder) if audit else {}
         results.add(

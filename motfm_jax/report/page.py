@@ -16,7 +16,7 @@ from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
-from motfm_jax.io.folders import whole_file
+from motfm_jax.io.folders import read_json, whole_file
 from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
@@ -69,7 +69,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         shown_tables["denoising"] = Table(
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
-            json.loads((denoised / "restoration.json").read_text())["rows"],
+            read_json(denoised / "restoration.json")["rows"],
         )
     shown_tables = dict(
         sorted(shown_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
@@ -129,7 +129,7 @@ def _downstream(plan: Plan, out: Path) -> Table:
         for depth in plan.depths:
             path = downstream_folder(out, task, depth) / "downstream.json"
             if path.is_file():
-                saved = json.loads(path.read_text())
+                saved = read_json(path)
                 results[task, depth] = saved["rows"]
                 num_test = saved["settings"]["tested_on"]
     return tables.downstream_table(plan, results, num_test)

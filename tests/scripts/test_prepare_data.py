@@ -164,13 +164,11 @@ def test_phantom_writes_nothing_for_wrong_settings(main, layout, wrong, message,
 def test_an_interrupted_phantom_can_be_written_again(main, made, tmp_path, monkeypatch):
 
     def interrupt(folder, *_):
-        folder.mkdir()
         (folder / "half.txt").touch()
         assert out.exists() == made and not (out / "half.txt").exists()
         raise KeyboardInterrupt
 
     def write(folder, *_):
-        folder.mkdir()
         (folder / "whole.txt").touch()
 
     out = tmp_path / "new"
