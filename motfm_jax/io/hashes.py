@@ -31,12 +31,13 @@ def hash_batches(name: str, shape: tuple[int, ...], batches: Iterable[np.ndarray
 
 
 def hash_parts(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """`hash_arrays` of each part: of the arrays whose names are equal up to the first "/"."""
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        parts.setdefault(name.partition("/")[0], {})[name] = array
+    """A digest per part, the arrays whose names are equal up to the first "/"; uses all cores."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return dict(zip(parts, pool.map(hash_arrays, parts.values())))
+        digests = pool.map(lambda item: hash_arrays(dict([item])), sorted(arrays.items()))
+    parts: dict[str, list[str]] = {}
+    for name, digest in zip(sorted(arrays), digests):
+        parts.setdefault(name.partition("/")[0], []).append(digest)
+    return {part: hash_json(digests) for part, digests in parts.items()}
 
 
 def hash_json(value: Any) -> str:

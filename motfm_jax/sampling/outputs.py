@@ -250,22 +250,15 @@ def _to_draw(masks: np.ndarray | None) -> np.ndarray | None:
 
 def _units(intensity: Mapping[str, Any], raw: bool) -> str:
     if intensity["mode"] == "none":
-        return "as the network gives them: it was trained on unscaled intensities"
-    typical = {
-        "dataset": "",
-        "sample": "; each training image had its own scaling, these have the median one",
-    }[intensity["scope"]]
-    clipped = "; training images were clipped there" * (intensity["mode"] == "percentile")
-    undone = (
-        "as the network gives them: the {} scaling is not undone, in which"
-        if raw
-        else "those of the training data: the {} scaling is undone, so that"
-    )
-    return (
-        f"{undone.format(intensity['mode'])} "
-        f"{intensity['range'][0]:g} and {intensity['range'][1]:g} of the network stand for "
-        f"{intensity['low']:g} and {intensity['high']:g}{typical}{clipped}"
-    )
+        return "the network's: it was trained on unscaled intensities"
+    low, high = intensity["range"]
+    scaling = f"the {intensity['mode']} scaling from {intensity['low']:g} .. {intensity['high']:g}"
+    scaling += f" to the network's {low:g} .. {high:g}"
+    if intensity["scope"] == "sample":
+        scaling += " (the median of the training images' own scalings)"
+    if intensity["mode"] == "percentile":
+        scaling += ", which clips training images,"
+    return f"the network's: {scaling} is not undone" if raw else f"the data's: {scaling} is undone"
 
 
 def _entries(samples: "Samples") -> list[dict[str, Any]]:

@@ -77,7 +77,6 @@ def test_the_folder_holds_images_masks_classes_a_picture_and_a_sidecar(tmp_path)
     assert sidecar["condition"]["classes"][:2] == list(CLASSES)
     assert sidecar["condition"]["from"] == ["here"] * 5
     assert sidecar["seconds_per_image"] > 0
-    assert "stand for 10 and 50" in sidecar["images"]["units"]
     assert sidecar["environment"]["packages"]["jax"]
 
 
@@ -110,10 +109,10 @@ def test_raw_and_scaled_images_in_every_format(tmp_path):
     assert list(entries) == ["train", "valid"] and len(entries["train"]) == 5
     np.testing.assert_array_equal(entries["train"][3]["image"][0], images[3, ..., 0])
     assert entries["train"][1]["class"] == "2CH_ES"
-    units = raw["images"]["units"]
-    assert units.startswith("as the network gives them: the percentile scaling is not undone")
-    assert "stand for 10 and 50" in units and raw["settings"]["raw"] is True
-    assert plain["images"]["units"].startswith("those of the training data")
+    scaling = "the percentile scaling from 10 .. 50 to the network's -1 .. 1, which clips training"
+    assert raw["images"]["units"] == f"the network's: {scaling} images, is not undone"
+    assert plain["images"]["units"] == f"the data's: {scaling} images, is undone"
+    assert raw["settings"]["raw"] is True
 
 
 def test_volumes_are_written_as_nifti_by_default_with_their_affines(tmp_path):
