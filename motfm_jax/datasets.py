@@ -135,10 +135,10 @@ def _limited(config: ConfigDict, train: Arrays) -> Arrays:
 def _named_as(train: Arrays, valid: Arrays) -> Arrays:
     """Validation examples with the class and label names of the training examples."""
     for field in ("classes", "mask_labels"):
-        known, found = getattr(train, field), getattr(valid, field)
-        if found != known[: len(found)]:
+        known, names = getattr(train, field), getattr(valid, field)
+        if names != known[: len(names)]:
             raise ValueError(
-                f"{field} of the validation examples are {found}, of the training examples "
+                f"{field} of the validation examples are {names}, of the training examples "
                 f"{known}; give both sources the same `{field}`"
             )
     return dataclasses.replace(valid, classes=train.classes, mask_labels=train.mask_labels)
@@ -153,13 +153,13 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
             len(train),
             len(valid),
         )
-    wanted = config.data.intensity
+    scaling = config.data.intensity
     fit = functools.partial(
         Intensity.fit,
-        mode=wanted.mode,
-        scope=wanted.scope,
-        range=wanted.range,
-        percentiles=wanted.percentiles,
+        mode=scaling.mode,
+        scope=scaling.scope,
+        range=scaling.range,
+        percentiles=scaling.percentiles,
         names=[meta["name"] for meta in train.meta],
     )
     intensity = fit(train.images)
@@ -194,9 +194,9 @@ def start(config: ConfigDict, facts: Facts, power: float | None = None) -> Start
 
 
 def augmentation(config: ConfigDict, facts: Facts) -> Augment | None:
-    """The random changes the config asks for; None where it asks for none."""
-    wanted = config.data.augment
-    if not (wanted.flip or wanted.affine or wanted.gamma):
+    """The random changes that the config names; None without any."""
+    amount = config.data.augment
+    if not (amount.flip or amount.affine or amount.gamma):
         return None
-    axis = left_right_axis(len(facts.size), facts.affine) if wanted.flip else None
-    return Augment(axis, wanted.affine, wanted.gamma, facts.spacing_mm)
+    axis = left_right_axis(len(facts.size), facts.affine) if amount.flip else None
+    return Augment(axis, amount.affine, amount.gamma, facts.spacing_mm)

@@ -36,7 +36,7 @@ LISTS = {
     "test": "database_split/subgroup_testing.txt",
 }
 RULES = ("official", "paper")
-VERSION = 1  # of what this file makes of the data: raise it when records change
+VERSION = 1  # of the records; raise it when they change
 
 
 class Camus:
@@ -52,10 +52,10 @@ class Camus:
       classes: "view_phase" (4 classes), "view" or "phase".
 
     Records: image [H, W, 1] float32 in the file's range, mask [H, W] uint8; meta has name, patient,
-    view, phase, spacing_mm (rows, columns), affine, and quality where the release states it.
+    view, phase, spacing_mm (rows, columns), affine, and quality if the release states it.
 
     Raises:
-      ValueError: what is missing or wrong; files are only opened when a record is asked for.
+      ValueError: what is missing or wrong; a file is opened when its record is read.
     """
 
     dims = (2,)
@@ -199,7 +199,7 @@ class Frame(NamedTuple):
 
 
 def read_info(path: Path) -> dict[str, str]:
-    """The `key: value` lines of an Info_*.cfg; empty where the release has none."""
+    """The `key: value` lines of an Info_*.cfg; empty if the release has none."""
     if not path.is_file():
         return {}
     lines = path.read_text("utf-8", errors="replace").splitlines()
@@ -257,7 +257,7 @@ def patient_folders(root: Path) -> dict[str, Path]:
 
 
 def list_frames(patient: str, folder: Path) -> list[Frame]:
-    """The ED and ES frames of both views that are there, readable or not."""
+    """The ED and ES frames of both views that exist, readable or not."""
     frames = []
     for view in VIEWS:
         for phase in PHASES:
@@ -271,16 +271,16 @@ def list_frames(patient: str, folder: Path) -> list[Frame]:
 
 
 def read_list(root: Path, split: str) -> list[str] | None:
-    """The patients of an official list, or None where the release has no such list.
+    """The patients of an official list, or None if the release has no such list.
 
     Raises:
-      ValueError: the list is no text.
+      ValueError: the list is not text.
     """
     path = root / LISTS[split]
     try:
         return path.read_text("utf-8-sig").split() if path.is_file() else None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no text in UTF-8 ({error}); copy it again") from error
+        raise ValueError(f"{path}: is not text in UTF-8 ({error}); copy it again") from error
 
 
 def split_patients(

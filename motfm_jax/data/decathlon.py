@@ -18,11 +18,11 @@ from motfm_jax.data.examination import Progress, Report
 from motfm_jax.data.source import NoSplit, Record
 
 SPLITS = ("train", "valid", "test", "unlabelled")
-VERSION = 1  # of what this file makes of the data: raise it when records change
+VERSION = 1  # of the records; raise it when they change
 
 
 class Entry(NamedTuple):
-    """One volume of dataset.json; its mask's path is None where there is none."""
+    """One volume of dataset.json; mask_path is None if it has no mask."""
 
     patient: str
     image_path: Path
@@ -47,7 +47,7 @@ class Decathlon:
     None; meta has name, patient, channel, spacing_mm and affine.
 
     Raises:
-      ValueError: what is missing or wrong; images are only opened when a record is asked for.
+      ValueError: what is missing or wrong; a file is opened when its record is read.
     """
 
     dims = (3,)
@@ -186,13 +186,13 @@ class Decathlon:
 def read_image(path: Path, channels: Sequence[str]) -> nifti.Volume:
     """A volume as [I, J, K, C], the channels checked by their number."""
     volume = nifti.read(path)
-    found = volume.array.shape[3] if volume.array.ndim == 4 else 1
-    if volume.array.ndim not in (3, 4) or found != len(channels):
+    count = volume.array.shape[3] if volume.array.ndim == 4 else 1
+    if volume.array.ndim not in (3, 4) or count != len(channels):
         raise ValueError(
             f"{path}: shape {volume.array.shape}, 3 axes and {len(channels)} channels needed "
             f"({', '.join(channels)} in dataset.json); correct one of the two"
         )
-    return volume._replace(array=volume.array.reshape(*volume.array.shape[:3], found))
+    return volume._replace(array=volume.array.reshape(*volume.array.shape[:3], count))
 
 
 def read_mask(entry: Entry, shape: tuple[int, ...], labels: Sequence[int]) -> np.ndarray:
@@ -221,10 +221,10 @@ def read_description(root: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     needed = {"modality": dict, "training": list}
-    found = description if isinstance(description, dict) else {}
-    if not isinstance(found.get("test") or [], list):
-        raise ValueError(f"{path}: 'test' is {found['test']!s:.60}, a list needed; correct it")
-    wrong = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
+    fields = description if isinstance(description, dict) else {}
+    if not isinstance(fields.get("test") or [], list):
+        raise ValueError(f"{path}: 'test' is {fields['test']!s:.60}, a list needed; correct it")
+    wrong = [name for name, kind in needed.items() if not isinstance(fields.get(name), kind)]
     if wrong:
         raise ValueError(
             f"{path}: no {' and no '.join(wrong)} in it, the Decathlon's modality (index -> name) "
@@ -246,16 +246,16 @@ def read_channels(root: Path, description: dict[str, Any]) -> list[str]:
 def find_channel(
     root: Path,
     channels: Sequence[str],
-    wanted: str,
+    name: str,
     flag: str = "config.data.channel, in prepare_data.py --channel",
 ) -> int:
     """Index of the channel of this name, in any case but whole: T1w is not t1gd."""
-    matches = [i for i, name in enumerate(channels) if name.lower() == wanted.strip().lower()]
-    if not wanted and len(channels) == 1:
+    matches = [i for i, each in enumerate(channels) if each.lower() == name.strip().lower()]
+    if not name and len(channels) == 1:
         return 0
     if len(matches) != 1:
         number = len(matches) or "no"
-        came = f"{number} channels are called {wanted!r}" if wanted else "no channel chosen"
+        came = f"{number} channels are called {name!r}" if name else "no channel chosen"
         raise ValueError(
             f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
             f"name one of them: {flag}"
@@ -264,7 +264,7 @@ def find_channel(
 
 
 def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
-    """Label names by value; empty where the data set has none."""
+    """Label names by value; empty if the data set has none."""
     labels = description.get("labels") or {}
     named: dict[int, str] = {}
     try:

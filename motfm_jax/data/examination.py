@@ -1,7 +1,7 @@
-"""Looks through examples: counts them, sums them up, and finds what is wrong with any of them.
+"""Reads every example of a data set: counts, summaries, errors and warnings.
 
-An error is what the loaders refuse or what would make a result wrong (a patient in two splits); a
-warning is what a person should know of.
+An error is something that the loaders refuse or that would falsify a result (a patient in two
+splits). A warning is something that a person should know.
 """
 
 import collections
@@ -34,7 +34,7 @@ class Content(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An example to look at; `read` raises ValueError where it is bad."""
+    """An example to check; `read` raises ValueError if it cannot be used."""
 
     name: str
     patient: str
@@ -45,7 +45,7 @@ class Item(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is kept of an example once its arrays are let go."""
+    """The facts of an example, without its arrays."""
 
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None
@@ -58,10 +58,10 @@ class Summary(NamedTuple):
 
 @dataclasses.dataclass
 class Report:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-      title: what was looked at.
+      title: the data set.
       counts: the table, a heading and a row a split.
       facts: name -> text: shapes, spacing, intensities, labels.
       warnings, errors: one line each.
@@ -76,10 +76,10 @@ class Report:
     def __str__(self) -> str:
         facts = [[name, text] for name, text in self.facts.items()]
         lines = [self.title, "", *_columns(self.counts), "", *_columns(facts), ""]
-        for name, found in (("warnings", self.warnings), ("errors", self.errors)):
-            lines.append(f"{name}: {len(found)}")
-            lines += [f"  {line}" for line in found[:SHOWN]]
-            lines += [f"  and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
+        for name, messages in (("warnings", self.warnings), ("errors", self.errors)):
+            lines.append(f"{name}: {len(messages)}")
+            lines += [f"  {message}" for message in messages[:SHOWN]]
+            lines += [f"  and {len(messages) - SHOWN} more"] * (len(messages) > SHOWN)
         return "\n".join(lines)
 
 
@@ -93,9 +93,9 @@ def examine(
     """Reads all items into the report.
 
     Args:
-      items: what to look at.
+      items: the examples.
       labels: names of the mask labels, for the report.
-      report: is added to.
+      report: receives counts, facts, warnings and errors.
       progress: called with (done, total).
       channels: names of the images' channels.
 
@@ -115,15 +115,15 @@ def examine(
         else:
             readable.append((item, summary))
     report.counts = _count(items, report)
-    found = [summary for _, summary in readable]
-    spacings = Counter(summary.spacing_mm for summary in found if summary.spacing_mm)
+    usable = [summary for _, summary in readable]
+    spacings = Counter(summary.spacing_mm for summary in usable if summary.spacing_mm)
     report.facts |= {
-        "shape": _extents([summary.shape for summary in found]),
-        "spacing_mm": _extents([summary.spacing_mm for summary in found if summary.spacing_mm]),
-        "type": listed(Counter(summary.dtype for summary in found)),
+        "shape": _extents([summary.shape for summary in usable]),
+        "spacing_mm": _extents([summary.spacing_mm for summary in usable if summary.spacing_mm]),
+        "type": listed(Counter(summary.dtype for summary in usable)),
     }
     for index, channel in enumerate(channels):
-        present = [summary for summary in found if len(summary.low) > index]
+        present = [summary for summary in usable if len(summary.low) > index]
         if present:
             low = [summary.low[index] for summary in present]
             high = [summary.high[index] for summary in present]
@@ -131,15 +131,15 @@ def examine(
                 f"{_span([min(low), max(high)])}; "
                 f"an image's lowest {_span(low)}, highest {_span(high)}"
             )
-    if any(summary.labels for summary in found):
-        report.facts["labels"] = _label_shares(found, labels)
+    if any(summary.labels for summary in usable):
+        report.facts["labels"] = _label_shares(usable, labels)
     _warn_of_single_images(readable, report)
     _warn_of_identical_images(readable, report)
     return spacings
 
 
 def _summarise(item: Item) -> Summary | str:
-    """What matters of one example, or the line that says why it cannot be used."""
+    """The facts of one example, or the reason why it cannot be used."""
     try:
         image, mask, spacing = item.read()
     except ValueError as error:
@@ -201,9 +201,9 @@ def _warn_of_identical_images(readable: Iterable[tuple[Item, Summary]], report: 
             report.warnings.append(f"the same image, voxel for voxel: {names}")
 
 
-def _label_shares(found: Sequence[Summary], labels: Sequence[str] | dict[int, str]) -> str:
+def _label_shares(summaries: Sequence[Summary], labels: Sequence[str] | dict[int, str]) -> str:
     names = labels if isinstance(labels, dict) else dict(enumerate(labels))
-    voxels = sum((Counter(summary.labels) for summary in found), Counter())
+    voxels = sum((Counter(summary.labels) for summary in summaries), Counter())
     return ", ".join(
         f"{label} {names.get(label, '')}".strip() + f" {100 * voxels[label] / voxels.total():.3g}%"
         for label in sorted(set(names) | set(voxels))

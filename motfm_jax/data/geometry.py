@@ -25,8 +25,8 @@ class Resized(NamedTuple):
     Attributes:
       image: [*S, C] float32.
       mask: [*S], the given type, or None.
-      affine: [4, 4] float64, array index to millimetres, or None where none was given.
-      spacing_mm: one number an axis, or None where none was given.
+      affine: [4, 4] float64, array index to millimetres, or None if none was given.
+      spacing_mm: one number an axis, or None if none was given.
     """
 
     image: np.ndarray
@@ -130,7 +130,7 @@ def crop_foreground(
     """Cuts image [*S0, C], mask and affine to the box around the voxels above the background.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there are no such voxels.
     """
     foreground = (image > background(image)).any(axis=-1)
     if not foreground.any():
@@ -191,8 +191,8 @@ def _resample(image, mask, affine, steps, size) -> Resized:
 def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
     """Triangle weights [new, old] float32 of half-width `width`; a row sums to 1 or is all 0.
 
-    Never as a dense matrix, nor beyond the old voxels: a stranger's file may be millions of them
-    long, or state a spacing a million times that of another axis.
+    Sparse, and within the old voxels: a file may be millions of voxels long, or have one axis with
+    a million times the spacing of another.
     """
     first = np.clip(np.ceil(centres - width), 0, old_count).astype(int)
     old = first[:, None] + np.arange(int(min(2 * width + 1, old_count)))

@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it, before a network sees it, by layout."""
+"""The checks of `motfm prepare check`, one per layout."""
 
 import collections
 from collections import Counter
@@ -13,14 +13,14 @@ from motfm_jax.data.nifti import read
 
 
 def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
-    """Looks at every frame of a CAMUS folder of either release.
+    """Reads every frame of a CAMUS folder of either release.
 
     Args:
       root: as for `Camus`.
       progress: called with (done, total) as examples are read.
 
     Raises:
-      ValueError: no CAMUS folder at all.
+      ValueError: this is not a CAMUS folder.
     """
     root = Path(root)
     folders = camus.patient_folders(root)
@@ -59,7 +59,7 @@ def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
 
 
 def _camus_splits(root: Path, folders: dict[str, Path], report: Report) -> dict[str, str]:
-    """Patient -> split by the official lists; what is wrong with them goes into the report."""
+    """Patient -> split by the official lists; their errors are added to the report."""
     splits = {name: "test" if name.startswith("testing_") else "unlisted" for name in folders}
     for split in camus.LISTS:
         listed = camus.read_list(root, split)
@@ -89,7 +89,7 @@ def _read_frame(frame: camus.Frame) -> Content:
 
 
 def check_decathlon(root: str | Path, progress: Progress | None = None) -> Report:
-    """Looks at every volume that dataset.json lists; splits are those of split_seed=0.
+    """Reads every volume that dataset.json lists; splits are those of split_seed=0.
 
     Args and errors as for `check_camus`.
     """
@@ -144,8 +144,8 @@ def check_decathlon(root: str | Path, progress: Progress | None = None) -> Repor
 def _compare_with_folders(root: Path, entries: dict[str, list], report: Report) -> None:
     listed = {entry.image_path for part in entries.values() for entry in part}
     for folder in ("imagesTr", "imagesTs"):
-        found = (root / folder).glob("*.nii*")
-        extra = [path for path in found if path not in listed and not path.name.startswith(".")]
+        present = (root / folder).glob("*.nii*")
+        extra = [path for path in present if path not in listed and not path.name.startswith(".")]
         if extra:
             report.warnings.append(
                 f"{root / folder}: {len(extra)} files that dataset.json does not list, such as "
@@ -168,7 +168,7 @@ def _read_entry(entry: decathlon.Entry, channels: Sequence[str], labels: dict) -
 
 
 def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:
-    """Looks at every entry of the original's .pkl file.
+    """Reads every entry of the original's .pkl file.
 
     Args:
       path: of the file.
@@ -204,9 +204,9 @@ def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:
     for item in items:
         homes[item.patient].add(item.split)
     report.errors += [
-        f"{patient} is in two splits, {' and '.join(sorted(found))}: keep one"
-        for patient, found in homes.items()
-        if len(found) > 1
+        f"{patient} is in two splits, {' and '.join(sorted(splits_of))}: keep one"
+        for patient, splits_of in homes.items()
+        if len(splits_of) > 1
     ]
     report.warnings += [
         f"{path}: the {name} split is empty" for name in pickles.SPLITS if not splits.get(name)

@@ -17,7 +17,7 @@ class Intensity:
 
     Per mode, [low, high] is: minmax, the smallest and largest value; percentile, two percentiles,
     and values beyond them are clipped, so that the inverse is exact only inside; zscore, mean and
-    mean + standard deviation, sent to (0, 1) whatever range was asked for; none, the identity.
+    mean + standard deviation, sent to (0, 1) whatever the range; none, the identity.
     With scope "dataset" they come from all training images together; with "sample" every image
     has its own, and `low` and `high` hold the medians over the training images, which `invert`
     uses because a generated image has none. All channels share one map.
@@ -108,11 +108,11 @@ class Intensity:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Intensity":
-        """Reads and checks the scaling of a run, which may be a stranger's.
+        """Reads and checks the scaling of a run.
 
         Raises:
-          ValueError: it is none that `fit` makes.
-          KeyError, TypeError: it is none at all.
+          ValueError: values that `fit` cannot produce.
+          KeyError, TypeError: missing or mistyped fields.
         """
         pairs = {name: tuple(values[name]) for name in ("range", "percentiles")}
         read = cls(**{**values, **pairs})
@@ -125,7 +125,7 @@ class Intensity:
             and read.range[0] < read.range[1]
             and read.low < read.high
         ):
-            raise ValueError(f"{values!s:.200} is no scaling of intensities")
+            raise ValueError(f"{values!s:.200} is not a scaling of intensities")
         return read
 
     def _bounds(self, image, name: str):

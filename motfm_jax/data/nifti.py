@@ -71,7 +71,7 @@ def read(path: Path) -> Volume:
     """Reads a NIfTI or, through SimpleITK, a MetaImage (.mhd) file.
 
     Raises:
-      ValueError: no such file, of another type, unreadable, no numbers in it, NaN or infinite
+      ValueError: no such file, of another type, unreadable, not of numbers, NaN or infinite
         values, a spacing that is not positive, or an affine that does not fit it.
       OSError: the system failed, such as a network's file system (`PASSING`).
     """
@@ -136,10 +136,10 @@ def _check_grid(path: Path, volume: Volume) -> None:
 
 
 def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:
-    """A mask file's values as whole numbers, int64 where the file's type is not one of integers.
+    """A mask file's values as whole numbers, int64 if the file's type is not an integer.
 
     Raises:
-      ValueError: values that are no whole numbers, or not among the allowed ones.
+      ValueError: values that are not whole numbers, or not among the allowed ones.
     """
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
@@ -163,7 +163,7 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
 
 
 def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequence[int]) -> None:
-    """Raises ValueError where a mask's shape is not its image's spatial shape."""
+    """Raises ValueError if a mask's shape is not its image's spatial shape."""
     if mask.shape != tuple(shape):
         raise ValueError(
             f"{path}: mask {mask.shape} and image {tuple(shape)} ({image_path.name}) differ in "
@@ -172,7 +172,7 @@ def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequ
 
 
 def read_nifti(path: Path) -> Volume:
-    """Reads a .nii or .nii.gz file of either version; what is wrong with it raises anything."""
+    """Reads a .nii or .nii.gz file of either version; raises anything for a bad file."""
     is_packed = path.name.lower().endswith(".gz")
     with gzip.open(path) if is_packed else open(path, "rb") as stream:
         header, spacing = _nifti_header(stream)
@@ -196,7 +196,7 @@ def _nifti_header(stream: BinaryIO) -> tuple[nibabel.Nifti1Header, tuple[float, 
     kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
     header = kind(block[: kind.sizeof_hdr])
     if header["magic"].item() != kind.single_magic:
-        raise ValueError("no NIfTI that holds its own voxels")
+        raise ValueError("not a NIfTI file with voxels inside")
     if np.isinf(header["scl_slope"]):
         raise ValueError("its values are scaled by infinity")
     # As stated: the header above was checked, which makes 0 mm into 1 mm.
@@ -205,7 +205,7 @@ def _nifti_header(stream: BinaryIO) -> tuple[nibabel.Nifti1Header, tuple[float, 
 
 
 def read_metaimage(path: Path) -> Volume:
-    """Reads an .mhd or .mha file through SimpleITK; what is wrong with it raises anything."""
+    """Reads an .mhd or .mha file through SimpleITK; raises anything for a bad file."""
     import SimpleITK  # optional: only the older CAMUS release needs it
 
     _check_metaimage(path)
@@ -223,7 +223,7 @@ def read_metaimage(path: Path) -> Volume:
 
 
 def _check_metaimage(path: Path) -> None:
-    """Raises ValueError for voxels elsewhere than in or beside the file, or fewer than declared."""
+    """Raises ValueError for voxels in another folder, or fewer voxels than declared."""
     with open(path, "rb") as stream:
         text = stream.read(1 << 16).decode("latin-1")
     fields = dict(reversed(re.findall(r"^\s*(\w+)\s*[=:][ \t]*(.*?)\s*$", text, re.MULTILINE)))
@@ -243,7 +243,7 @@ def _check_metaimage(path: Path) -> None:
 
 
 def _check_claim(shape: tuple[int, ...], itemsize: int, path: Path, is_packed: bool) -> int:
-    """The bytes that voxels of this shape take, where a file can hold them."""
+    """The bytes of voxels of this shape; ValueError if the file cannot hold them."""
     if min(shape, default=0) < 0:
         raise ValueError(f"the header declares {shape} voxels")
     claimed = math.prod(shape) * itemsize

@@ -67,8 +67,8 @@ def train_batches(
     """Endless shuffled batches; each pass over the data has its own order and augmentation.
 
     The global batch of a step depends on (examples, batch_size, seed, step) alone: not on the
-    number of processes, workers or threads, nor on where an earlier run stopped. A pass may end
-    inside a batch: a data set smaller than the batch appears in it more than once.
+    number of processes, workers or threads, nor on the step at which an earlier run stopped.
+    A pass may end inside a batch: a data set smaller than the batch appears in it more than once.
 
     Args:
       batch_size: over all processes; a process gets batch_size / process_count rows, of which

@@ -203,8 +203,8 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
     parts = ("mask", "label", "source")
     if any((getattr(record, part) is None) != (getattr(first, part) is None) for part in parts):
         raise ValueError(
-            f"{name}: masks, classes and source images must be there for all examples of a split "
-            f"or for none; {first.name} differs"
+            f"{name}: all examples of a split need masks, classes and source images, or none; "
+            f"{first.name} differs"
         )
     if record.source is not None and record.source.shape != image.shape:
         raise ValueError(
@@ -234,7 +234,7 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError where a field of config.data is none of the choices."""
+    """Raises ValueError if a field of config.data is not one of the choices."""
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -242,7 +242,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_varied(source: Source, index: int, record: Record) -> None:
-    """Raises ValueError for a constant image, which has no range of its own."""
+    """Raises ValueError for a constant image, which cannot be scaled by its own range."""
     if record.image.min() == record.image.max():
         raise ValueError(
             f"{locate(source, index, record)}: the image is constant ({record.image.max():g}), "

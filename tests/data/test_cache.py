@@ -133,7 +133,7 @@ def test_progress_counts_up(tmp_path):
         (record(1, mask=np.zeros((6, 4), np.uint8)), r"mask \(6, 4\) and image \(4, 6\)"),
         (record(1, mask=np.full((4, 6), 2, np.uint8)), r"mask values \[2\].*background, cavity"),
         (record(1, shape=(4, 8)), r"record1: image \(4, 8, 1\), but record0"),
-        (record(1, mask=None), "for all examples of a split or for none"),
+        (record(1, mask=None), "all examples of a split need masks"),
         (record(1, label=2), "record1: class 2"),
     ],
 )
