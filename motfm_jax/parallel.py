@@ -41,20 +41,21 @@ def connect(
                 "give --coordinator=HOST:PORT of process 0 too, or neither"
             )
         return
-    address = {}
-    if coordinator != "auto":
-        if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
-            raise ValueError(
-                f"coordinator {coordinator!r} with num_processes={num_processes}, "
-                f"process_id={process_id}: give the number of processes and this one's, from 0"
-            )
-        address = dict(
-            coordinator_address=coordinator, num_processes=num_processes, process_id=process_id
+    if coordinator == "auto":
+        num_processes = process_id = None
+    elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"coordinator {coordinator!r} with num_processes={num_processes}, "
+            f"process_id={process_id}: give the number of processes and this one's, from 0"
         )
     # JAX's own handler of SIGTERM would keep a process alive before training has begun.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        **address, heartbeat_timeout_seconds=TIMEOUT_S, shutdown_timeout_seconds=TIMEOUT_S
+        None if coordinator == "auto" else coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=TIMEOUT_S,
+        shutdown_timeout_seconds=TIMEOUT_S,
     )
     # Every group of devices meets here, while the processes are at the same point: gloo waits 30 s
     # at a group's first collective, and compiling may separate the processes by more than that.

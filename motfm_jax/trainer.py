@@ -94,9 +94,9 @@ def train(
     ) as run:
         if first:
             parallel.barrier("run directory")
-        if converted:
+        if converted and first:
             log.info("starts from converted weights, with a fresh optimiser")
-        elif resume:
+        elif resume and not converted:
             check_facts(run.path / "facts.json", data.facts)
         run.write_json("facts.json", data.facts.to_json())
         if config.data.on_fault == "skip":

@@ -152,14 +152,14 @@ def train(
                     run.log(step, {"valid_loss": valid_loss})
                     _say("step %d: validation loss %.5f", step, valid_loss)
                 improved = valid_loss is not None and valid_loss < best_loss
-                if improved:
-                    best_loss = valid_loss
+                if valid_loss is not None:
+                    best_loss = min(best_loss, valid_loss)
                 if improved or last or step % plan.save_every == 0:
                     window.settle()
                     checkpoints.save(step, state, valid_loss)
                 # Schedulers give seconds between a signal and the kill.
-                samples = work.sample is not None and not received
-                if samples and (last or step % plan.sample_every == 0):
+                due = last or step % plan.sample_every == 0
+                if work.sample is not None and due and not received:
                     window.settle()
                     work.sample(step, state.weights)
                 window.resume()

@@ -121,7 +121,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, ema: flo
       optimizer: as `optim.make_optimizer` returns it.
       ema: decay of the moving average; 0 keeps none.
     """
-    packed = pack(params)
+    packed: Any = pack(params)  # optax's types know dicts alone
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=packed,

@@ -1,7 +1,7 @@
 """One optimiser update and one validation batch, as pure functions of arrays."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -113,14 +113,15 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         def update() -> TrainState:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            old = cast(Any, state)  # optax's types know dicts alone
+            updates, opt_state = optimizer.update(grads, old.opt_state, old.params)
+            params: Any = cast(Any, optax.apply_updates(old.params, updates))
             if refresh is not None:
                 params = pack(refresh(params.named()))
-            average = state.ema
-            if average is not None:
+            average: Any = None
+            if state.ema is not None:
                 decay = ema_decay(state.step, ema)
-                average = optax.incremental_update(params, average, 1 - decay)
+                average = cast(Any, optax.incremental_update(params, old.ema, 1 - decay))
             return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted

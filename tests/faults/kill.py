@@ -15,7 +15,7 @@ training at a step that is due for validation, that is left out); of a sampling 
 report the last checkpoint and all images of every system, and the tables without their seconds. A
 signal's exit code has to be 128 more than its number, or the process has to have died of it, within
 a minute. And after no kill may there be fewer readable checkpoints than before. Every other trial
-starts with empty caches. The first lines say whether a program compiled anew and one from the cache
+starts with empty caches. The first lines say whether a program just compiled and one from the cache
 compute the same: without that nothing here would mean anything.
 """
 
@@ -69,7 +69,7 @@ class Job(NamedTuple):
     target: str
 
     def call(self, out: Path, caches: Path) -> subprocess.Popen:
-        """Starts the script in a process group of its own."""
+        """Starts the script in a new process group."""
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
@@ -196,55 +196,55 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--num", type=int, default=500, help="images of a sampling")
     parser.add_argument("--out", type=Path, required=True, help="folder for all of it, new")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args(arguments)
-    out = asked.out.absolute()
+    args = parser.parse_args(arguments)
+    out = args.out.absolute()
     out.mkdir(parents=True)
-    rng = random.Random(asked.seed)
-    kinds = itertools.cycle(signal.Signals[f"SIG{name}"] for name in asked.signals)
+    rng = random.Random(args.seed)
+    kinds = itertools.cycle(signal.Signals[f"SIG{name}"] for name in args.signals)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in the background
 
     job, result = Job("train", (*TRAIN, "--resume"), "--workdir"), trained
-    if asked.signals != ["KILL"]:  # each stop logs a row
+    if args.signals != ["KILL"]:  # each stop logs a row
         job = job._replace(arguments=(*job.arguments, "--config.train.log_every=1"))
         result = losses_alone
-    if asked.what == "sample":
+    if args.what == "sample":
         job.finish(out / "run", out / "caches")
         shutil.rmtree(out / "caches")
-        job = Job("sample", (f"--run={out / 'run'}", f"--num={asked.num}", "--steps=10"), "--out")
+        job = Job("sample", (f"--run={out / 'run'}", f"--num={args.num}", "--steps=10"), "--out")
         result = sampled
-    if asked.what == "report":
+    if args.what == "report":
         job = Job("report", ("--plan=tests/report/tiny_plan.py",), "--out")
         result = reported
     cold = job.finish(out / "fresh", out / "caches")
     warm = job.finish(out / "cached", out / "caches")
-    wanted = result(out / "fresh")
+    expected = result(out / "fresh")
     print(f"uninterrupted: {cold:.0f} s with empty caches, {warm:.0f} s with full ones", flush=True)
-    if result(out / "cached") != wanted:
+    if result(out / "cached") != expected:
         print("a cached program computes something else than a fresh one: no comparison possible")
         return 1
 
     kills, trials, failures, slowest_s, spans = 0, 0, [], 0.0, [cold, warm]
-    while kills < asked.kills:
+    while kills < args.kills:
         trials += 1
         target, before, had = out / f"trial{trials}", [], kills
         caches = out / f"caches{(trials - 1) // 2}"  # two trials share theirs: cold, then warm
         span, begin = spans[(trials - 1) % 2], time.perf_counter()
-        for seconds in kill_until_done(job, target, caches, rng, span, asked.kills - kills, kinds):
+        for seconds in kill_until_done(job, target, caches, rng, span, args.kills - kills, kinds):
             kills, slowest_s = kills + 1, max(slowest_s, seconds)
-            if asked.what == "train":
+            if args.what == "train":
                 now = readable(target)
                 if len(now) < min(len(before), 2) or (before and max(now) < max(before)):
                     failures.append(f"trial {trials}: checkpoints {before} became {now}")
                 before = now
         if kills == had:
             spans[(trials - 1) % 2] = time.perf_counter() - begin
-        if result(target) != wanted:
+        if result(target) != expected:
             failures.append(f"trial {trials}: another result than the uninterrupted run's")
         print(
             f"trial {trials}: finished, {kills} kills in all, {len(failures)} failures", flush=True
         )
     print(
-        f"{asked.what}: {kills} kills in {trials} trials, the slowest end after "
+        f"{args.what}: {kills} kills in {trials} trials, the slowest end after "
         f"{slowest_s:.1f} s, {len(failures)} failures",
         *failures,
         sep="\n",

@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 def watch(process: subprocess.Popen, run: Path) -> Iterator[Row]:
-    """A row each EVERY steps, as long as the training goes on."""
+    """A row each EVERY steps, while the training runs."""
     proc, step, began = Path(f"/proc/{process.pid}"), 0, 0.0
     while process.poll() is None:
         time.sleep(0.1)
@@ -91,19 +91,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--steps", type=int, default=10_000, help=f"at least {8 * EVERY}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the run, new")
-    asked = parser.parse_args(arguments)
-    if asked.steps < 8 * EVERY:
-        parser.error(f"--steps={asked.steps}: at least {8 * EVERY} needed, for four quarters")
-    asked.out.mkdir(parents=True)
-    run = asked.out.absolute() / "run"
-    with open(asked.out / "log", "w") as log:
+    args = parser.parse_args(arguments)
+    if args.steps < 8 * EVERY:
+        parser.error(f"--steps={args.steps}: at least {8 * EVERY} needed, for four quarters")
+    args.out.mkdir(parents=True)
+    run = args.out.absolute() / "run"
+    with open(args.out / "log", "w") as log:
         process = subprocess.Popen(
             [
                 sys.executable,
                 "scripts/train.py",
                 *SMALLEST,
                 f"--workdir={run}",
-                f"--config.train.steps={asked.steps}",
+                f"--config.train.steps={args.steps}",
                 f"--config.train.log_every={EVERY}",
                 "--config.train.eval_every=250",
                 "--config.train.save_every=250",
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         process.kill()
     if process.wait():
-        print(f"the training ended with exit code {process.returncode}, see {asked.out / 'log'}")
+        print(f"the training ended with exit code {process.returncode}, see {args.out / 'log'}")
         return 1
     good = True
     print()

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from tiny import batch_at, batches_from, init_params, loss_fn, make_training
+from toy import batch_at, batches_from, init_params, loss_fn, make_training
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
@@ -48,7 +48,7 @@ def assert_identical(a, b):
 
 
 def kill_at(kind, *steps):
-    """Batches that send this process a signal when they are asked for those of a step."""
+    """Batches that send this process a signal before the batch of some steps."""
 
     def batches(start):
         for step, batch in enumerate(batches_from(start), start):
@@ -159,11 +159,11 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, default_ctrl_c):
 
 @pytest.mark.parametrize("log_every", [1, 3, 50])
 def test_a_bad_loss_stops_the_run_with_the_last_good_state_saved(tmp_path, whole, log_every):
-    asked = []
+    taken = []
 
     def batches(start):
         for step, batch in enumerate(batches_from(start), start):
-            asked.append(step)
+            taken.append(step)
             if step == 6:
                 batch.image[2] = np.inf
             yield batch
@@ -172,10 +172,10 @@ def test_a_bad_loss_stops_the_run_with_the_last_good_state_saved(tmp_path, whole
     with pytest.raises(NonFiniteError, match=message) as bad:
         train_run(tmp_path / "run", 200, batches, log_every=log_every)
     assert "\n" not in str(bad.value)
-    assert asked[-1] <= 6 + min(log_every, loop.LAG)
+    assert taken[-1] <= 6 + min(log_every, loop.LAG)
     assert read_metrics(tmp_path / "run")[-1] == {"step": 7, "loss": None, "grad_norm": None}
     assert restore_weights(tmp_path / "run").step == 6
-    # With the bad batch mended it goes on as if nothing had been.
+    # With the bad batch corrected the run is the same.
     assert_identical(train_run(tmp_path / "run", 10).state, whole[1].state)
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import tiny
+import toy
 
 from motfm_jax import parallel
 from motfm_jax.training import memory
@@ -13,12 +13,12 @@ GB = 10**9
 
 
 def of_batch(rows: int) -> Memory:
-    state, update = tiny.make_training(lr=1.0)
-    compiled = update.compile(state, tiny.batch_at(0, rows), jax.random.key(0))
+    state, update = toy.make_training(lr=1.0)
+    compiled = update.compile(state, toy.batch_at(0, rows), jax.random.key(0))
     return memory.of_training(compiled, state.params)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_of_a_batch_foretells_that_of_a_larger_one():
     small, large = of_batch(64), of_batch(256)
     foretold = small.fixed + (small.needed - small.fixed) * 4
@@ -40,16 +40,16 @@ def test_a_line_says_what_an_update_needs_and_what_would_fit():
 
 
 @pytest.mark.parametrize(
-    "fixed, says",
+    "fixed, message",
     [
-        (2, "train.batch_size=8 fits, and so does train.accumulation=2 with the batch as it is"),
+        (2, "train.batch_size=8 fits, and so does train.accumulation=2 with this batch"),
         (9, "too much; model.remat=True"),
     ],
 )
-def test_an_update_that_does_not_fit_is_refused_with_a_way_out(fixed, says):
-    held = Memory((fixed + 8) * GB, fixed * GB, 9 * GB)
-    with pytest.raises(ValueError, match=says) as error:
-        describe(held, batch_size=12, accumulation=1, devices=2)
+def test_an_update_that_does_not_fit_is_refused_with_a_way_out(fixed, message):
+    too_much = Memory((fixed + 8) * GB, fixed * GB, 9 * GB)
+    with pytest.raises(ValueError, match=message) as error:
+        describe(too_much, batch_size=12, accumulation=1, devices=2)
     assert f"an update of 6 images a device needs {fixed + 8} GB of 9 GB" in str(error.value)
 
 
@@ -58,10 +58,10 @@ def test_the_program_examined_is_the_one_that_runs():
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event)
     )
-    state = tiny.make_training(lr=1.0)[0]
+    state = toy.make_training(lr=1.0)[0]
     update = parallel.TrainStep(lambda state, batch, key: (state, batch.image.sum()))
-    program = update.compile(state, tiny.batch_at(0), jax.random.key(0))
-    assert memory.needed(program) > np.prod(tiny.SIZE)
+    program = update.compile(state, toy.batch_at(0), jax.random.key(0))
+    assert memory.needed(program) > np.prod(toy.SIZE)
     for step in range(2):
-        state, _ = update(state, tiny.batch_at(step), jax.random.key(0))
+        state, _ = update(state, toy.batch_at(step), jax.random.key(0))
     assert sum(event.endswith("backend_compile_duration") for event in compiled) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny
+import toy
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
@@ -68,7 +68,7 @@ def one_device(folder_of_one):
 def saved_leaves(folder):
     """The whole state of a checkpoint, read by this process and its one device."""
     checkpoints = Checkpoints(folder, {"a": 1}, {})
-    leaves = jax.tree.leaves(checkpoints.restore(tiny.make_training("adam", ema=0.9, clip=0.5)[0]))
+    leaves = jax.tree.leaves(checkpoints.restore(toy.make_training("adam", ema=0.9, clip=0.5)[0]))
     checkpoints.close()
     return leaves
 
@@ -82,20 +82,22 @@ def test_a_process_can_join_others_once_everything_is_imported():
     subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices, processes, accumulation", [(4, 1, 2), (2, 2, 1)])
+@pytest.mark.parametrize(
+    "devices, processes, accumulation",
+    [(4, 1, 2), pytest.param(2, 2, 1, marks=pytest.mark.nightly)],
+)
 def test_training_is_that_of_one_device(
     tmp_path, folder_of_one, one_device, devices, processes, accumulation
 ):
-    shutil.copytree(folder_of_one / "checkpoints_1", tmp_path / "given")
+    shutil.copytree(folder_of_one / "checkpoints_1", tmp_path / "copied")
     result = run_workers(tmp_path / "out.npz", devices, processes, accumulation)
     # Weights, average, optimiser and step, written by some devices and read by others.
     there = saved_leaves(tmp_path / f"checkpoints_{processes}")
-    back = saved_leaves(tmp_path / "given")
+    back = saved_leaves(tmp_path / "copied")
     assert len(there) == len(back) > 10
     for number, (leaf, leaf_back) in enumerate(zip(there, back)):
         np.testing.assert_array_equal(leaf, result[f"saved/{number}"])
-        np.testing.assert_array_equal(leaf_back, result[f"given/{number}"])
+        np.testing.assert_array_equal(leaf_back, result[f"copied/{number}"])
     assert result["devices"] == devices * processes
     tolerance = 1e-5 * one_device["grad_norm"]
     assert tolerance > 1e-7  # the model has something to learn
@@ -105,7 +107,6 @@ def test_training_is_that_of_one_device(
             assert difference <= tolerance, name
 
 
-@pytest.mark.slow
 def test_weights_moved(one_device):
     """The comparison above would pass between two runs that learn nothing."""
     assert one_device["losses"][-1] < one_device["losses"][0]
