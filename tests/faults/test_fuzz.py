@@ -7,6 +7,8 @@ from pathlib import Path
 import fuzz
 import pytest
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.mark.parametrize("name", fuzz.ENTRIES)
 def test_a_second_of_damaged_files_is_read_or_refused(tmp_path, name):

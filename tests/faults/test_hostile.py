@@ -1,4 +1,4 @@
-"""Files made to harm: nothing in them runs, nothing is written, and memory stays bounded."""
+"""Files made to harm: nothing in them runs or is written, and memory stays bounded."""
 
 import ast
 import gzip
@@ -16,35 +16,38 @@ import pytest
 from PIL import EpsImagePlugin
 from test_data import AFFINE, LABELS, SOLID, decathlon, refused
 
-from motfm_jax import runs, settings
+from motfm_jax import settings
 from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.geometry import Grid
-from motfm_jax.evaluation import downstream
-from motfm_jax.features import weights
 from motfm_jax.io import npz as io_npz
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights
-from motfm_jax.sampling import given
+from motfm_jax.sampling import inputs
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-MOST = 64 * MIB  # that a refusal may take
+MOST = 64 * MIB  # of memory for a refusal
 
 
 @pytest.fixture(autouse=True)
-def bounded(tmp_path):
-    """Everything here takes little memory, and leaves the files as they are."""
+def nothing_runs(tmp_path):
+    yield
+    assert not (tmp_path / "ran").exists() and not (ROOT / "ran").exists()
+
+
+@pytest.fixture
+def bounded():
+    """The test takes little memory."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < MOST, f"{peak / MIB:.0f} MiB were taken"
-    assert not (tmp_path / "ran").exists() and not (ROOT / "ran").exists()
 
 
 def zeros(gibibytes):
-    """Many gzipped bytes 0 in a few: members of 64 MiB, one behind the other."""
+    """Zeros, gzipped in members of 64 MiB."""
     packer, block = zlib.compressobj(9, zlib.DEFLATED, 31), bytes(MIB)
     member = b"".join(packer.compress(block) for _ in range(64)) + packer.flush()
     return member * round(gibibytes * 16)
@@ -53,10 +56,10 @@ def zeros(gibibytes):
 def nifti_start(shape=SOLID, **fields):
     """The gzipped bytes of a NIfTI before its voxels, with fields changed."""
     image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), AFFINE)
-    made = nibabel.Nifti1Header(image.to_bytes()[:348])
+    header = nibabel.Nifti1Header(image.to_bytes()[:348])
     for name, value in fields.items():
-        made[name] = value
-    return gzip.compress(made.binaryblock + bytes(4))
+        header[name] = value
+    return gzip.compress(header.binaryblock + bytes(4))
 
 
 HUGE = [4, 2048, 2048, 1024, 2, 1, 1, 1]
@@ -69,20 +72,15 @@ BOMBS = {
 }
 
 
+@pytest.mark.nightly
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_gzip_bomb_is_not_unpacked(tmp_path, bomb):
-    make, said = BOMBS[bomb]
+    make, message = BOMBS[bomb]
     path = tmp_path / "bomb.nii.gz"
     path.write_bytes(make())
     assert path.stat().st_size < 10 * MIB
-    refused(lambda: nifti.read(path), path, said)
-    refused(lambda: given.read_masks([path], LABELS, SOLID), path, said)
-
-
-def test_a_plain_nifti_that_claims_too_much_takes_no_memory(tmp_path):
-    path = tmp_path / "bomb.nii"
-    path.write_bytes(gzip.decompress(nifti_start(dim=HUGE)))
-    refused(lambda: nifti.read(path), path, "more than the file can hold")
+    refused(lambda: nifti.read(path), path, message)
 
 
 def npz_bomb(path, mebibytes=256):
@@ -97,37 +95,22 @@ def npz_bomb(path, mebibytes=256):
             member.write(bytes(MIB))
 
 
-def feature_weights(path):
-    kept = weights.path_of(path.parent, "clip")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(kept)
-    weights.read(path.parent, "clip")
-
-
 def npz(path):
     with io_npz.open_npz(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize(
-    "read",
-    [npz, feature_weights, lambda path: downstream.read_network(path, None)],
-)
-def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, read):
+@pytest.mark.nightly
+@pytest.mark.usefixtures("bounded")
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     npz_bomb(path)
     assert path.stat().st_size < 2 * MIB
     monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
-    refused(lambda: read(path), tmp_path, "bytes unpack to 2684")
+    refused(lambda: npz(path), path, "2684")
 
 
-def test_an_archive_of_ordinary_arrays_is_read(tmp_path):
-    arrays = {"images": np.random.default_rng(0).random((9, 9)), "masks": np.zeros(MIB, np.uint8)}
-    np.savez_compressed(tmp_path / "a.npz", **arrays)
-    for name, array in npz(tmp_path / "a.npz").items():
-        np.testing.assert_array_equal(array, arrays[name])
-
-
+@pytest.mark.usefixtures("bounded")
 def test_an_array_in_an_archive_that_claims_too_much_takes_no_memory(tmp_path):
     path = tmp_path / "claim.npz"
     for count in (2**33, 2**60):
@@ -169,65 +152,44 @@ def packed_zeros():
 
 PICTURES = {
     "huge": lambda: png(60_000, 60_000),
-    "large": lambda: png(9000, 9000, chunk(b"IDAT", packed_zeros())),
-    "more than declared": lambda: png(4, 4, chunk(b"IDAT", packed_zeros())),
     "text": lambda: png(4, 4, chunk(b"zTXt", b"a\0\0" + packed_zeros())),
 }
 
 
+@pytest.mark.nightly
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_picture_bomb_is_not_unpacked(tmp_path, kind):
     path = tmp_path / "bomb.png"
     path.write_bytes(PICTURES[kind]())
     tracemalloc.reset_peak()  # of packing it
-    if kind == "more than declared":
-        assert not given.read_masks([path], LABELS, (4, 4)).values.any()
-    else:
-        refused(lambda: given.read_masks([path], LABELS, (4, 4)), path, "cannot be read")
+    refused(lambda: inputs.read_masks([path], LABELS, (4, 4)), path, "cannot be read")
 
 
 def test_a_picture_in_postscript_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it ran"))
     path = tmp_path / "mask.png"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-    refused(lambda: given.read_masks([path], LABELS, (8, 8)), path, "cannot be read")
+    refused(lambda: inputs.read_masks([path], LABELS, (8, 8)), path, "cannot be read")
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "../outside.nii.gz",
-        "/etc/passwd",
-        "imagesTr/../../x.nii.gz",
-        "a\0.nii.gz",
-        "a" * 5000,
-        {"a": 1},
-        [],
-        None,
-        7,
-        "http://localhost/x.nii.gz",
-        "~/x.nii.gz",
-        "$HOME/x.nii.gz",
-        "imagesTr/*.nii.gz",
-        "dataset.json",
-    ],
+    ["../outside.nii.gz", "/etc/passwd", "imagesTr/../../x.nii.gz", "a\0.nii.gz", {"a": 1}, None],
 )
-@pytest.mark.parametrize("key", ["image", "label"])
-def test_entries_are_files_below_the_folder(tmp_path, path, key):
+def test_entries_are_files_below_the_folder(tmp_path, path):
     decathlon(tmp_path)
     (tmp_path.parent / "outside.nii.gz").touch()
     description = json.loads((tmp_path / "dataset.json").read_text())
-    if key == "label" and not path:
-        pytest.skip("an entry without a label")
-    description["training"][0][key] = path
+    description["training"][0]["image"] = path
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     with pytest.raises((ValueError, OSError)) as error:
         open_cached(Decathlon(tmp_path, "train", Grid(SOLID)), tmp_path / "cache")
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"modality": ' * 100_000, "\ufeff[]", "\0"])
-def test_a_description_without_end_is_one_line(tmp_path, text):
+@pytest.mark.parametrize("text", ["[" * 100_000, "\ufeff[]"])
+def test_a_description_that_is_no_json_is_one_line(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     refused(lambda: Decathlon(tmp_path, "train", Grid(SOLID)), tmp_path / "dataset.json")
 
@@ -239,19 +201,12 @@ CODE = "__import__('os').system('touch ran')"
     "edit",
     [
         f"--config.data.size={CODE}",
-        f"--config.data.size=({CODE},)",
         f"--config.train.lr={CODE}",
-        f"--config.seed={CODE}",
-        f"--config.model.remat={CODE}",
         f"--config.{CODE}=1",
         f"--config.data[{CODE}]=1",
         "--config.data.__class__=1",
         "--config.data.size=9**9**9",
-        "--config.data.size=" + "(" * 5000,
-        "--config.train.steps=" + "9" * 5000,
         f"--config.cond={CODE}",
-        f"--config.data.source={CODE}",
-        "--config.data.size=!!python/object/apply:os.system ['touch ran']",
     ],
 )
 def test_text_for_a_config_field_is_never_run(parse, edit):
@@ -260,9 +215,8 @@ def test_text_for_a_config_field_is_never_run(parse, edit):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", [f"cond={CODE}", f"size={CODE}", CODE])
-def test_text_behind_a_config_file_is_never_run(parse, text):
-    refused(lambda: parse(f"--config=configs/phantom.py:{text}"))
+def test_text_behind_a_config_file_is_never_run(parse):
+    refused(lambda: parse(f"--config=configs/phantom.py:cond={CODE}"))
 
 
 @pytest.mark.parametrize(
@@ -271,45 +225,27 @@ def test_text_behind_a_config_file_is_never_run(parse, text):
         {"data": {"size": CODE}},
         {"cond": {"a": CODE}},
         {"__class__": 1},
-        {"data": {"__init__": 1}},
-        {"lock": True},
-        {"train": {"lr": [1]}},
     ],
 )
 def test_a_saved_config_is_values_of_known_fields(values):
     refused(lambda: settings.from_json(values))
 
 
-def test_what_a_checkpoint_says_of_its_data_is_checked(tmp_path, monkeypatch):
-    class Read:
-        config, params, step, path = settings.default().to_dict(), {}, 1, tmp_path / "5"
-
-    for facts in (
-        {},
-        {"a": 1},
-        [],
-        {"size": 3},
-        {"size": [8, 8], "channels": 1, "classes": [], "mask_labels": [], "intensity": {"mode": 1}},
-    ):
-        Read.facts = facts
-        monkeypatch.setattr(runs, "restore_weights", lambda run, which: Read)
-        refused(lambda: runs.load_run(tmp_path), tmp_path / "5", "another program's")
-
-
+@pytest.mark.usefixtures("bounded")
 def test_a_checkpoint_that_would_grow_without_end_is_not_read(tmp_path, monkeypatch):
     class State(NamedTuple):
         params: dict
 
-    made = Checkpoints(tmp_path / "checkpoints", {}, {})
-    made.save(1, State({"a": np.zeros(20 * MIB, np.uint8)}))
-    made.close()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {}, {})
+    checkpoints.save(1, State({"a": np.zeros(20 * MIB, np.uint8)}))
+    checkpoints.close()
     assert restore_weights(tmp_path).params["a"].shape == (20 * MIB,)
     monkeypatch.setattr(io_npz, "FREELY_INFLATED", MIB)
     refused(lambda: restore_weights(tmp_path), "checkpoints/1: ", "would become 20971520")
 
 
-def test_no_archive_of_files_is_ever_unpacked_and_no_text_is_run():
-    """Nothing imports a reader of tar files, and nothing calls what runs text or extracts."""
+def test_the_package_unpacks_no_archives_and_runs_no_text():
+    """Nothing imports tarfile or marshal, or calls eval, exec or an extractor."""
     for path in [*(ROOT / "motfm_jax").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
