@@ -76,7 +76,7 @@ ORIGINAL = {
 
 @pytest.mark.parametrize(
     "arguments",
-    [pytest.param(each, marks=[pytest.mark.slow] * ("class" in each)) for each in ORIGINAL],
+    [pytest.param(each, marks=[pytest.mark.nightly] * ("class" in each)) for each in ORIGINAL],
 )
 def test_the_original_networks_have_the_original_number_of_parameters(arguments):
     documented = rf"original:{re.escape(arguments)} +{ORIGINAL[arguments]:,}"

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import ROOT, command
 
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
@@ -24,7 +26,6 @@ from motfm_jax.report.page import write_report
 from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
 from motfm_jax.report.stages import Stage, carry_out, is_done, sample_folder, stages
 
-ROOT = Path(__file__).parents[2]
 ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
 SMALL = Plan("small", ECHO)
 
@@ -59,7 +60,7 @@ def test_downstream_networks_get_as_many_generated_images_as_there_are_real_ones
     [
         (dict(echo=dataclasses.replace(ECHO, systems=("D", "X"))), "has 'X'; use D, M"),
         (dict(echo=dataclasses.replace(ECHO, systems=("SD-M",))), "needs 'D' too"),
-        (dict(echo=dataclasses.replace(ECHO, config="none.py")), "there is no such file"),
+        (dict(echo=dataclasses.replace(ECHO, config="none.py")), "there is no file"),
         (dict(echo=dataclasses.replace(ECHO, num=1)), "two images or more"),
         (dict(reference="train"), "use valid or test"),
         (dict(steps=()), "whole numbers from 1"),
@@ -72,30 +73,33 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(changes, message):
         plans.check(dataclasses.replace(SMALL, **changes))
 
 
-def write_script(folder, name, text):
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.py").write_text(text)
-
-
-def test_a_stage_is_carried_out_once_and_never_mixed_up_with_another(tmp_path):
-    scripts, out = tmp_path / "scripts", tmp_path / "out"
-    write_script(scripts, "count", "import sys; open(sys.argv[1], 'a').write('x')")
-    counted = tmp_path / "counted"
-    stage = Stage("count a/b", "count", (str(counted),))
-    assert not is_done(out, stage)
-    carry_out(out, scripts, [stage])
-    carry_out(out, scripts, [stage])
-    assert counted.read_text() == "x" and is_done(out, stage)
+def test_a_stage_is_carried_out_once_and_never_mixed_up_with_another(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("motfm_jax.report.stages._call", lambda command: called.append(command))
+    stage = Stage("train a/b", "train", ("--workdir=run",))
+    assert not is_done(tmp_path, stage)
+    carry_out(tmp_path, [stage])
+    carry_out(tmp_path, [stage])
+    assert is_done(tmp_path, stage)
+    assert called == [[sys.executable, "-m", "motfm_jax", "train", "--workdir=run"]]
     with pytest.raises(ValueError, match="done, by another call"):
-        carry_out(out, scripts, [stage._replace(arguments=("elsewhere",))])
+        carry_out(tmp_path, [stage._replace(arguments=("elsewhere",))])
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path):
-    write_script(tmp_path, "fail", "raise SystemExit(3)")
-    stage = Stage("fail", "fail", ())
-    with pytest.raises(ValueError, match="'fail' ended with exit code 3"):
-        carry_out(tmp_path / "out", tmp_path, [stage])
-    assert not is_done(tmp_path / "out", stage)
+    stage = Stage("fail", "no_command", ())
+    with pytest.raises(ValueError, match="'fail' ended with exit code 2"):
+        carry_out(tmp_path, [stage])
+    assert not is_done(tmp_path, stage)
+
+
+def test_the_commands_take_the_arguments_of_every_stage(tmp_path, parse):
+    plan = plans.read_plan(str(Path(__file__).with_name("tiny_plan.py")), {})
+    for stage in stages(plan, tmp_path, 280):
+        if stage.command == "train":
+            parse(*(each for each in stage.arguments if each != "--overwrite"))
+        else:
+            importlib.import_module(f"motfm_jax.commands.{stage.command}").flags(stage.arguments)
 
 
 def row(system, steps, spacing="", **measures):
@@ -221,7 +225,7 @@ def test_names_of_cells():
     assert Cell("echo", "M", 10).name == "M_10"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     out = tmp_path / "out"
     command = [
@@ -285,28 +289,16 @@ def test_a_small_report_is_complete_and_not_made_twice(tmp_path):
     assert "Table 2" not in (report / "index.html").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments, message",
+    "plan, message",
     [
-        (["--plan=none.py"], "there is no such file; see configs/report/"),
-        (["--plan=configs/camus.py"], "defines no PLAN"),
-        (
-            ["--plan=configs/report/camus64.py", "--echo-root=/nowhere", "--brain-root=/nowhere"],
-            "/nowhere",
-        ),
+        ("none.py", "there is no file none.py; give one, or a built-in"),
+        (str(ROOT / "configs" / "camus.py"), "defines no PLAN"),
     ],
 )
-def test_mistakes_end_in_one_line(tmp_path, arguments, message):
-    made = subprocess.run(
-        [sys.executable, "scripts/report.py", *arguments, f"--out={tmp_path}", "--list"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    (line,) = [line for line in made.stderr.splitlines() if line.strip()]
-    assert made.returncode == 2 and line.startswith("error: ") and message in line
+def test_a_plan_that_is_not_there_is_named(tmp_path, plan, message):
+    with pytest.raises(ValueError, match=message):
+        command("report")([f"--plan={plan}", f"--out={tmp_path}", "--list"])
 
 
 @pytest.mark.parametrize("name", ["phantom", "camus", "camus64"])
