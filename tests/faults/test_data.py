@@ -12,7 +12,6 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
 
 from motfm_jax.data import nifti
 from motfm_jax.data.cache import open_cached
@@ -192,39 +191,25 @@ def to_link(target):
     return change
 
 
-AS_RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 REFUSED = {
     "gzip cut in the middle": (packed(lambda data: data[: len(data) // 2]), "cannot be read"),
-    "gzip without its last bytes": (packed(lambda data: data[:-5]), "cannot be read"),
     "gzip whose checksum differs": (packed(flip_bit), "cannot be read"),
     "gzip with garbage behind": (packed(lambda data: data + b"garbage"), "cannot be read"),
     "no gzip": (packed(gzip.decompress), "cannot be read"),
     "text": (packed(lambda data: b"not found\n" * 99), "cannot be read"),
-    "packed text": (unpacked(lambda data: b"not found\n" * 99), "cannot be read"),
-    "another magic": (header(magic=b"xyz"), "cannot be read"),
-    "magic of a header without voxels": (header(magic=b"ni1"), "cannot be read"),
     "no byte": (packed(lambda data: b""), "cannot be read"),
-    "header alone": (unpacked(lambda data: data[:352]), "cannot be read"),
     "a folder": (to_folder, ""),
     "a link to nowhere": (to_link("nowhere"), ""),
-    "a link to itself": (to_link("itself"), ""),
-    "an input error": (to_link("/proc/self/mem"), "cannot be read"),
     "a row more declared": (header(dim_1=13), "cannot be read"),
     "a row less declared": (header(dim_1=5), "holds more than"),
-    "a huge shape": (header(dim=[5, 32767, 32767, 32767, 9, 9, 1, 1]), "than the file can hold"),
     "a negative shape": (header(dim_1=-8), "cannot be read"),
     "no axis": (header(dim_0=0), ""),
-    "nine axes": (header(dim_0=9), "cannot be read"),
     "an axis of nothing": (header(dim_1=0), ""),
     "voxels behind the end": (header(vox_offset=1e6), "cannot be read"),
-    "voxels far behind the end": (header(vox_offset=1e30), "cannot be read"),
     "an unknown type": (header(datatype=77), "cannot be read"),
     "infinite scale": (header(scl_slope=np.inf), "cannot be read"),
     "complex voxels": (again(make=lambda values: values.astype(np.complex64)), "real numbers"),
-    "colours": (again(make=lambda values: np.zeros(values.shape, AS_RGB)), "real numbers needed"),
     "NaN": (again(make=with_value(np.nan)), "NaN or infinite"),
-    "infinity": (again(make=with_value(np.inf)), "NaN or infinite"),
-    "zero spacing": (header(pixdim_1=0), "mm, positive numbers needed"),
     "NaN spacing": (header(pixdim_2=np.nan), "mm, positive numbers needed"),
     "another spacing than the affine": (header(pixdim_1=3), "they must agree"),
     "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),
@@ -268,7 +253,7 @@ AFFINES = {
 
 
 @pytest.mark.parametrize("affine", AFFINES)
-@pytest.mark.parametrize("loader", NIFTI)
+@pytest.mark.parametrize("loader", ["camus image", "decathlon mask"])
 def test_any_affine_belongs_to_the_same_voxels(tmp_path, loader, affine):
     victim = NIFTI[loader](tmp_path)
     for path in (
@@ -374,22 +359,13 @@ def of_voxels(change):
 
 METAIMAGE = {
     "voxels cut": (of_voxels(packed(lambda data: data[:-1])), "more than the file can hold"),
-    "voxels too many": (of_voxels(packed(lambda data: data + b"  ")), "holds more than"),
     "voxels missing": (of_voxels(Path.unlink), "a file beside it needed"),
     "voxels elsewhere": (fields(ElementDataFile="../other.raw"), "a file beside it needed"),
-    "voxels anywhere": (fields(ElementDataFile="/dev/zero"), "a file beside it needed"),
-    "a list of files": (fields(ElementDataFile="LIST"), "a file beside it needed"),
     "a row more declared": (fields(DimSize="12 9 1"), "more than the file can hold"),
-    "a row less declared": (fields(DimSize="12 7 1"), "holds more than"),
-    "a huge shape": (fields(DimSize="99999 99999 99999"), "more than the file can hold"),
-    "a negative shape": (fields(DimSize="-12 8 1"), "cannot be read"),
     "an unknown type": (fields(ElementType="MET_LOVE"), "voxels of type MET_LOVE"),
     "colours": (fields(ElementNumberOfChannels="3"), "several channels"),
-    "zero spacing": (fields(ElementSpacing="0 0.25 1"), ""),
     "NaN spacing": (fields(ElementSpacing="nan 0.25 1"), ""),
     "text": (lambda path: path.write_text("not found"), "cannot be read"),
-    "no byte": (lambda path: path.write_text(""), "cannot be read"),
-    "a picture": (lambda path: Image.new("RGB", (8, 8)).save(path, "PNG"), "cannot be read"),
 }
 
 
@@ -407,49 +383,10 @@ def write_entries(path, entries):
         pickle.dump({"train": entries, "valid": entries[-1:]}, file)
 
 
-def entry(**changes):
-    metadata = {"spacing_mm": [0.5, 0.25], "affine": AFFINE.tolist()}
-    values = content(FLAT)
-    return {"image": values.astype(np.float32), "mask": values, "metadata": metadata, **changes}
-
-
-PICKLED = {
-    "NaN": (dict(image=np.full(FLAT, np.nan)), "NaN or infinite"),
-    "infinity": (dict(image=np.full(FLAT, np.inf)), "NaN or infinite"),
-    "beyond float32": (dict(image=np.full(FLAT, 1e300)), "beyond the range of float32"),
-    "complex numbers": (dict(image=np.zeros(FLAT, complex)), "it holds an array of type"),
-    "no voxels": (dict(image=np.zeros((0, 8))), "an array of numbers needed"),
-    "a stack of images": (dict(image=np.zeros((20, *FLAT)), mask=None), "channels come first"),
-    "channels last": (dict(image=np.zeros((32, 32, 3)), mask=None), "channels come first"),
-    "a volume": (dict(image=np.zeros((2, 3, *FLAT))), "image (2, 3, 12, 8)"),
-    "a line": (dict(image=np.zeros(12)), "image (12,)"),
-    "other channels": (dict(image=np.zeros((3, *FLAT))), "all must have one size"),
-    "mask of another size": (dict(mask=np.zeros((8, 12), int)), "differ in space"),
-    "mask of intensities": (dict(mask=content(FLAT) - 5), "labels 0 to"),
-    "mask of fractions": (dict(mask=content(FLAT) / 3), "whole numbers needed"),
-    "zero spacing": (dict(metadata={"spacing_mm": [0, 1.0]}), "finite numbers"),
-    "NaN spacing": (dict(metadata={"spacing_mm": [np.nan, 1.0]}), "finite numbers"),
-    "NaN affine": (dict(metadata={"affine": np.full((4, 4), np.nan)}), "finite numbers"),
-}
-
-
-@pytest.mark.parametrize("fault", PICKLED)
-def test_a_faulty_entry_is_one_line_that_names_it(tmp_path, fault):
-    changes, said = PICKLED[fault]
-    path = tmp_path / "data.pkl"
-    write_entries(path, [entry(), entry(**changes)])
-    refused(
-        lambda: open_cached(PickleSet(path, "train", FLAT), tmp_path / "cache"),
-        path,
-        "" if fault == "complex numbers" else "train[1]",
-        said,
-    )
-
-
 @pytest.mark.parametrize("fault", ["cut", "no byte", "text", "packed", "a folder"])
 def test_what_is_no_pickle_is_one_line_that_names_it(tmp_path, fault):
     path = tmp_path / "data.pkl"
-    write_entries(path, [entry()])
+    write_entries(path, [{"image": content(FLAT)}])
     spoils = {
         "cut": packed(lambda data: data[:-9]),
         "no byte": packed(lambda data: b""),
@@ -459,22 +396,6 @@ def test_what_is_no_pickle_is_one_line_that_names_it(tmp_path, fault):
     }
     spoils[fault](path)
     refused(lambda: PickleSet(path, "train", FLAT), path)
-
-
-@pytest.mark.parametrize("kind", INTENSITIES)
-def test_any_intensity_of_an_entry_is_read_as_it_is(tmp_path, kind):
-    values = INTENSITIES[kind][content(FLAT)]
-    write_entries(tmp_path / "data.pkl", [entry(), entry(image=values)])
-    arrays = open_cached(PickleSet(tmp_path / "data.pkl", "train", FLAT), tmp_path / "cache")
-    np.testing.assert_array_equal(arrays.images[1][..., 0], values.astype(np.float32))
-
-
-@pytest.mark.parametrize("affine", AFFINES)
-def test_any_affine_of_an_entry_stays(tmp_path, affine):
-    changed = entry(metadata={"affine": AFFINES[affine]})
-    write_entries(tmp_path / "data.pkl", [changed])
-    meta = PickleSet(tmp_path / "data.pkl", "train", FLAT)[0].meta
-    np.testing.assert_array_equal(meta["affine"], AFFINES[affine])
 
 
 NUM_FILES = 10_000
