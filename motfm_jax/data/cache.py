@@ -164,7 +164,7 @@ def entry_key(source: Source, how: Decoding = Decoding()) -> str:  # noqa: B008
 
 
 def _files(source: Source) -> list[Path]:
-    return source.files() if hasattr(source, "files") else []
+    return source.source_files() if hasattr(source, "source_files") else []
 
 
 def _check_writable(folder: Path) -> None:

@@ -153,7 +153,7 @@ class Camus:
     def fingerprint(self) -> dict[str, Any]:
         return {"source": "camus", "version": VERSION, **self.settings}
 
-    def files(self) -> list[Path]:
+    def source_files(self) -> list[Path]:
         """The files that the records depend on."""
         return [path for frame in self.frames for path in frame.files(bool(self.mask_labels))]
 

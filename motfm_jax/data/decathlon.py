@@ -178,7 +178,7 @@ class Decathlon:
         labels = {str(value): name for value, name in self.labels.items()}
         return {"source": "decathlon", "version": VERSION, **self.settings, "labels": labels}
 
-    def files(self) -> list[Path]:
+    def source_files(self) -> list[Path]:
         """The files that the records depend on."""
         return [path for entry in self.entries for path in entry[1:] if path]
 

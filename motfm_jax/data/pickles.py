@@ -145,7 +145,7 @@ class PickleSet:
     def fingerprint(self) -> dict[str, Any]:
         return {"source": "pickle", "version": VERSION, **self.settings}
 
-    def files(self) -> list[Path]:
+    def source_files(self) -> list[Path]:
         """The file that the records depend on."""
         return [self.path]
 

@@ -62,9 +62,9 @@ class Source(Protocol):
       classes: names by index; () if there are no classes. Default: "0", "1", ... as found.
       mask_labels: names by value, background first; () if there are no masks. Default likewise.
       fingerprint(): a JSON-able description of everything a record depends on except the contents
-        of `files()`. With it the decoded arrays are kept on disk and `source[i]` is called from
+        of `source_files()`. With it the decoded arrays are kept on disk and `source[i]` is called from
         several threads; without it they are decoded into memory.
-      files(): the files that the records are read from.
+      source_files(): the files that the records are read from.
       where(index): the file of a record, for messages.
     """
 
@@ -174,8 +174,8 @@ class Fitted:
         own = self.source.fingerprint()
         return {"source": own, "size": list(self.size), "fit": self.fit}
 
-    def files(self) -> list[Path]:
-        return self.source.files() if hasattr(self.source, "files") else []
+    def source_files(self) -> list[Path]:
+        return self.source.source_files() if hasattr(self.source, "source_files") else []
 
 
 def _names(source: Source, attribute: str) -> tuple[str, ...] | None:

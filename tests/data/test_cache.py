@@ -234,7 +234,7 @@ def test_a_damaged_entry_is_built_again(tmp_path, file, damage, verify):
 @pytest.mark.parametrize("verify", [False, True])
 def test_the_entry_follows_size_and_time_of_files_or_their_contents(tmp_path, verify):
     class Filed(Listed):
-        def files(self):
+        def source_files(self):
             return [path]
 
     path = tmp_path / "file"
