@@ -62,8 +62,8 @@ class Source(Protocol):
       classes: names by index; () if there are no classes. Default: "0", "1", ... as found.
       mask_labels: names by value, background first; () if there are no masks. Default likewise.
       fingerprint(): a JSON-able description of everything a record depends on except the contents
-        of `source_files()`. With it the decoded arrays are kept on disk and `source[i]` is called from
-        several threads; without it they are decoded into memory.
+        of `source_files()`. With it the decoded arrays are kept on disk, and several threads read
+        `source[i]`; without it they are decoded into memory.
       source_files(): the files that the records are read from.
       where(index): the file of a record, for messages.
     """
