@@ -1,9 +1,11 @@
 """A trained model as one value: what sampling and evaluation take."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,8 +99,16 @@ class Bundle:
         Returns:
           [B, *S, C] float32: of a flow dx/dt, of a diffusion the noise in x.
         """
-        context = self.network.encode(self.params, self.condition(_array(mask), _array(label)))
-        return self.network.apply(self.params, jnp.asarray(x), jnp.asarray(t), context, None)
+        x, t, mask, label = (_array(values) for values in (x, t, mask, label))
+        return self._velocity(self.params, x, t, mask, label)
+
+    @functools.cached_property
+    def _velocity(self) -> Callable[..., Array]:
+        def velocity(params, x, t, mask, label):
+            context = self.network.encode(params, self.condition(mask, label))
+            return self.network.apply(params, x, t, context, None)
+
+        return jax.jit(velocity)
 
 
 def _array(values: Any) -> Array | None:

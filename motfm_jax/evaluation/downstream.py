@@ -219,7 +219,7 @@ def fit(
     optimizer = make_optimizer("adam", rate, clip=1.0)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     state = parallel.replicate(init_state(task.init(init_key), optimizer, ema=0.0))
-    step = parallel.train_step(make_train_step(task.loss, optimizer, axis_name=parallel.AXIS))
+    step = parallel.TrainStep(make_train_step(task.loss, optimizer, axis_name=parallel.AXIS))
     batches = pipeline.train_batches(
         pipeline.Examples(train, intensity), batch_size=batch_size, seed=seed
     )
@@ -233,9 +233,10 @@ def fit(
         loss = float(np.mean(jax.device_get(losses)))
         if not np.isfinite(loss):
             raise ValueError(f"the loss of epoch {epoch} is not finite; lower --lr")
-        measures = task.score(predict(state.params, valid, intensity), valid)
+        params = jax.device_get(state.params).named()
+        measures = task.score(predict(params, valid, intensity), valid)
         if best is None or not measures[task.best] <= best.valid[task.best]:
-            best = Fitted(jax.device_get(state.params), epoch, measures)
+            best = Fitted(params, epoch, measures)
         if progress:
             progress(epoch, loss, measures)
     return best

@@ -10,6 +10,8 @@ from PIL import Image
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import audit, sets
+from motfm_jax.evaluation.audit import Auditor
+from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.sets import in_memory, stored
 from motfm_jax.metrics import nearest
 
@@ -25,10 +27,8 @@ TRAIN, HELD_OUT = make_arrays(0, NUM_TRAIN, "train"), make_arrays(1, NUM_HELD_OU
 INTENSITY = Intensity.fit(TRAIN.images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
 
 
-def auditor(*arguments, **settings):
-    """Of arrays."""
-    find = audit.auditor(*arguments, **settings)
-    return lambda folder, images: find(folder, in_memory(images))
+def audit_of(images, out=None, held_out=HELD_OUT, **settings):
+    return Auditor(TRAIN, held_out, INTENSITY, **settings)(in_memory(images), out)
 
 
 def unseen(num):
@@ -37,7 +37,7 @@ def unseen(num):
 
 def test_moved_copies_are_all_found_and_named(tmp_path):
     copies = np.roll(TRAIN.images[[7, 3]].astype(np.float32), (1, -2), (1, 2))
-    report = auditor(TRAIN, HELD_OUT, INTENSITY)(tmp_path, np.concatenate([copies, unseen(6)]))
+    report = audit_of(np.concatenate([copies, unseen(6)]), tmp_path)
     assert report["share_closer"] >= 2 / 8
     for entry, name in zip(report["nearest"], ("train7", "train3")):
         assert entry["train"] == name and entry["shift"] == [1, -2]
@@ -47,15 +47,15 @@ def test_moved_copies_are_all_found_and_named(tmp_path):
     assert Image.open(tmp_path / "audit.png").width > 100
 
 
-def test_unseen_images_of_the_same_kind_are_near_the_expected_share(tmp_path):
-    report = auditor(TRAIN, HELD_OUT, INTENSITY, max_shift=1)(tmp_path, unseen(200))
+def test_unseen_images_of_the_same_kind_are_near_the_expected_share():
+    report = audit_of(unseen(200), max_shift=1)
     assert report["share_closer"] < 0.15
     assert abs(report["generated"]["median"] - report["held_out"]["median"]) < 2
 
 
-def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
+def test_images_as_the_network_gives_them_are_compared_in_its_units():
     raw = np.stack([INTENSITY.apply(image) for image in TRAIN.images[:3]])
-    report = auditor(TRAIN, HELD_OUT, INTENSITY, raw=True)(tmp_path, raw)
+    report = audit_of(raw, raw=True)
     assert [entry["train"] for entry in report["nearest"]] == ["train0", "train1", "train2"]
     assert report["share_closer"] == 1 and report["generated"]["max"] < 1e-6
     assert report["held_out"]["median"] < 2
@@ -71,23 +71,18 @@ def test_images_as_the_network_gives_them_are_compared_in_its_units(tmp_path):
 )
 def test_what_cannot_be_audited_leaves_nothing(tmp_path, generated, held_out, message):
     with pytest.raises(ValueError, match=message):
-        auditor(TRAIN, held_out, INTENSITY)(tmp_path, generated)
+        audit_of(generated, tmp_path, held_out)
     assert not list(tmp_path.iterdir())
 
 
 def test_copies_are_found_by_features_too(tmp_path):
     copies = TRAIN.images[[9, 2]].astype(np.float32)
-    report = auditor(
-        TRAIN,
-        HELD_OUT,
-        INTENSITY,
-        network="a net",
-        features=lambda images: images.reshape(len(images), -1)[:, ::7],
-    )(tmp_path, np.concatenate([copies, unseen(6)]))
-    found = report["features"]
-    assert "a net" in found["measure"] and found["share_closer"] >= 2 / 8
-    assert [entry["train"] for entry in found["nearest"][:2]] == ["train9", "train2"]
-    assert found["nearest"][0]["distance"] < 1e-3 < found["nearest"][2]["distance"]
+    see = Features("a net", lambda images: images.reshape(len(images), -1)[:, ::7])
+    report = audit_of(np.concatenate([copies, unseen(6)]), tmp_path, features=see)
+    seen = report["features"]
+    assert "a net" in seen["measure"] and seen["share_closer"] >= 2 / 8
+    assert [entry["train"] for entry in seen["nearest"][:2]] == ["train9", "train2"]
+    assert seen["nearest"][0]["distance"] < 1e-3 < seen["nearest"][2]["distance"]
     assert (tmp_path / "audit_features.png").exists()
     assert json.loads((tmp_path / "audit.json").read_text()) == report
 
@@ -101,9 +96,9 @@ def test_more_images_take_no_more_memory_and_find_the_same(tmp_path, monkeypatch
     def peak(num):
         path = tmp_path / f"{num}.npz"
         np.savez(path, images=np.roll(images, 1, axis=2)[np.arange(num) % 20].astype(np.float32))
-        find = audit.auditor(train, train, INTENSITY, max_shift=1)
+        find = Auditor(train, train, INTENSITY, max_shift=1)
         tracemalloc.start()
-        report = find(tmp_path, stored(path))
+        report = find(stored(path), tmp_path)
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert [entry["train"] for entry in report["nearest"]] == [

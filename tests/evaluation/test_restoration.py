@@ -6,40 +6,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from toy import constant_network, make_bundle
 
-from motfm_jax.core import Condition, Network
-from motfm_jax.evaluation.restoration import STRIPS, restore
+from motfm_jax.core import Network
+from motfm_jax.evaluation.restoration import STRIPS, Task, restore
 from motfm_jax.sampling.conditions import Conditions
 
 REAL = np.random.default_rng(0).uniform(-0.5, 0.5, (5, 16, 16, 1)).astype(np.float32)
 SOURCES = {"power 0.1": REAL - 0.125, "power 0.4": REAL - 0.25}
 
 
-def constant(value):
-    """Moves every image by `value`, whatever the steps."""
-    return Network(
-        lambda params, condition: None, lambda params, x, t, context, key: jnp.full_like(x, value)
-    )
-
-
-def measure(out, network, **changes):
-    options = dict(
-        network=network,
-        params={"w": np.zeros(1, np.float32)},
-        condition=lambda mask, label: Condition(),
-        sources=SOURCES,
-        real=REAL,
-        conditions=Conditions(len(REAL)),
-        steps=[1, 4],
-        bounds=(-1.0, 1.0),
-        settings={"run": "a"},
-        batch=2,
-    )
-    return restore(out, **options | changes)
+def measure(out, network, real=REAL, sources=SOURCES, **options):
+    model = make_bundle(network, size=(16, 16), flow__source="speckle")
+    task = Task(sources, real, Conditions(len(real)), (-1.0, 1.0))
+    options = {"steps": [1, 4], "settings": {"run": "a"}, "batch": 2, **options}
+    return restore(out, model, task, **options)
 
 
 def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
-    rows = measure(tmp_path / "still", constant(0.0))
+    rows = measure(tmp_path / "still", constant_network(0.0))
     assert [(row["source"], row["steps"]) for row in rows] == [
         (name, steps) for name in SOURCES for steps in (0, 1, 4)
     ]
@@ -50,33 +35,35 @@ def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
     assert rows[0]["psnr"] == pytest.approx(10 * np.log10(4 / 0.125**2), rel=1e-5)
     power = np.mean((REAL + 1.0) ** 2, axis=(1, 2, 3))
     assert rows[0]["snr"] == pytest.approx(np.mean(10 * np.log10(power / 0.125**2)), rel=1e-4)
-    rows = measure(tmp_path / "moved", constant(0.125))
+    rows = measure(tmp_path / "moved", constant_network(0.125))
     assert min(rows[1]["psnr"], rows[2]["psnr"]) > 100
     assert rows[1]["ssim"] == pytest.approx(1)
     assert rows[3]["psnr"] < rows[4]["psnr"] < 30
 
 
 def test_images_are_clipped_as_a_display_does(tmp_path):
-    rows = measure(tmp_path, constant(3.0), real=np.ones_like(REAL), sources={"far": REAL})
+    rows = measure(tmp_path, constant_network(3.0), real=np.ones_like(REAL), sources={"far": REAL})
     assert rows[1]["psnr"] is None
 
 
 def test_it_writes_tables_and_pictures_and_does_nothing_twice(tmp_path):
-    rows = measure(tmp_path, constant(0.1))
+    rows = measure(tmp_path, constant_network(0.1))
     table = (tmp_path / "restoration.md").read_text()
     assert "| power 0.4 | 4 |" in table and "over 5 images" in table
     assert len((tmp_path / "restoration.csv").read_text().splitlines()) == 7
     for name in ("comparison.png", "strip.png"):
         assert np.asarray(Image.open(tmp_path / name)).std() > 5
     solved, drawn = [], (tmp_path / "strip.png").stat().st_mtime_ns
-    again = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said))
+    again = measure(tmp_path, constant_network(0.1), progress=lambda *done: solved.append(done))
     assert again == rows and not solved
     assert (tmp_path / "strip.png").stat().st_mtime_ns == drawn
-    kept = json.loads((tmp_path / "restoration.json").read_text())
-    kept["rows"] = kept["rows"][:4]
-    (tmp_path / "restoration.json").write_text(json.dumps(kept))
-    resumed = measure(tmp_path, constant(0.1), progress=lambda *said: solved.append(said[0]))
-    assert set(solved) == {"power 0.4, steps 1", "power 0.4, steps 4"}
+    saved = json.loads((tmp_path / "restoration.json").read_text())
+    saved["rows"] = saved["rows"][:4]
+    (tmp_path / "restoration.json").write_text(json.dumps(saved))
+    resumed = measure(
+        tmp_path, constant_network(0.1), progress=lambda *done: solved.append(done[0])
+    )
+    assert set(solved) == {"power 0.4, steps 1: images", "power 0.4, steps 4: images"}
     assert [row["psnr"] for row in resumed] == [row["psnr"] for row in rows]
 
 
@@ -93,17 +80,13 @@ def test_the_picture_is_solved_by_the_programs_that_were_measured(tmp_path):
         Network(lambda params, condition: None, velocity),
         real=real,
         sources={"power 0.1": real},
-        conditions=Conditions(len(real)),
         batch=0,
     )
     assert batches == {10, STRIPS}
 
 
-def test_measurements_of_other_settings_are_kept_unless_told(tmp_path):
-    measure(tmp_path, constant(0.0))
+def test_measurements_of_other_settings_are_kept(tmp_path):
+    measure(tmp_path, constant_network(0.0))
     with pytest.raises(ValueError, match=r"other settings .*run was"):
-        measure(tmp_path, constant(0.0), settings={"run": "b"})
-    measure(tmp_path, constant(0.0), settings={"run": "b"}, overwrite=True)
-    (tmp_path / "restoration.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds no such results"):
-        measure(tmp_path, constant(0.0))
+        measure(tmp_path, constant_network(0.0), settings={"run": "b"})
+    measure(tmp_path, constant_network(0.0), settings={"run": "b"}, overwrite=True)

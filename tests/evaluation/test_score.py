@@ -64,25 +64,18 @@ def test_volumes_are_compared_by_kernels_too(side, name):
     assert same["pixel_mmd"] < 0 < apart["pixel_mmd"]
 
 
-def test_features_name_their_distances():
-    real, other = draw(30, 16, 16), draw(30, 16, 16, seed=1, high=150.0)
-    see = lambda images: images.reshape(len(images), -1)[:, :5]  # noqa: E731
-    scores = scorer(real, bounds=BOUNDS, features=see)(other)
-    assert {"frechet", "kernel", "kernel_std"} <= set(scores) and scores["frechet"] > 1
-
-
 def see(images):
     return images.reshape(len(images), -1)[:, ::50].astype(np.float32)
 
 
-@pytest.mark.parametrize("batch", [1, 4, 5, 100])
+@pytest.mark.parametrize("batch", [1, 5])
 def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch):
-    """21 images beside 16: in batches of 4 and 5 the last has one."""
+    """21 images beside 16: in batches of 5 the last has one."""
     monkeypatch.setattr(sets, "BATCH", batch)
     images, real = draw(21, 12, 12, 12), draw(16, 12, 12, 12, seed=1, high=180.0)
     scores = scorer(real, bounds=BOUNDS, features=see)(images)
     units, real_units = images / np.float32(200), real / np.float32(200)
-    wanted = {
+    expected = {
         "density_w1": wasserstein(
             *(intensity_density(each * 255, 0) for each in (units, real_units))
         ),
@@ -91,7 +84,7 @@ def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch)
         "linear_mmd": linear_mmd(units, real_units),
         "frechet": frechet_distance(moments(see(images)), moments(see(real))).distance,
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=1e-12), name
 
 

@@ -15,9 +15,9 @@ IMAGES = np.random.default_rng(0).uniform(size=(13, 6, 5, 1)).astype(np.float32)
 
 
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("rows", [1, 4, 6, 13, 20])
+@pytest.mark.parametrize("rows", [1, 6, 20])
 def test_an_npz_is_read_in_order_whatever_the_batch(tmp_path, write, rows):
-    """13 images: in batches of 4 and 6 the last has one."""
+    """13 images: in batches of 6 the last has one."""
     masks = np.arange(13 * 30, dtype=np.uint8).reshape(13, 6, 5)
     write(tmp_path / "samples.npz", masks=masks, images=IMAGES)
     for name, array in (("images", IMAGES), ("masks", masks)):
@@ -89,12 +89,11 @@ def test_a_file_without_readable_images_is_named(tmp_path, kind, message):
         list(stored(tmp_path / "samples.npz").batches(4))
 
 
-@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
-def test_reading_holds_one_batch(tmp_path, monkeypatch, write):
+def test_reading_holds_one_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "BATCH", 8)
 
     def peak(num):
-        write(tmp_path / f"{num}.npz", images=np.ones((num, 64, 64, 1), np.float32))
+        np.savez_compressed(tmp_path / f"{num}.npz", images=np.ones((num, 64, 64, 1), np.float32))
         tracemalloc.start()
         total = sum(batch.sum(dtype=float) for batch in stored(tmp_path / f"{num}.npz").batches())
         highest = tracemalloc.get_traced_memory()[1]
