@@ -202,7 +202,7 @@ def to_units(images: ImageSet, bounds: tuple[float, float]) -> ImageSet:
 
 
 def density(units: ImageSet, seed: int) -> np.ndarray:
-    """`intensity_density` of images from 0 to 1."""
+    """`density_of_batches` of images from 0 to 1."""
     grey = units.map(lambda batch: batch * GREY_LEVELS)
     return density_of_batches(grey.batches(), math.prod(grey.shape), seed)
 

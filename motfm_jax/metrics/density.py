@@ -1,4 +1,4 @@
-"""How bright images are: the density of their intensities, and how far two densities lie apart."""
+"""Density of image intensities, and the distance between two densities."""
 
 from collections.abc import Iterable
 
@@ -8,19 +8,7 @@ import scipy.stats
 from motfm_jax.metrics import checks
 
 GRID = np.arange(256.0)  # grey levels
-NUM_VALUES = 100_000  # that a density is estimated from
-
-
-def intensity_density(
-    images: np.ndarray, seed: int, num_values: int = NUM_VALUES, grid: np.ndarray = GRID
-) -> np.ndarray:
-    """Kernel density estimate of all images' intensities together, as in the paper's figure 3.
-
-    Args:
-      images: [N, *S, C] in 0-255, any real type.
-      seed, num_values, grid: see `density_of_batches`.
-    """
-    return density_of_batches([images], np.size(images), seed, num_values, grid)
+NUM_VALUES = 100_000  # a density is estimated from at most so many
 
 
 def density_of_batches(
@@ -30,20 +18,20 @@ def density_of_batches(
     num_values: int = NUM_VALUES,
     grid: np.ndarray = GRID,
 ) -> np.ndarray:
-    """`intensity_density` of images that come in batches, of which no more than the values drawn
-    is kept; it does not depend on how they are split.
+    """Kernel density estimate of the intensities of all images, as in the paper's figure 3.
 
-    Give all sets the same map to 0-255: a min-max of each image would hide the shift of brightness
-    that this is to show.
+    The result does not depend on how the images are split into batches; only the values drawn are
+    kept in memory. Scale all sets to 0-255 by the same map: a min-max of each image would hide a
+    shift of brightness.
 
     Args:
       batches: [n, *S, C] in 0-255, any real type.
       total: values in all batches together.
-      seed: of the values drawn without replacement where there are more than `num_values`.
+      seed: of the draw without replacement if there are more than `num_values` values.
       grid: [G] grey levels.
 
     Returns:
-      [G], per grey level. A little of the mass lies beyond 0 and 255, as the kernel smooths.
+      [G], per grey level. The kernel smooths a little of the mass beyond 0 and 255.
 
     Raises:
       ValueError: no values, not finite, outside 0-255, or all equal.
@@ -54,7 +42,7 @@ def density_of_batches(
     if total > num_values:
         random = np.random.default_rng(seed)
         places = np.sort(random.choice(total, num_values, replace=False, shuffle=False))
-    kept, done, low, high = [], 0, np.inf, -np.inf
+    drawn, done, low, high = [], 0, np.inf, -np.inf
     for batch in batches:
         values = np.asarray(batch).reshape(-1)
         if not len(values):
@@ -62,10 +50,10 @@ def density_of_batches(
         checks.finite("images", values)
         low, high = min(low, values.min()), max(high, values.max())
         first, last = np.searchsorted(places, (done, done + len(values)))
-        kept.append(values[places[first:last] - done].astype(np.float64))
+        drawn.append(values[places[first:last] - done].astype(np.float64))
         done += len(values)
     if done != total:
-        raise ValueError(f"images of {done} values came, of {total} were announced")
+        raise ValueError(f"the batches hold {done} values, total={total}: they must agree")
     if not total:
         raise ValueError("the images hold no values")
     if low < 0 or high > 255:
@@ -75,7 +63,7 @@ def density_of_batches(
         )
     if low == high:
         raise ValueError(f"every intensity is {low:g}: a density needs at least two values")
-    return scipy.stats.gaussian_kde(np.concatenate(kept))(grid)
+    return scipy.stats.gaussian_kde(np.concatenate(drawn))(grid)
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray, grid: np.ndarray = GRID) -> float:
@@ -89,17 +77,8 @@ def wasserstein(first: np.ndarray, second: np.ndarray, grid: np.ndarray = GRID) 
     return float(scipy.stats.wasserstein_distance(grid, grid, first, second))
 
 
-def share_between(density: np.ndarray, low: float, high: float, grid: np.ndarray = GRID) -> float:
-    """Share of a density's mass on the grid levels in [low, high]; the paper names 150 to 250."""
-    _check(density, grid)
-    inside = (grid >= low) & (grid <= high)
-    if not inside.any():
-        raise ValueError(f"no grid level lies between {low} and {high}")
-    return float(density[inside].sum() / density.sum())
-
-
 def _check(density: np.ndarray, grid: np.ndarray) -> None:
     if density.shape != grid.shape or not np.isfinite(density).all() or density.min() < 0:
         raise ValueError(
-            f"density {density.shape} on a grid {grid.shape}: needed a finite number >= 0 a level"
+            f"density {density.shape} on a grid {grid.shape}: needed a finite number >= 0 per level"
         )

@@ -1,6 +1,5 @@
 """Mean and covariance of features, batch by batch, in float64 and constant memory."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from motfm_jax.metrics import checks
 
 
 class Moments(NamedTuple):
-    """What a set of feature vectors leaves behind.
+    """Mean and scatter of a set of feature vectors.
 
     Attributes:
       count: number of vectors.
@@ -35,7 +34,7 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def merge(first: Moments, second: Moments) -> Moments:
-    """Moments of two sets together, whatever the order.
+    """Moments of two sets together, in any order.
 
     With d the difference of the means, the scatters add up with d d^T n m / (n + m).
 
@@ -53,18 +52,8 @@ def merge(first: Moments, second: Moments) -> Moments:
     return Moments(count, mean, first.scatter + second.scatter + between)
 
 
-def accumulate(batches: Iterable[np.ndarray]) -> Moments:
-    """Moments of batches [N_i, F] read once; ValueError where there are none."""
-    total = None
-    for batch in batches:
-        total = moments(batch) if total is None else merge(total, moments(batch))
-    if total is None:
-        raise ValueError("no batch of features came: at least one is needed")
-    return total
-
-
 def covariance(of: Moments) -> np.ndarray:
     """Sample covariance [F, F], scatter / (count - 1); ValueError below two vectors."""
     if of.count < 2:
-        raise ValueError(f"a covariance needs at least 2 feature vectors, {of.count} came")
+        raise ValueError(f"a covariance needs at least 2 feature vectors, got {of.count}")
     return of.scatter / (of.count - 1)

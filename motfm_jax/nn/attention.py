@@ -3,7 +3,6 @@
 Source: MONAI generative 0.2.3, `AttentionBlock` and `SpatialTransformer`, as MOTFM uses them.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array
+from motfm_jax.nn.blocks import UNetSettings
 from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
 
 
@@ -35,28 +35,20 @@ class AttentionBlock(nnx.Module):
     `proj_attn` keeps its place so that weights can move both ways.
     """
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        heads: int,
-        implementation: str,
-        groups: int,
-        dtype: Any,
-        rngs: Draws,
-    ):
-        self.norm = GroupNorm(features, groups=groups, dtype=dtype)
+    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
+        dtype = settings.dtype
+        self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=dtype)
         self.to_q = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, dtype=dtype, rngs=rngs)
         self.proj_attn = linear(features, features, dtype=dtype, rngs=rngs)
-        self.heads = heads
-        self.implementation = implementation
+        self.heads = settings.heads(features)
+        self.implementation = settings.attention_kernel(features)
 
     def encode(self, label: Array | None) -> None:
         """No part of this block depends on the class."""
 
-    def __call__(self, x: Array, values: None) -> Array:
+    def __call__(self, x: Array, value: None) -> Array:
         """[B, *S, C] -> [B, *S, C]."""
         tokens = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])
         attended = attend(
@@ -68,13 +60,14 @@ class AttentionBlock(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with an output projection: [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, features: int, *, heads: int, implementation: str, dtype: Any, rngs: Draws):
+    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
+        dtype = settings.dtype
         self.to_q = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_out = linear(features, features, dtype=dtype, rngs=rngs)
-        self.heads = heads
-        self.implementation = implementation
+        self.heads = settings.heads(features)
+        self.implementation = settings.attention_kernel(features)
 
     def __call__(self, x: Array) -> Array:
         return self.to_out(
@@ -85,9 +78,9 @@ class SelfAttention(nnx.Module):
 class TokenAttention(nnx.Module):
     """Cross-attention to one token: exactly the projected value of that token.
 
-    The softmax over a single key is 1 whatever the query, so queries, keys and the norm before
-    them (`to_q`, `to_k`, and `norm2` of the block) have no effect; they are kept as parameters so
-    that weights can move to and from the original.
+    The softmax over a single key is 1 for every query. So queries, keys and the norm before them
+    (`to_q`, `to_k`, and `norm2` of the block) have no effect; they stay parameters so that weights
+    can move to and from the original.
     """
 
     def __init__(self, features: int, context: int, *, dtype: Any, rngs: Draws):
@@ -97,7 +90,7 @@ class TokenAttention(nnx.Module):
         self.to_out = linear(features, features, dtype=dtype, rngs=rngs)
 
     def __call__(self, token: Array) -> Array:
-        """token [B, K] -> what every position receives, [B, C]."""
+        """token [B, K] -> the value that every position receives, [B, C]."""
         return self.to_out(self.to_v(token))
 
 
@@ -116,22 +109,12 @@ class FeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Self-attention, attention to the class token, feed-forward; each normalised and added."""
 
-    def __init__(
-        self,
-        features: int,
-        context: int,
-        *,
-        heads: int,
-        implementation: str,
-        dtype: Any,
-        rngs: Draws,
-    ):
+    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
+        dtype = settings.dtype
         self.norm1 = LayerNorm(features, dtype=dtype)
-        self.attn1 = SelfAttention(
-            features, heads=heads, implementation=implementation, dtype=dtype, rngs=rngs
-        )
+        self.attn1 = SelfAttention(features, settings, rngs)
         self.norm2 = LayerNorm(features, dtype=dtype)
-        self.attn2 = TokenAttention(features, context, dtype=dtype, rngs=rngs)
+        self.attn2 = TokenAttention(features, settings.num_classes, dtype=dtype, rngs=rngs)
         self.norm3 = LayerNorm(features, dtype=dtype)
         self.ff = FeedForward(features, dtype=dtype, rngs=rngs)
 
@@ -145,46 +128,22 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """Transformer blocks over all positions, conditioned on a class token; added to the input."""
 
-    def __init__(
-        self,
-        features: int,
-        context: int,
-        *,
-        layers: int,
-        heads: int,
-        implementation: str,
-        dims: int,
-        groups: int,
-        dtype: Any,
-        rngs: Draws,
-        on_cpu: bool = False,
-    ):
-        project = functools.partial(
-            conv, features, features, dims=dims, kernel=1, dtype=dtype, rngs=rngs, on_cpu=on_cpu
-        )
-        self.norm = GroupNorm(features, groups=groups, dtype=dtype)
-        self.proj_in = project()
+    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
+        self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=settings.dtype)
+        self.proj_in = conv(features, features, settings.compute, rngs, kernel=1)
         self.transformer_blocks = nnx.List(
-            TransformerBlock(
-                features,
-                context,
-                heads=heads,
-                implementation=implementation,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for _ in range(layers)
+            TransformerBlock(features, settings, rngs) for _ in range(settings.transformer_layers)
         )
-        self.proj_out = project(zero=True)
+        self.proj_out = conv(features, features, settings.compute, rngs, kernel=1, zero=True)
 
     def encode(self, label: Array) -> tuple[Array, ...]:
         """One-hot class [B, K] -> the class's value in every block, [B, C] each."""
         return tuple(block.attn2(label) for block in self.transformer_blocks)
 
-    def __call__(self, x: Array, values: tuple[Array, ...]) -> Array:
-        """x [B, *S, C], values from `encode` -> [B, *S, C]."""
+    def __call__(self, x: Array, value: tuple[Array, ...]) -> Array:
+        """x [B, *S, C], value from `encode` -> [B, *S, C]."""
         h = self.proj_in(self.norm(x))
         tokens = h.reshape(x.shape[0], -1, x.shape[-1])
-        for block, value in zip(self.transformer_blocks, values):
-            tokens = block(tokens, value)
+        for block, of_block in zip(self.transformer_blocks, value):
+            tokens = block(tokens, of_block)
         return self.proj_out(tokens.reshape(x.shape)) + x

@@ -1,8 +1,9 @@
 """Mask conditioning by a second UNet with zero convolutions, and the whole velocity network.
 
-Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`, as MOTFM trains it:
-jointly with the UNet, its encoder starting as a copy of the UNet's. ControlNet proper keeps a UNet
-that was trained before as it is; see `attach`.
+MOTFM trains both jointly, the encoder of the mask UNet starting as a copy of the UNet's. ControlNet
+proper freezes a trained UNet; see `attach`.
+
+Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`.
 """
 
 from collections.abc import Callable
@@ -13,16 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array, Condition, Network, Params
+from motfm_jax.nn.blocks import UNetSettings
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, conv
-from motfm_jax.nn.unet import Encoder, UNet, UNetSettings, skip_features
+from motfm_jax.nn.unet import ClassValues, Encoder, UNet, skip_features
 
 
 class Context(NamedTuple):
-    """What the velocity network keeps of a condition: nothing of it depends on x or t."""
+    """An encoded condition: the part of the network's work that depends on neither x nor t."""
 
-    unet: tuple[tuple, tuple]
-    control: tuple | None
+    unet: ClassValues
+    control: ClassValues | None
     mask: Array | None  # embedded, [B, *S, channels[0]]
 
 
@@ -30,9 +32,8 @@ class MaskEmbedding(nnx.Module):
     """Mask to the width of the first level; starts at zero."""
 
     def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
-        common = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs, on_cpu=settings.on_cpu)
-        self.conv_in = conv(mask_channels, width, **common)
-        self.conv_out = conv(width, settings.channels[0], zero=True, **common)
+        self.conv_in = conv(mask_channels, width, settings.compute, rngs)
+        self.conv_out = conv(width, settings.channels[0], settings.compute, rngs, zero=True)
 
     def __call__(self, mask: Array) -> Array:
         """[B, *S, C_mask] -> [B, *S, channels[0]]."""
@@ -45,23 +46,17 @@ class ControlNet(nnx.Module):
     def __init__(self, mask_channels: int, width: int, settings: UNetSettings, rngs: Draws):
         self.encoder = Encoder(settings, rngs)
         self.mask_embedding = MaskEmbedding(mask_channels, width, settings, rngs)
-        zero = lambda features: conv(  # noqa: E731
-            features,
-            features,
-            dims=settings.dims,
-            kernel=1,
-            dtype=settings.dtype,
-            rngs=rngs,
-            zero=True,
-            on_cpu=settings.on_cpu,
-        )
-        self.skip_convs = nnx.List(zero(features) for features in skip_features(settings))
-        self.middle_conv = zero(settings.channels[-1])
+        convs = [
+            conv(features, features, settings.compute, rngs, kernel=1, zero=True)
+            for features in (*skip_features(settings), settings.channels[-1])
+        ]
+        self.skip_convs = nnx.List(convs[:-1])
+        self.middle_conv = convs[-1]
 
     def __call__(
-        self, x: Array, t: Array, values: tuple, mask: Array, key: Array | None
+        self, x: Array, t: Array, values: ClassValues, mask: Array, key: Array | None
     ) -> tuple[list[Array], Array]:
-        """Residuals for the UNet's skips and middle; `mask` is embedded already."""
+        """Residuals for the UNet's skips and middle; `mask` is already embedded."""
         skips, middle, _ = self.encoder(x, t, values, key, added=mask)
         skips = [zero(skip) for zero, skip in zip(self.skip_convs, skips, strict=True)]
         return skips, self.middle_conv(middle)
@@ -99,9 +94,9 @@ def velocity_network(
     """The network as pure functions of a flat parameter dict.
 
     Args:
-      settings: of the UNet, and of the mask UNet's encoder.
+      settings: of the UNet and of the mask UNet's encoder.
       mask_channels: channels of the mask; 0 for no mask UNet.
-      mask_width: of the first convolution the mask passes.
+      mask_width: channels of the first convolution on the mask.
 
     Returns:
       The Network, and `init(key) -> params`, {"unet/encoder/conv_in/kernel": float32, ...}.
@@ -121,9 +116,9 @@ def velocity_network(
 
 
 def attach(params: Params, unet: Params) -> Params:
-    """Fresh parameters with a trained UNet, the mask UNet's encoder a copy of that one's.
+    """Fresh parameters with a trained UNet, whose encoder the mask UNet starts as a copy of.
 
-    The zero convolutions between them make the whole, before it is trained, equal to the UNet.
+    The zero convolutions between them make the network equal to the UNet before training.
 
     Args:
       params: of `velocity_network`'s init, with a mask UNet.
@@ -133,7 +128,7 @@ def attach(params: Params, unet: Params) -> Params:
 
 
 def _copy_encoder(params: Params) -> Params:
-    """The mask UNet's encoder, where there is one, as a copy of the UNet's."""
+    """Sets the mask UNet's encoder, if any, to a copy of the UNet's."""
     return params | {
         name: jnp.copy(params["unet/" + name.removeprefix("controlnet/")])
         for name in params

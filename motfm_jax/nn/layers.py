@@ -1,14 +1,14 @@
-"""Layers shared by the networks: convolution, normalisation, resampling, time, residual block.
+"""Layers shared by the networks: convolution, normalisation, resampling, dropout.
 
-Arrays are channels last, [B, *S, C]; `dims` says whether S is (H, W) or (D, H, W). Parameters are
-float32; `dtype` is what convolutions and products compute in.
+Arrays are channels last, [B, *S, C], where S is (H, W) or (D, H, W). Parameters are float32;
+convolutions and products compute in `dtype`.
 
 Source: MONAI generative 0.2.3, `DiffusionModelUNet`, as MOTFM uses it.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,31 @@ from motfm_jax.nn import cpu_convolution
 
 GROUP_NORM_EPSILON = 1e-6
 LAYER_NORM_EPSILON = 1e-5
-TIME_SCALE = 999.0  # t in [0, 1] is embedded as a diffusion level in 0 .. 999
-LONGEST_PERIOD = 10_000.0
+
+
+class Compute(NamedTuple):
+    """How the layers of a network compute.
+
+    Attributes:
+      dims: spatial axes, 2 or 3.
+      dtype: of convolutions and products.
+      on_cpu: compute convolutions of stride 1 by `cpu_convolution`, see `dispatch.on_cpu`.
+    """
+
+    dims: int
+    dtype: Any = jnp.float32
+    on_cpu: bool = False
 
 
 class Draws:
-    """Numbers for initialisers, all from one draw; takes the place of `nnx.Rngs`.
+    """Random numbers for all initialisers from one draw; takes the place of `nnx.Rngs`.
 
-    Each parameter with a draw of its own would bring its own random-number code into the program:
-    the networks of the paper then took minutes to compile.
+    One draw per parameter would repeat the random-number code for each in the program: the
+    paper's networks then took minutes to compile.
 
     Args:
       key: of the draw.
-      count: numbers there must be: at least as many as the parameters have elements.
+      count: how many numbers, at least as many as the parameters have elements.
     """
 
     def __init__(self, key: Array, count: int):
@@ -107,38 +119,34 @@ class Conv(nnx.Conv):
 def conv(
     features_in: int,
     features_out: int,
-    *,
-    dims: int,
-    dtype: Any,
+    compute: Compute,
     rngs: Draws,
+    *,
     kernel: int = 3,
-    zero: bool = False,
-    on_cpu: bool = False,
-    use_bias: bool = True,
     stride: int = 1,
-    padding: int | None = None,
+    zero: bool = False,
+    use_bias: bool = True,
 ) -> Conv:
-    """A convolution that keeps the spatial size, unless stride or padding say otherwise.
+    """A convolution padded by half its kernel, so that stride 1 keeps the spatial size.
 
     Args:
       zero: initialise it to zero.
-      on_cpu: with stride 1, compute it by `cpu_convolution`.
-      padding: zeros around; None for half the kernel.
     """
+    dims = compute.dims
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in * kernel**dims)
     layer = Conv(
         features_in,
         features_out,
         kernel_size=(kernel,) * dims,
         strides=stride,
-        padding=kernel // 2 if padding is None else padding,
+        padding=kernel // 2,
         use_bias=use_bias,
-        dtype=dtype,
+        dtype=compute.dtype,
         rngs=rngs,
         kernel_init=init,
         bias_init=init,
     )
-    layer.on_cpu = on_cpu and stride == 1
+    layer.on_cpu = compute.on_cpu and stride == 1
     return layer
 
 
@@ -160,8 +168,8 @@ class LayerNorm(nnx.Module):
 def standardise(x: Array) -> Array:
     """Every vector along the last axis, [..., C], to mean 0 and variance 1.
 
-    With a derivative of its own: XLA fuses autodiff's through whole chains of residual blocks, and
-    computes it again in each; the paper's training step has a third fewer instructions so.
+    The derivative is written out: XLA fuses autodiff's through whole chains of residual blocks and
+    computes it again in each. This way the paper's training step has a third fewer instructions.
     """
     return _standardise(x)[0]
 
@@ -237,85 +245,8 @@ def downsample(x: Array) -> Array:
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes a share `rate` of x and scales the rest up; nothing where the key is None."""
+    """Zeroes a share `rate` of x and scales the rest up; returns x if the key is None."""
     if key is None or rate == 0:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
-
-
-def sinusoidal_embedding(level: Array, features: int) -> Array:
-    """Cosines and sines of a level at geometric frequencies: [B] -> [B, features], float32."""
-    half = features // 2
-    frequencies = jnp.exp(-jnp.log(LONGEST_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = level.astype(jnp.float32)[:, None] * frequencies[None]
-    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
-    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
-
-
-class TimeEmbedding(nnx.Module):
-    """Time to a vector: sinusoids, then two dense layers.
-
-    With `floor` time is rounded down to one of 1,000 levels, as the original does.
-    """
-
-    def __init__(self, features: int, *, floor: bool, dtype: Any, rngs: Draws):
-        self.linear1 = linear(features, 4 * features, dtype=dtype, rngs=rngs)
-        self.linear2 = linear(4 * features, 4 * features, dtype=dtype, rngs=rngs)
-        self.features = features
-        self.floor = floor
-
-    def __call__(self, t: Array) -> Array:
-        """t [B] in [0, 1] -> [B, 4 features]."""
-        level = t.astype(jnp.float32) * TIME_SCALE
-        if self.floor:
-            level = jnp.floor(level)
-        return self.linear2(nnx.silu(self.linear1(sinusoidal_embedding(level, self.features))))
-
-
-class ResBlock(nnx.Module):
-    """Residual block conditioned on the time embedding; optionally resamples by 2.
-
-    Args:
-      features_in, features_out: channels.
-      embedding: width of the time embedding.
-      resample: None, "up" or "down".
-      on_cpu: see `conv`.
-    """
-
-    def __init__(
-        self,
-        features_in: int,
-        features_out: int,
-        embedding: int,
-        *,
-        dims: int,
-        groups: int,
-        dropout: float,
-        dtype: Any,
-        rngs: Draws,
-        resample: str | None = None,
-        on_cpu: bool = False,
-    ):
-        common = dict(dims=dims, dtype=dtype, rngs=rngs, on_cpu=on_cpu)
-        self.norm1 = GroupNorm(features_in, groups=groups, dtype=dtype)
-        self.conv1 = conv(features_in, features_out, **common)
-        self.time_emb_proj = linear(embedding, features_out, dtype=dtype, rngs=rngs)
-        self.norm2 = GroupNorm(features_out, groups=groups, dtype=dtype)
-        self.conv2 = conv(features_out, features_out, zero=True, **common)
-        self.skip_connection = (
-            None
-            if features_in == features_out
-            else conv(features_in, features_out, kernel=1, **common)
-        )
-        self.resample = {None: lambda x: x, "up": upsample, "down": downsample}[resample]
-        self.dropout = dropout
-
-    def __call__(self, x: Array, embedding: Array, key: Array | None) -> Array:
-        """x [B, *S, C_in], embedding [B, E] -> [B, *S', C_out]."""
-        h = nnx.silu(self.norm1(x))
-        h = self.conv1.unbiased(self.resample(h))
-        x = self.resample(x)
-        shift = self.time_emb_proj(nnx.silu(embedding)) + self.conv1.bias[None]
-        h = self.conv2(dropout(nnx.silu(self.norm2(h, shift)), self.dropout, key))
-        return h + (x if self.skip_connection is None else self.skip_connection(x))

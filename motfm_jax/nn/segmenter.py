@@ -7,14 +7,14 @@ Source: Ronneberger et al. 2015 with the encoders of He et al. 2016; normalisati
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array, Params
 from motfm_jax.nn.functional import functional
-from motfm_jax.nn.layers import Draws, GroupNorm, conv, upsample
+from motfm_jax.nn.layers import Compute, Draws, GroupNorm, conv, upsample
 from motfm_jax.nn.resnet import ResNetSettings, Trunk
 
 
@@ -32,22 +32,21 @@ class Segmenter(NamedTuple):
 
 
 class DecoderStage(nnx.Module):
-    """Twice the resolution: [B, H, W, C] and, where there is one, a skip [B, 2H, 2W, C']."""
+    """Twice the resolution: [B, H, W, C] and, if any, a skip [B, 2H, 2W, C']."""
 
     def __init__(
         self,
         features_in: int,
         features_skip: int,
         features: int,
-        groups: int,
-        dtype: Any,
+        settings: ResNetSettings,
         rngs: Draws,
     ):
-        widths = (features_in + features_skip, features)
-        self.convs = nnx.List(
-            conv(width, features, dims=2, dtype=dtype, rngs=rngs) for width in widths
+        widths, dtype = (features_in + features_skip, features), settings.dtype
+        self.convs = nnx.List(conv(width, features, Compute(2, dtype), rngs) for width in widths)
+        self.norms = nnx.List(
+            GroupNorm(features, groups=settings.norm_groups, dtype=dtype) for _ in widths
         )
-        self.norms = nnx.List(GroupNorm(features, groups=groups, dtype=dtype) for _ in widths)
 
     def __call__(self, x: Array, skip: Array | None) -> Array:
         x = upsample(x)
@@ -68,12 +67,10 @@ class UNetRes(nnx.Module):
         skips = [*reversed(skips), *([] if settings.small_images else [0, 0])]
         width, stages = 4 * settings.width, []
         for skip in skips:
-            stages.append(
-                DecoderStage(features, skip, width, settings.norm_groups, settings.dtype, rngs)
-            )
+            stages.append(DecoderStage(features, skip, width, settings, rngs))
             features, width = width, max(width // 2, settings.norm_groups)
         self.stages = nnx.List(stages)
-        self.head = conv(features, settings.num_classes, dims=2, dtype=jnp.float32, rngs=rngs)
+        self.head = conv(features, settings.num_classes, Compute(2), rngs)
 
     def features(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, F] float32."""

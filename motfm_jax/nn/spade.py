@@ -18,7 +18,7 @@ from flax import nnx
 
 from motfm_jax.core import Adversaries, Array, Condition, Network, Params
 from motfm_jax.nn.functional import functional
-from motfm_jax.nn.layers import Draws, conv, downsample, upsample
+from motfm_jax.nn.layers import Compute, Draws, conv, downsample, upsample
 from motfm_jax.nn.spectral import SpectralConv, settle
 
 _EPSILON = 1e-5
@@ -62,9 +62,9 @@ class SpadeSettings:
         return self.mask_channels + self.num_classes
 
     @property
-    def conv(self) -> dict[str, Any]:
-        """Arguments that every convolution of stride 1 takes."""
-        return dict(dims=self.dims, dtype=self.dtype, on_cpu=self.on_cpu)
+    def compute(self) -> Compute:
+        """How the layers compute."""
+        return Compute(self.dims, self.dtype, self.on_cpu)
 
 
 def leaky(x: Array) -> Array:
@@ -83,8 +83,8 @@ class Spade(nnx.Module):
     """Instance normalisation with a scale and an offset that the mask decides at every place."""
 
     def __init__(self, features: int, settings: SpadeSettings, rngs: Draws):
-        self.shared = conv(settings.map_channels, settings.hidden, rngs=rngs, **settings.conv)
-        self.modulation = conv(settings.hidden, 2 * features, rngs=rngs, **settings.conv)
+        self.shared = conv(settings.map_channels, settings.hidden, settings.compute, rngs)
+        self.modulation = conv(settings.hidden, 2 * features, settings.compute, rngs)
         self.dtype = settings.dtype
 
     def __call__(self, x: Array, mask: Array) -> Array:
@@ -99,13 +99,13 @@ class SpadeBlock(nnx.Module):
     def __init__(self, features_in: int, features_out: int, settings: SpadeSettings, rngs: Draws):
         between = min(features_in, features_out)
         self.norm1 = Spade(features_in, settings, rngs)
-        self.conv1 = SpectralConv(features_in, between, rngs=rngs, **settings.conv)
+        self.conv1 = SpectralConv(features_in, between, settings.compute, rngs)
         self.norm2 = Spade(between, settings, rngs)
-        self.conv2 = SpectralConv(between, features_out, rngs=rngs, **settings.conv)
+        self.conv2 = SpectralConv(between, features_out, settings.compute, rngs)
         changes = features_in != features_out
         self.skip_norm = Spade(features_in, settings, rngs) if changes else None
         self.skip_conv = (
-            SpectralConv(features_in, features_out, kernel=1, rngs=rngs, **settings.conv)
+            SpectralConv(features_in, features_out, settings.compute, rngs, kernel=1)
             if changes
             else None
         )
@@ -124,7 +124,7 @@ class Generator(nnx.Module):
         channels = settings.channels
         self.factor = 2 ** (len(channels) - 1)
         noise = self.factor**settings.dims * settings.image_channels
-        self.conv_in = conv(noise + settings.map_channels, channels[-1], rngs=rngs, **settings.conv)
+        self.conv_in = conv(noise + settings.map_channels, channels[-1], settings.compute, rngs)
         levels, features = [], channels[-1]
         for width in reversed(channels):
             blocks = []
@@ -133,7 +133,7 @@ class Generator(nnx.Module):
                 features = width
             levels.append(nnx.List(blocks))
         self.levels = nnx.List(levels)
-        self.conv_out = conv(features, settings.image_channels, rngs=rngs, **settings.conv)
+        self.conv_out = conv(features, settings.image_channels, settings.compute, rngs)
         self.dtype = settings.dtype
 
     def __call__(self, x0: Array, mask: Array) -> Array:
@@ -170,19 +170,17 @@ class Discriminator(nnx.Module):
     """Judges patches of an image with its mask; most convolutions are of spectral norm one."""
 
     def __init__(self, settings: SpadeSettings, rngs: Draws):
-        plain = dict(dims=settings.dims, dtype=settings.dtype, rngs=rngs, kernel=4, padding=2)
-        features = settings.width
-        self.conv_in = conv(
-            settings.image_channels + settings.map_channels, features, stride=2, **plain
-        )
+        compute, features = settings.compute, settings.width
+        channels = settings.image_channels + settings.map_channels
+        self.conv_in = conv(channels, features, compute, rngs, kernel=4, stride=2)
         convs = []
         for number in range(1, _LAYERS):
             wider = min(2 * features, _WIDEST * settings.width)
             stride = 1 if number == _LAYERS - 1 else 2
-            convs.append(SpectralConv(features, wider, stride=stride, **plain))
+            convs.append(SpectralConv(features, wider, compute, rngs, kernel=4, stride=stride))
             features = wider
         self.convs = nnx.List(convs)
-        self.conv_out = conv(features, 1, **plain)
+        self.conv_out = conv(features, 1, compute, rngs, kernel=4)
         self.dtype = settings.dtype
 
     def __call__(self, x: Array) -> list[Array]:

@@ -8,14 +8,12 @@ they are the same on every device. Gradients pass the kernel, not the vector.
 Source: Miyato et al. 2018.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array, Params
-from motfm_jax.nn.layers import Draws, conv
+from motfm_jax.nn.layers import Compute, Draws, conv
 
 _KERNEL, _VECTOR = "conv/kernel", "singular"
 _FIRST_STEPS = 15  # of the power iteration before the first update
@@ -24,8 +22,19 @@ _FIRST_STEPS = 15  # of the power iteration before the first update
 class SpectralConv(nnx.Module):
     """A convolution whose kernel is divided by its spectral norm; arguments as of `layers.conv`."""
 
-    def __init__(self, features_in: int, features_out: int, *, rngs: Draws, **settings: Any):
-        self.conv = conv(features_in, features_out, rngs=rngs, use_bias=False, **settings)
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        compute: Compute,
+        rngs: Draws,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+    ):
+        self.conv = conv(
+            features_in, features_out, compute, rngs, kernel=kernel, stride=stride, use_bias=False
+        )
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.singular = nnx.Param(rngs.params()((features_out,)))
 
@@ -42,17 +51,17 @@ class SpectralConv(nnx.Module):
 
 def refresh(params: Params) -> Params:
     """One step of the power iteration for every `SpectralConv` among the parameters."""
-    better = {}
+    refreshed = {}
     for name in params:
         if name.rpartition("/")[2] != _VECTOR:
             continue
         kernel = params[name.removesuffix(_VECTOR) + _KERNEL]
         matrix = kernel.reshape(-1, kernel.shape[-1])
         vector = matrix.T @ (matrix @ params[name])
-        better[name] = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
-    return params | better
+        refreshed[name] = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
+    return params | refreshed
 
 
 def settle(params: Params) -> Params:
     """Freshly drawn estimates taken close to their singular vectors."""
-    return jax.lax.fori_loop(0, _FIRST_STEPS, lambda _, held: refresh(held), params)
+    return jax.lax.fori_loop(0, _FIRST_STEPS, lambda _, current: refresh(current), params)

@@ -4,9 +4,8 @@ Source: MONAI generative 0.2.3, `DiffusionModelUNet` with `resblock_updown=True`
 follow its state dict.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,180 +13,163 @@ from flax import nnx
 
 from motfm_jax.core import Array
 from motfm_jax.nn.attention import AttentionBlock, SpatialTransformer
-from motfm_jax.nn.dispatch import Choice
-from motfm_jax.nn.layers import Draws, GroupNorm, ResBlock, TimeEmbedding, conv
+from motfm_jax.nn.blocks import ResBlock, TimeEmbedding, UNetSettings
+from motfm_jax.nn.layers import Draws, GroupNorm, conv
 
 
-@dataclasses.dataclass(frozen=True)
-class UNetSettings:
-    """What a UNet is built from.
+class ClassValues(NamedTuple):
+    """What the attention sites receive of a class; None for a site that ignores it.
 
     Attributes:
-      dims: 2 or 3 spatial axes.
-      image_channels: of x and of the velocity.
-      channels: features of each level, the finest first.
-      res_blocks: residual blocks a level (the decoder has one more).
-      attention: for each level, whether its blocks attend.
-      head_dim: channels a head; 0 for one head.
-      num_classes: width of the class token; 0 without class conditioning.
-      transformer_layers: blocks of each transformer, with class conditioning.
-      norm_groups: groups of the group normalisation.
-      floor_time: round time to 1,000 levels (the original).
-      dropout: rate inside residual blocks.
-      dtype: of convolutions and products.
-      remat: recompute blocks in the backward pass.
-      choose_attention: head_dim -> kernel, see `dispatch.resolve`.
-      on_cpu: whether convolutions take the forms of a CPU, see `dispatch.on_cpu`.
+      down: for each level of the encoder, the value of each of its sites.
+      middle: the value of the middle's site.
+      up: as `down`, of the decoder; empty for an encoder alone.
     """
 
-    dims: int
-    image_channels: int
-    channels: tuple[int, ...]
-    res_blocks: int
-    attention: tuple[bool, ...]
-    head_dim: int
-    num_classes: int
-    transformer_layers: int
-    norm_groups: int
-    floor_time: bool
-    dropout: float
-    dtype: Any
-    remat: bool
-    choose_attention: Callable[[int], Choice]
-    on_cpu: bool = False
-
-    def heads(self, features: int) -> int:
-        return features // self.head_dim if self.head_dim else 1
+    down: tuple[tuple, ...]
+    middle: Any
+    up: tuple[tuple, ...] = ()
 
 
-def _res_block(settings: UNetSettings, features_in, features_out, rngs, resample=None) -> ResBlock:
-    return ResBlock(
-        features_in,
-        features_out,
-        4 * settings.channels[0],
-        dims=settings.dims,
-        groups=settings.norm_groups,
-        dropout=settings.dropout,
-        dtype=settings.dtype,
-        rngs=rngs,
-        resample=resample,
-        on_cpu=settings.on_cpu,
-    )
+def _attention(features: int, settings: UNetSettings, rngs: Draws):
+    kind = SpatialTransformer if settings.num_classes else AttentionBlock
+    return kind(features, settings, rngs)
 
 
-def _attention(settings: UNetSettings, features: int, rngs: Draws):
-    heads = settings.heads(features)
-    common = dict(
-        heads=heads,
-        implementation=settings.choose_attention(features // heads).implementation,
-        groups=settings.norm_groups,
-        dtype=settings.dtype,
-        rngs=rngs,
-    )
-    if not settings.num_classes:
-        return AttentionBlock(features, **common)
-    return SpatialTransformer(
-        features,
-        settings.num_classes,
-        layers=settings.transformer_layers,
-        dims=settings.dims,
-        on_cpu=settings.on_cpu,
-        **common,
-    )
+def _recomputed(block: Callable, remat: bool) -> Callable:
+    """The block; with `remat` its activations are computed again in the backward pass."""
+    return jax.checkpoint(lambda *arguments: block(*arguments)) if remat else block
 
 
 class Level(nnx.Module):
-    """The blocks of one resolution, each followed by attention where the level has it."""
+    """The residual blocks of one resolution, each followed by attention if the level attends.
+
+    Args:
+      settings: of the UNet.
+      level: 0 is the finest.
+      inputs: channels that each block receives.
+      resample: "up" or "down" with a resampling block at the end, None without.
+      first: number of the first residual block, see `ResBlock`.
+      rngs: initial values.
+    """
 
     def __init__(
         self,
         settings: UNetSettings,
+        level: int,
         inputs: list[int],
-        features: int,
-        attends: bool,
         resample: str | None,
+        first: int,
         rngs: Draws,
     ):
-        self.resnets = nnx.List(_res_block(settings, width, features, rngs) for width in inputs)
+        features, attends = settings.channels[level], settings.attention[level]
+        self.resnets = nnx.List(
+            ResBlock(width, features, settings, rngs, number=first + index)
+            for index, width in enumerate(inputs)
+        )
         self.attentions = nnx.List(
-            _attention(settings, features, rngs) for _ in (inputs if attends else ())
+            _attention(features, settings, rngs) for _ in (inputs if attends else ())
         )
+        last = first + len(inputs)
         self.resampler = (
-            _res_block(settings, features, features, rngs, resample) if resample else None
+            ResBlock(features, features, settings, rngs, number=last, resample=resample)
+            if resample
+            else None
         )
+        self.remat = settings.remat
+
+    def encode(self, label: Array | None) -> tuple:
+        """The class's value at each attention site."""
+        return tuple(site.encode(label) for site in self.attentions)
+
+    def block(self, index: int, x: Array, embedding: Array, values: tuple, key: Any) -> Array:
+        """One residual block and its attention: x [B, *S, C_in] -> [B, *S, C]."""
+        x = _recomputed(self.resnets[index], self.remat)(x, embedding, key)
+        if self.attentions:
+            x = _recomputed(self.attentions[index], self.remat)(x, values[index])
+        return x
+
+    def resampled(self, x: Array, embedding: Array, key: Any) -> Array:
+        """The resampling block: [B, *S, C] -> [B, *S', C]."""
+        return _recomputed(self.resampler, self.remat)(x, embedding, key)
+
+
+class DownLevel(Level):
+    """A level of the encoder."""
+
+    def __call__(self, x: Array, embedding: Array, values: tuple, key: Any) -> list[Array]:
+        """x [B, *S, C_in] -> the result of each block; the last is the level's output."""
+        results = [x]
+        for index in range(len(self.resnets)):
+            results.append(self.block(index, results[-1], embedding, values, key))
+        if self.resampler is not None:
+            results.append(self.resampled(results[-1], embedding, key))
+        return results[1:]
+
+
+class UpLevel(Level):
+    """A level of the decoder."""
+
+    def __call__(
+        self, x: Array, skips: list[Array], embedding: Array, values: tuple, key: Any
+    ) -> Array:
+        """x [B, *S, C_in] and a skip for each block, the last first -> [B, *S', C]."""
+        for index, skip in enumerate(reversed(skips)):
+            joined = jnp.concatenate([x, skip], axis=-1)
+            x = self.block(index, joined, embedding, values, key)
+        return x if self.resampler is None else self.resampled(x, embedding, key)
 
 
 class Middle(nnx.Module):
     """Residual block, attention, residual block at the coarsest resolution."""
 
-    def __init__(self, settings: UNetSettings, rngs: Draws):
+    def __init__(self, settings: UNetSettings, first: int, rngs: Draws):
         features = settings.channels[-1]
-        self.resnet_1 = _res_block(settings, features, features, rngs)
-        self.attention = _attention(settings, features, rngs)
-        self.resnet_2 = _res_block(settings, features, features, rngs)
+        self.resnet_1 = ResBlock(features, features, settings, rngs, number=first)
+        self.attention = _attention(features, settings, rngs)
+        self.resnet_2 = ResBlock(features, features, settings, rngs, number=first + 1)
+        self.remat = settings.remat
 
-
-class Run:
-    """One pass through the blocks: hands out class values and dropout keys in calling order.
-
-    Args:
-      values: the class values of the attention sites, in the order they are called.
-      embedding: time embedding [B, E].
-      key: dropout key, or None.
-      remat: recompute each block in the backward pass.
-    """
-
-    def __init__(self, values: tuple, embedding: Array, key: Array | None, remat: bool):
-        self.values: Iterator = iter(values)
-        self.embedding = embedding
-        self.key = key
-        self.block = 0
-        self.remat = jax.checkpoint if remat else lambda function: function
-
-    def resnet(self, block: ResBlock, x: Array) -> Array:
-        key = None if self.key is None else jax.random.fold_in(self.key, self.block)
-        self.block += 1
-        return self.remat(lambda x, embedding: block(x, embedding, key))(x, self.embedding)
-
-    def attention(self, block, x: Array) -> Array:
-        return self.remat(lambda x, values: block(x, values))(x, next(self.values))
+    def __call__(self, x: Array, embedding: Array, value: Any, key: Any) -> Array:
+        """[B, *S, C] -> [B, *S, C]."""
+        x = _recomputed(self.resnet_1, self.remat)(x, embedding, key)
+        x = _recomputed(self.attention, self.remat)(x, value)
+        return _recomputed(self.resnet_2, self.remat)(x, embedding, key)
 
 
 class Encoder(nnx.Module):
     """First convolution, the way down and the middle; shared by the UNet and the mask UNet."""
 
     def __init__(self, settings: UNetSettings, rngs: Draws):
-        channels = settings.channels
-        self.conv_in = conv(
-            settings.image_channels,
-            channels[0],
-            dims=settings.dims,
-            dtype=settings.dtype,
-            rngs=rngs,
-            on_cpu=settings.on_cpu,
-        )
+        channels, blocks = settings.channels, settings.res_blocks
+        self.conv_in = conv(settings.image_channels, channels[0], settings.compute, rngs)
         self.time_embed = TimeEmbedding(
             channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs
         )
         self.down_blocks = nnx.List()
         width = channels[0]
         for level, features in enumerate(channels):
-            inputs = [width] + [features] * (settings.res_blocks - 1)
+            inputs = [width] + [features] * (blocks - 1)
             resample = "down" if level < len(channels) - 1 else None
-            self.down_blocks.append(
-                Level(settings, inputs, features, settings.attention[level], resample, rngs)
-            )
+            first = level * (blocks + 1)
+            self.down_blocks.append(DownLevel(settings, level, inputs, resample, first, rngs))
             width = features
-        self.middle_block = Middle(settings, rngs)
-        self.remat = settings.remat
+        self.middle_block = Middle(settings, len(channels) * (blocks + 1) - 1, rngs)
 
-    def encode(self, label: Array | None) -> tuple:
-        """Class values of every attention site, in calling order."""
-        sites = [site for level in self.down_blocks for site in level.attentions]
-        return tuple(site.encode(label) for site in (*sites, self.middle_block.attention))
+    def encode(self, label: Array | None) -> ClassValues:
+        """The class's value at each attention site."""
+        return ClassValues(
+            down=tuple(level.encode(label) for level in self.down_blocks),
+            middle=self.middle_block.attention.encode(label),
+        )
 
     def __call__(
-        self, x: Array, t: Array, values: tuple, key: Array | None, added: Array | None = None
+        self,
+        x: Array,
+        t: Array,
+        values: ClassValues,
+        key: Array | None,
+        added: Array | None = None,
     ) -> tuple[list[Array], Array, Array]:
         """Features of every resolution.
 
@@ -201,23 +183,14 @@ class Encoder(nnx.Module):
         Returns:
           The skips from fine to coarse, the middle's output, and the time embedding.
         """
-        run = Run(values, self.time_embed(t), key, self.remat)
+        embedding = self.time_embed(t)
         h = self.conv_in(x)
         if added is not None:
             h = h + added
         skips = [h]
-        for level in self.down_blocks:
-            for index, resnet in enumerate(level.resnets):
-                h = run.resnet(resnet, h)
-                if level.attentions:
-                    h = run.attention(level.attentions[index], h)
-                skips.append(h)
-            if level.resampler is not None:
-                h = run.resnet(level.resampler, h)
-                skips.append(h)
-        h = run.resnet(self.middle_block.resnet_1, h)
-        h = run.attention(self.middle_block.attention, h)
-        return skips, run.resnet(self.middle_block.resnet_2, h), run.embedding
+        for level, of_level in zip(self.down_blocks, values.down, strict=True):
+            skips += level(skips[-1], embedding, of_level, key)
+        return skips, self.middle_block(skips[-1], embedding, values.middle, key), embedding
 
 
 def skip_features(settings: UNetSettings) -> list[int]:
@@ -234,42 +207,33 @@ class UNet(nnx.Module):
 
     def __init__(self, settings: UNetSettings, rngs: Draws):
         self.encoder = Encoder(settings, rngs)
-        channels = settings.channels
+        channels, blocks = settings.channels, settings.res_blocks + 1
         skips = skip_features(settings)
         self.up_blocks = nnx.List()
         width = channels[-1]
-        for level in reversed(range(len(channels))):
-            features = channels[level]
+        for number, level in enumerate(reversed(range(len(channels)))):
             inputs = []
-            for _ in range(settings.res_blocks + 1):
+            for _ in range(blocks):
                 inputs.append(width + skips.pop())
-                width = features
+                width = channels[level]
             resample = "up" if level else None
-            self.up_blocks.append(
-                Level(settings, inputs, features, settings.attention[level], resample, rngs)
-            )
+            first = number * (blocks + 1)
+            self.up_blocks.append(UpLevel(settings, level, inputs, resample, first, rngs))
         self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
         self.conv_out = conv(
-            channels[0],
-            settings.image_channels,
-            dims=settings.dims,
-            dtype=settings.dtype,
-            rngs=rngs,
-            zero=True,
-            on_cpu=settings.on_cpu,
+            channels[0], settings.image_channels, settings.compute, rngs, zero=True
         )
-        self.remat = settings.remat
 
-    def encode(self, label: Array | None) -> tuple[tuple, tuple]:
-        """Class values of the encoder's and the decoder's attention sites."""
-        sites = [site for level in self.up_blocks for site in level.attentions]
-        return self.encoder.encode(label), tuple(site.encode(label) for site in sites)
+    def encode(self, label: Array | None) -> ClassValues:
+        """The class's value at each attention site of encoder and decoder."""
+        up = tuple(level.encode(label) for level in self.up_blocks)
+        return self.encoder.encode(label)._replace(up=up)
 
     def __call__(
         self,
         x: Array,
         t: Array,
-        values: tuple[tuple, tuple],
+        values: ClassValues,
         key: Array | None,
         residuals: tuple[list[Array], Array] | None = None,
     ) -> Array:
@@ -286,16 +250,12 @@ class UNet(nnx.Module):
           [B, *S, C] float32.
         """
         key_down, key_up = (None, None) if key is None else jax.random.split(key)
-        skips, h, embedding = self.encoder(x, t, values[0], key_down)
+        skips, h, embedding = self.encoder(x, t, values, key_down)
         if residuals is not None:
             skips = [skip + residual for skip, residual in zip(skips, residuals[0], strict=True)]
             h = h + residuals[1]
-        run = Run(values[1], embedding, key_up, self.remat)
-        for level in self.up_blocks:
-            for index, resnet in enumerate(level.resnets):
-                h = run.resnet(resnet, jnp.concatenate([h, skips.pop()], axis=-1))
-                if level.attentions:
-                    h = run.attention(level.attentions[index], h)
-            if level.resampler is not None:
-                h = run.resnet(level.resampler, h)
+        for level, of_level in zip(self.up_blocks, values.up, strict=True):
+            count = len(level.resnets)
+            h = level(h, skips[-count:], embedding, of_level, key_up)
+            del skips[-count:]
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)

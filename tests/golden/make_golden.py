@@ -6,6 +6,8 @@ in an environment with torch 2.13.0 (CPU), monai 1.6.1 and monai-generative 0.2.
 written into each file. One case is one compressed .npz, see `torch_original.record`.
 """
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,39 @@ CASES = {
 SEED = 1
 
 
+# What the original never applies; queries and keys of one token; what a softmax cancels; and, where
+# a group of the normalisation is a single channel (case "mask"), what is constant in space.
+WITHOUT_INFLUENCE = (
+    r"proj_attn|attn2\.to_[qk]|transformer_blocks\.\d\.norm2|attention(s\.\d)?\.to_k\.bias"
+)
+CONSTANT_IN_SPACE = {"mask": r"_blocks\.\d\..*(bias|time_emb_proj\.weight)$"}
+
+
+def check(case: str, arrays: dict[str, np.ndarray]) -> None:
+    """Refuses a case in which an error of ours could stay unnoticed.
+
+    Raises:
+      ValueError: a parameter has no influence on the loss, or rounding decides to which of the
+        1,000 levels a time is floored.
+    """
+    shapes = json.loads(str(arrays["shapes"]))
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    largest = [np.abs(piece).max() for piece in np.split(arrays["gradient"], ends[:-1])]
+    pattern = "|".join(filter(None, [WITHOUT_INFLUENCE, CONSTANT_IN_SPACE.get(case)]))
+    silent = [
+        name
+        for name, value in zip(shapes, largest, strict=True)
+        if value <= 1e-4 * max(largest) and not re.search(pattern, name)
+    ]
+    if silent:
+        raise ValueError(f"{case}: parameters without influence: {', '.join(silent)}")
+    steps = len(arrays["trajectory"]) - 1
+    times = np.concatenate([arrays["t"], arrays["loss_t"], np.arange(1, steps) / steps])
+    levels = 999 * times[(times > 0) & (times < 1)]
+    if np.abs(levels - np.round(levels)).min() < 0.01:
+        raise ValueError(f"{case}: a time lies on the edge of a level: {levels}")
+
+
 def main() -> None:
     folder = Path(__file__).parent
     for case, (structure, size) in CASES.items():
@@ -41,6 +76,7 @@ def main() -> None:
         # Parameters and inputs are exact in float16.
         for name in {"state", "x", "x0", "x1", "mask", "label"} & arrays.keys():
             arrays[name] = arrays[name].astype(np.float16)
+        check(case, arrays)
         np.savez_compressed(folder / f"{case}.npz", **arrays)
 
 

@@ -1,4 +1,4 @@
-"""The whole velocity network: sizes of the original, its start, its conditions, what is hoisted."""
+"""The whole velocity network: how it starts, its conditions, and what is encoded once."""
 
 import functools
 
@@ -16,43 +16,6 @@ from motfm_jax.nn.control import attach, velocity_network
 
 CLASSES, MASK_CHANNELS, MASK_WIDTH = 7, 5, 6  # sizes found nowhere else in the network
 ZERO_OUTPUTS = ("skip_convs", "middle_conv", "mask_embedding/conv_out")
-
-TWO_D = dict(
-    channels=(32, 64, 128, 224, 256),
-    attention=(False, False, False, True, True),
-    res_blocks=2,
-    head_dim=0,
-    norm_groups=32,
-    transformer_layers=4,
-)
-THREE_D = dict(
-    dims=3,
-    channels=(32, 64, 160, 480),
-    attention=(False, False, False, True),
-    res_blocks=2,
-    head_dim=0,
-    norm_groups=32,
-    transformer_layers=6,
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings, num_classes, mask_channels, total, control",
-    [
-        (TWO_D, 0, 0, 25_877_601, 0),
-        (TWO_D, 4, 0, 71_224_609, 0),
-        (TWO_D, 0, 1, 36_159_457, 10_281_856),
-        (TWO_D, 4, 1, 102_412_833, 31_188_224),
-        (THREE_D, 0, 0, 132_456_929, 0),
-    ],
-)
-def test_parameters_number_as_in_the_original(settings, num_classes, mask_channels, total, control):
-    _, init = velocity_network(make_settings(num_classes=num_classes, **settings), mask_channels)
-    sizes = {name: int(np.prod(shape)) for name, shape in parameter_shapes(init).items()}
-    assert sum(sizes.values()) == total
-    assert sum(size for name, size in sizes.items() if name.startswith("controlnet/")) == control
-    assert sum(size for name, size in sizes.items() if name.startswith("unet/")) == total - control
 
 
 @functools.cache
@@ -80,7 +43,7 @@ def make_inputs():
     return draw(3, 8, 8, 1), np.array([0.1, 0.5, 0.9], np.float32), condition
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_with_a_trained_unet_attached_the_whole_begins_as_that_unet():
     settings = make_settings(num_classes=CLASSES)
     alone, init_unet = velocity_network(settings)
@@ -109,7 +72,6 @@ def change_row(row):
     return x, t, condition
 
 
-@pytest.mark.slow
 def test_the_velocity_starts_at_zero():
     _, init, velocity = conditional()
     params = random_params(init) | start(lambda name: name.startswith("unet/conv_out"))
@@ -177,25 +139,12 @@ def test_class_mask_time_and_image_matter_once_weights_are_random():
         assert float(difference.max(axis=(1, 2, 3)).min()) > 1e-3, "in every row"
 
 
-@pytest.mark.parametrize("row", [0, 2])
-def test_a_row_depends_on_that_row_alone(row):
+def test_a_row_depends_on_that_row_alone():
     _, init, velocity = conditional()
     params = random_params(init)
-    before, after = velocity(params, *make_inputs()), velocity(params, *change_row(row))
-    others = [index for index in range(3) if index != row]
-    np.testing.assert_allclose(after[others,], before[others,], atol=1e-6)
-    assert float(jnp.abs(after[row] - before[row]).max()) > 1e-2
-
-
-@pytest.mark.slow
-def test_every_parameter_has_numbers_of_its_own():
-    name = "unet/encoder/conv_in/kernel"
-    first, second = (start(lambda found: found == name, seed)[name] for seed in (0, 1))
-    assert float(jnp.abs(first - second).max()) > 0.1
-    params = start(lambda name: not name.startswith("controlnet/encoder") and "norm" not in name)
-    drawn = np.concatenate([np.ravel(values) for values in params.values()])
-    scaled = {np.float32(value) for value in drawn if value}
-    assert len(scaled) > 0.99 * np.count_nonzero(drawn)
+    before, after = velocity(params, *make_inputs()), velocity(params, *change_row(2))
+    np.testing.assert_allclose(after[:2], before[:2], atol=1e-6)
+    assert float(jnp.abs(after[2] - before[2]).max()) > 1e-2
 
 
 def equations(jaxpr, inside_loop=False):

@@ -34,7 +34,7 @@ def test_the_encoder_is_the_classifiers():
     assert trunk == {name: shape for name, shape in ours.items() if name.startswith("trunk/")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_parameter_and_every_row_alone_matters():
     segmenter, init = unet_resnet(ResNetSettings(18, small_images=True, **TINY))
     params, x = random_params(init), draw(3, 16, 16, 1)
@@ -48,7 +48,7 @@ def test_every_parameter_and_every_row_alone_matters():
     assert not [name for name, leaf in gradients.items() if not np.abs(leaf).max() > 0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_learns_to_find_the_bright_half():
     segmenter, init = unet_resnet(
         ResNetSettings(18, num_classes=2, width=4, norm_groups=2, small_images=True)

@@ -10,6 +10,7 @@ import pytest
 from motfm_jax.core import Condition
 from motfm_jax.nn import spade
 from motfm_jax.nn.functional import functional
+from motfm_jax.nn.layers import Compute
 from motfm_jax.nn.spectral import SpectralConv, refresh, settle
 
 SIZES = dict(
@@ -73,8 +74,7 @@ def test_space_to_depth_keeps_every_number_once_and_blocks_together():
     np.testing.assert_array_equal(deep[1, 1, 2], x[1, 2:4, 4:6, 0].ravel())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_images_are_of_the_size_of_the_noise_and_within_the_range(dims):
     built, params = networks(dims)
     x0, mask = inputs(dims)
@@ -86,7 +86,7 @@ def test_images_are_of_the_size_of_the_noise_and_within_the_range(dims):
     assert verdicts[0][0].shape[1] > verdicts[1][0].shape[1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_image_depends_on_its_own_noise_mask_and_label_alone():
     built, params = networks(num_classes=2)
     x0, mask = inputs()
@@ -106,13 +106,10 @@ def test_an_image_depends_on_its_own_noise_mask_and_label_alone():
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (4, 2)])
 def test_a_spectral_convolution_divides_its_kernel_by_the_largest_singular_value(kernel, stride):
     module, init = functional(
-        lambda draws: SpectralConv(
-            3, 6, dims=2, dtype=jnp.float32, rngs=draws, kernel=kernel, stride=stride
-        )
+        lambda draws: SpectralConv(3, 6, Compute(2), draws, kernel=kernel, stride=stride)
     )
     params = init(jax.random.key(1))
-    for _ in range(200):
-        params = refresh(params)
+    params = jax.lax.fori_loop(0, 200, lambda _, params: refresh(params), params)
     weights = np.asarray(params["conv/kernel"])
     largest = np.linalg.svd(weights.reshape(-1, 6), compute_uv=False)[0]
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 3)).astype(np.float32)

@@ -86,13 +86,9 @@ def test_two_and_three_dimensions_differ_in_one_argument(num_classes, mask_chann
     assert names[0] == names[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_classes", [0, 3])
-def test_the_number_of_heads_does_not_change_the_parameters(num_classes):
+def test_the_number_of_heads_does_not_change_the_parameters():
     shapes = [
-        parameter_shapes(
-            velocity_network(make_settings(num_classes=num_classes, head_dim=head_dim))[1]
-        )
+        parameter_shapes(velocity_network(make_settings(num_classes=3, head_dim=head_dim))[1])
         for head_dim in (0, 4, 16)
     ]
     assert shapes[0] == shapes[1] == shapes[2]
@@ -118,7 +114,7 @@ def test_heads_change_the_velocity():
     assert float(jnp.abs(one - two).max()) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recomputing_blocks_changes_no_gradient():
     programs, gradients = [], []
     for remat in (False, True):
@@ -159,8 +155,8 @@ def compiled_gradients(dtype):
     return jax.jit(gradients)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("exponent", [-20, -40, -60])
+@pytest.mark.nightly
+@pytest.mark.parametrize("exponent", [-20, -60])
 def test_gradients_do_not_underflow_in_bfloat16_so_that_no_loss_needs_scaling(exponent):
     """It has float32's exponents; in float16 they vanish, and losses are scaled up for that."""
     wanted = np.asarray(compiled_gradients(jnp.bfloat16)(params(), 1.0))
