@@ -4,6 +4,8 @@ Weights come from published files, never from an initialiser: a layer is made of
 `weights.read` fills it. Normalisation by stored statistics is folded into the convolutions.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,13 @@ from motfm_jax.core import Array
 from motfm_jax.nn.layers import Draws
 
 _CUBIC = -0.75  # the slope that PyTorch's bicubic interpolation has at distance 1
-_ZEROS = dict(kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init())
+_ZEROS: dict[str, Any] = dict(
+    kernel_init=nnx.initializers.zeros_init(), bias_init=nnx.initializers.zeros_init()
+)
 
 
-def _draws() -> Draws:
-    """What layers want for an initialiser; made when called, since processes join before that."""
+def _draws() -> Any:
+    """An initialiser for layers; a function, since JAX must not start at import."""
     return Draws(jax.random.key(0), 0)
 
 

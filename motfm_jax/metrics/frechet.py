@@ -45,7 +45,8 @@ def frechet_distance(first: Moments, second: Moments) -> Frechet:
     """
     checks.same_width(first.mean, second.mean)
     covariances = covariance(first), covariance(second)
-    root_trace = scipy.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
+    product = _factor(covariances[0]).T @ _factor(covariances[1])
+    root_trace = np.sum(scipy.linalg.svdvals(product))
     traces = np.trace(covariances[0]) + np.trace(covariances[1])
     difference = first.mean - second.mean
     mean_part = float(difference @ difference)

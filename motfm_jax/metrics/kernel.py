@@ -154,10 +154,10 @@ def linear_mmd(generated: Iterable[np.ndarray], real: Iterable[np.ndarray]) -> f
 
 def _linear_means(name: str, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
     """Mean of the images, and the mean of x.x' over pairs of different images."""
-    total, squares, count = None, 0.0, 0
+    total, squares, count = np.zeros(()), 0.0, 0
     for index, image in enumerate(images):
         image = np.asarray(image, np.float64)
-        total = np.zeros(image.shape) if total is None else total
+        total = np.zeros(image.shape) if index == 0 else total
         if image.shape != total.shape:
             raise ValueError(
                 f"{name}: number {index} is {image.shape}, number 0 is {total.shape}; "
@@ -168,7 +168,7 @@ def _linear_means(name: str, images: Iterable[np.ndarray]) -> tuple[np.ndarray, 
         squares += np.vdot(image, image)
         count += 1
     if count < 2:
-        raise ValueError(f"{name}: {count} came, at least 2 are needed")
+        raise ValueError(f"{name}: needed at least 2, got {count}")
     return total / count, (np.vdot(total, total) - squares) / (count * (count - 1))
 
 

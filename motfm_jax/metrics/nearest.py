@@ -82,7 +82,7 @@ def nearest_pixels(
     size = queries.shape[1:-1]
     allowed = _allowed_shifts(size, max_shift)
     best, index = np.full(len(queries), np.inf), np.zeros(len(queries), np.int64)
-    place, found = np.zeros(len(queries), np.int64), [None] * len(queries)
+    place, nearest = np.zeros(len(queries), np.int64), list(queries)
     start = 0
     for block in references:
         block = np.asarray(block)
@@ -98,11 +98,11 @@ def nearest_pixels(
             winner = squared.argmin()
             if squared[winner] < best[number]:
                 best[number], index[number] = squared[winner], start + winner
-                place[number], found[number] = places[winner], block[winner].copy()
+                place[number], nearest[number] = places[winner], block[winner].copy()
         start += len(block)
     if not start:
-        raise ValueError("no references came: at least one is needed")
-    return _measured(queries, found, index, np.stack(np.unravel_index(place, size), axis=1))
+        raise ValueError("references: needed at least one, got none")
+    return _measured(queries, nearest, index, np.stack(np.unravel_index(place, size), axis=1))
 
 
 def block_rows(shape: tuple[int, ...]) -> int:
@@ -158,11 +158,11 @@ def _best_shifts(
 
 
 def _measured(
-    queries: np.ndarray, found: list[np.ndarray], index: np.ndarray, shift: np.ndarray
+    queries: np.ndarray, nearest: list[np.ndarray], index: np.ndarray, shift: np.ndarray
 ) -> Nearest:
-    """The distances once more in float64, from the images found: exact for copies."""
+    """The distances again in float64, from the nearest images themselves: exact for copies."""
     size, axes = np.array(queries.shape[1:-1]), tuple(range(queries.ndim - 2))
-    moved = (np.roll(image, tuple(s), axes) for image, s in zip(found, shift))
+    moved = (np.roll(image, tuple(s), axes) for image, s in zip(nearest, shift))
     distance = [
         np.sqrt(np.mean((query.astype(np.float64) - other) ** 2))
         for query, other in zip(queries, moved)
@@ -175,7 +175,7 @@ def _allowed_shifts(size: tuple[int, ...], max_shift: int | None) -> np.ndarray:
     if max_shift is None:
         return np.ones(size, bool)
     near = [np.minimum(np.arange(n), n - np.arange(n)) <= max_shift for n in size]
-    return np.stack(np.meshgrid(*near, indexing="ij")).all(axis=0)
+    return np.logical_and.reduce(np.meshgrid(*near, indexing="ij"))
 
 
 def _check_images(queries: np.ndarray, references: np.ndarray) -> None:

@@ -134,12 +134,13 @@ def _structure(
     if not (predicted and present):
         score = 0.0 if predicted or present else np.nan
         return (score, score) + (np.nan,) * 4 + (predicted, present)
-    box = scipy.ndimage.find_objects((prediction | reference).astype(np.uint8))[0]
+    places = np.nonzero(prediction | reference)
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in places)
     prediction, reference = prediction[box], reference[box]  # distances need no more room
     common, together = (prediction & reference).sum(), (prediction | reference).sum()
-    surfaces = [shape & ~scipy.ndimage.binary_erosion(shape) for shape in (prediction, reference)]
-    to_reference = _distances(*surfaces, spacing)
-    to_prediction = _distances(*surfaces[::-1], spacing)
+    of_prediction, of_reference = _surface(prediction), _surface(reference)
+    to_reference = _distances(of_prediction, of_reference, spacing)
+    to_prediction = _distances(of_reference, of_prediction, spacing)
     return (
         2 * common / (common + together),
         common / together,
@@ -152,6 +153,11 @@ def _structure(
     )
 
 
+def _surface(shape: np.ndarray) -> np.ndarray:
+    return shape & np.logical_not(scipy.ndimage.binary_erosion(shape))
+
+
 def _distances(start: np.ndarray, goal: np.ndarray, spacing: Sequence[float] | None) -> np.ndarray:
     """From every voxel of one surface to the nearest voxel of another."""
-    return scipy.ndimage.distance_transform_edt(~goal, sampling=spacing)[start]
+    distances = scipy.ndimage.distance_transform_edt(~goal, sampling=spacing)
+    return np.asarray(distances)[start]

@@ -11,10 +11,13 @@ from flax import nnx
 
 from motfm_jax.core import Array
 from motfm_jax.nn.blocks import UNetSettings
+from motfm_jax.nn.dispatch import Implementation
 from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
 
 
-def attend(query: Array, key: Array, value: Array, heads: int, implementation: str) -> Array:
+def attend(
+    query: Array, key: Array, value: Array, heads: int, implementation: Implementation
+) -> Array:
     """Multi-head attention: [B, T, C] each -> [B, T, C]; scale 1 / sqrt(C / heads).
 
     Args:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array
-from motfm_jax.nn.dispatch import Choice
+from motfm_jax.nn.dispatch import Choice, Implementation
 from motfm_jax.nn.layers import (
     Compute,
     Draws,
@@ -75,7 +75,7 @@ class UNetSettings:
         """Attention heads of a level with so many channels."""
         return features // self.head_dim if self.head_dim else 1
 
-    def attention_kernel(self, features: int) -> str:
+    def attention_kernel(self, features: int) -> Implementation:
         """Implementation of attention at a level with so many channels."""
         return self.choose_attention(features // self.heads(features)).implementation
 
@@ -132,7 +132,7 @@ class ResBlock(nnx.Module):
     ):
         compute, groups, dtype = settings.compute, settings.norm_groups, settings.dtype
         self.norm1 = GroupNorm(features_in, groups=groups, dtype=dtype)
-        self.conv1 = conv(features_in, features_out, compute, rngs)
+        self.conv1: Any = conv(features_in, features_out, compute, rngs)
         self.time_emb_proj = linear(4 * settings.channels[0], features_out, dtype=dtype, rngs=rngs)
         self.norm2 = GroupNorm(features_out, groups=groups, dtype=dtype)
         self.conv2 = conv(features_out, features_out, compute, rngs, zero=True)

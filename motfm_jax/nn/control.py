@@ -7,7 +7,7 @@ Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ class Context(NamedTuple):
     """An encoded condition: the part of the network's work that depends on neither x nor t."""
 
     unet: ClassValues
-    control: ClassValues | None
-    mask: Array | None  # embedded, [B, *S, channels[0]]
+    control: Any  # ClassValues of the mask UNet, or None
+    mask: Any  # embedded, [B, *S, channels[0]], or None
 
 
 class MaskEmbedding(nnx.Module):
@@ -77,7 +77,7 @@ class VelocityNet(nnx.Module):
         return Context(
             self.unet.encode(condition.label),
             self.controlnet.encoder.encode(condition.label),
-            self.controlnet.mask_embedding(condition.mask),
+            self.controlnet.mask_embedding(cast(Array, condition.mask)),
         )
 
     def __call__(self, x: Array, t: Array, context: Context, key: Array | None) -> Array:

@@ -17,6 +17,8 @@ Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the n
 import functools
 import itertools
 import math
+import operator
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +78,10 @@ def _pad(x: Array, padding: Padding) -> Array:
     )
 
 
+def _sum(terms: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, terms)
+
+
 def _patches(x: Array, kernel: Array, padding: Padding) -> Array:
     """The inputs of each output position, [B, *S', taps C]."""
     space = [
@@ -111,7 +117,7 @@ def _rows_in_outputs(x: Array, kernel: Array, padding: Padding) -> Array:
     )
     each = each.reshape(batch, each.shape[1], height, padded.shape[3], high * outputs)
     each = each[:, :, :, : width + left + right - wide + 1]
-    return sum(
+    return _sum(
         _pad(
             each[..., at * outputs : (at + 1) * outputs],
             ((0, 0), (above - at, below - (high - 1 - at)), (0, 0)),
@@ -134,7 +140,7 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
     # Both factors are matrices, so that XLA copies nothing.
     shares = jnp.einsum("po,ro->pr", g.reshape(-1, outputs), rows)
     shares = shares.reshape(*g.shape[:-1], -1, x.shape[-1])
-    return sum(
+    return _sum(
         _pad(
             shares[..., number, :],
             tuple(

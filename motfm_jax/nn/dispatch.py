@@ -1,8 +1,10 @@
 """Which attention kernel and which form of convolution a network uses on a device."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+
+Implementation = Literal["cudnn", "xla"]
 
 
 class Capabilities(NamedTuple):
@@ -20,7 +22,7 @@ class Capabilities(NamedTuple):
 class Choice(NamedTuple):
     """An implementation of attention and the reason for choosing it."""
 
-    implementation: str  # "cudnn" or "xla", of `jax.nn.dot_product_attention`
+    implementation: Implementation  # of `jax.nn.dot_product_attention`
     reason: str
 
 

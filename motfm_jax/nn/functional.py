@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from flax import nnx
@@ -9,16 +10,17 @@ from flax import nnx
 from motfm_jax.core import Array, Params
 from motfm_jax.nn.layers import Draws
 
-_ANY_COUNT = 2**31 - 1  # of numbers drawn while it is not known how many are needed
+M = TypeVar("M", bound=nnx.Module)
+_ANY_COUNT = 2**31 - 1  # numbers to draw while the parameters are not yet counted
 
 
 def functional(
-    make: Callable[[Draws], nnx.Module],
-) -> tuple[Callable[[Params], nnx.Module], Callable[[Array], Params]]:
+    make: Callable[[Draws], M],
+) -> tuple[Callable[[Params], M], Callable[[Array], Params]]:
     """Splits a module from its parameters.
 
     Args:
-      make: builds the module, its initial values taken from the draws.
+      make: builds the module with initial values from the draws.
 
     Returns:
       `module(params)`, the module with these parameters, and `init(key) -> params`,
@@ -29,7 +31,7 @@ def functional(
     paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
     count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(state))
 
-    def module(params: Params) -> nnx.Module:
+    def module(params: Params) -> M:
         return nnx.merge(
             graphdef,
             nnx.from_flat_state((path, nnx.Param(params[name])) for name, path in paths.items()),

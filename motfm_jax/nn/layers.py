@@ -8,7 +8,7 @@ Source: MONAI generative 0.2.3, `DiffusionModelUNet`, as MOTFM uses it.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def linear(
         features_out,
         use_bias=use_bias,
         dtype=dtype,
-        rngs=rngs,
+        rngs=cast(nnx.Rngs, rngs),
         kernel_init=_uniform(features_in),
         bias_init=_uniform(features_in),
     )
@@ -101,7 +101,8 @@ class Conv(nnx.Conv):
     def unbiased(self, x: Array) -> Array:
         """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        padding = ((self.padding, self.padding),) * len(self.kernel_size)
+        side = cast(int, self.padding)
+        padding = ((side, side),) * len(self.kernel_size)
         if self.on_cpu and math.prod(self.kernel_size) == 1:
             return x @ kernel.reshape(kernel.shape[-2:])
         if self.on_cpu:
@@ -110,7 +111,7 @@ class Conv(nnx.Conv):
         return jax.lax.conv_general_dilated(
             x,
             kernel,
-            (self.strides,) * len(space),
+            (cast(int, self.strides),) * len(space),
             padding,
             dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         )
@@ -142,7 +143,7 @@ def conv(
         padding=kernel // 2,
         use_bias=use_bias,
         dtype=compute.dtype,
-        rngs=rngs,
+        rngs=cast(nnx.Rngs, rngs),
         kernel_init=init,
         bias_init=init,
     )

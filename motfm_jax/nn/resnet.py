@@ -12,7 +12,7 @@ Source: He et al. 2016; strides as torchvision has them, on the 3 x 3 convolutio
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -87,7 +87,7 @@ def _conv(
         padding=kernel // 2,
         use_bias=False,
         dtype=dtype,
-        rngs=rngs,
+        rngs=cast(nnx.Rngs, rngs),
         kernel_init=lambda take, shape, dtype: (take(shape) * bound).astype(dtype),
     )
 
@@ -126,8 +126,9 @@ class Block(nnx.Module):
         h = x
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             h = norm(conv(h if number == 0 else nnx.relu(h)))
-        skip = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
-        return nnx.relu(skip + h)
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            x = self.shortcut_norm(self.shortcut(x))
+        return nnx.relu(x + h)
 
 
 class Trunk(nnx.Module):
@@ -143,7 +144,7 @@ class Trunk(nnx.Module):
         self.stem_norm = GroupNorm(
             settings.width, groups=settings.norm_groups, dtype=settings.dtype
         )
-        stages, features, self.stage_features = [], settings.width, ()
+        stages, features, stage_features = [], settings.width, []
         for stage, depth in enumerate(depths):
             width, blocks = settings.width * 2**stage, []
             for number in range(depth):
@@ -151,15 +152,17 @@ class Trunk(nnx.Module):
                 blocks.append(Block(features, width, stride, layout, settings, rngs))
                 features = width * layout[-1][1]
             stages.append(nnx.List(blocks))
-            self.stage_features += (features,)
+            stage_features.append(features)
         self.stages = nnx.List(stages)
+        self.stage_features = tuple(stage_features)
 
     def __call__(self, x: Array) -> list[Array]:
         """[B, H, W, C] -> each stage's result, [B, H / s, W / s, C_s]: s = 4, 8, 16, 32 (1, 2, 4,
         8 with `small_images`)."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
         if not self.small_images:
-            x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            around: Any = ((1, 1), (1, 1))
+            x = nnx.max_pool(x, (3, 3), (2, 2), padding=around)
         results = []
         for blocks in self.stages:
             for block in blocks:

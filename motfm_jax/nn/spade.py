@@ -10,7 +10,7 @@ Source: Park et al. 2019; Wang et al. 2018 (the discriminators).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,9 @@ class SpadeBlock(nnx.Module):
         """x [B, *S, C], mask [B, *S, M] -> [B, *S, C']."""
         h = self.conv1(leaky(self.norm1(x, mask)))
         h = self.conv2(leaky(self.norm2(h, mask)))
-        return h + (x if self.skip_conv is None else self.skip_conv(self.skip_norm(x, mask)))
+        if self.skip_conv is not None and self.skip_norm is not None:
+            x = self.skip_conv(self.skip_norm(x, mask))
+        return h + x
 
 
 class Generator(nnx.Module):
@@ -216,13 +218,12 @@ def spade_networks(settings: SpadeSettings) -> tuple[Adversaries, Callable[[Arra
     module, draw = functional(lambda draws: _Both(settings, draws))
 
     def encode(params: Params, condition: Condition) -> Array:
+        mask = cast(Array, condition.mask)
         if condition.label is None:
-            return condition.mask
-        batch, *space, _ = condition.mask.shape
-        label = jnp.expand_dims(condition.label, tuple(range(1, 1 + len(space))))
-        return jnp.concatenate(
-            [condition.mask, jnp.broadcast_to(label, (batch, *space, label.shape[-1]))], axis=-1
-        )
+            return mask
+        label = jnp.expand_dims(condition.label, tuple(range(1, mask.ndim - 1)))
+        label = jnp.broadcast_to(label, (*mask.shape[:-1], label.shape[-1]))
+        return jnp.concatenate([mask, label], axis=-1)
 
     generator = Network(
         encode=encode, apply=lambda params, x0, t, mask, key: module(params).generator(x0, mask)

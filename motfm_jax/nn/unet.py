@@ -31,7 +31,7 @@ class ClassValues(NamedTuple):
     up: tuple[tuple, ...] = ()
 
 
-def _attention(features: int, settings: UNetSettings, rngs: Draws):
+def _attention(features: int, settings: UNetSettings, rngs: Draws) -> Any:
     kind = SpatialTransformer if settings.num_classes else AttentionBlock
     return kind(features, settings, rngs)
 
@@ -89,10 +89,6 @@ class Level(nnx.Module):
             x = _recomputed(self.attentions[index], self.remat)(x, values[index])
         return x
 
-    def resampled(self, x: Array, embedding: Array, key: Any) -> Array:
-        """The resampling block: [B, *S, C] -> [B, *S', C]."""
-        return _recomputed(self.resampler, self.remat)(x, embedding, key)
-
 
 class DownLevel(Level):
     """A level of the encoder."""
@@ -103,7 +99,7 @@ class DownLevel(Level):
         for index in range(len(self.resnets)):
             results.append(self.block(index, results[-1], embedding, values, key))
         if self.resampler is not None:
-            results.append(self.resampled(results[-1], embedding, key))
+            results.append(_recomputed(self.resampler, self.remat)(results[-1], embedding, key))
         return results[1:]
 
 
@@ -117,7 +113,9 @@ class UpLevel(Level):
         for index, skip in enumerate(reversed(skips)):
             joined = jnp.concatenate([x, skip], axis=-1)
             x = self.block(index, joined, embedding, values, key)
-        return x if self.resampler is None else self.resampled(x, embedding, key)
+        if self.resampler is not None:
+            x = _recomputed(self.resampler, self.remat)(x, embedding, key)
+        return x
 
 
 class Middle(nnx.Module):
