@@ -143,7 +143,7 @@ def test_images_of_different_shapes_have_no_linear_mmd():
         linear_mmd(images, np.zeros((3, 4, 5, 1)))
     with pytest.raises(ValueError, match="number 1 is"):
         linear_mmd([images[0], images[0, :2]], images)
-    with pytest.raises(ValueError, match="1 came, at least 2"):
+    with pytest.raises(ValueError, match="needed at least 2, got 1"):
         linear_mmd(images[:1], images)
     with pytest.raises(ValueError, match=r"number 0 .* not finite"):
         linear_mmd(images, images * np.nan)

@@ -114,7 +114,7 @@ def test_images_that_cannot_be_compared_are_refused():
         nearest_pixels(images, np.zeros((2, 4, 5, 1)))
     with pytest.raises(ValueError, match="one is empty"):
         nearest_pixels(images[:0], images)
-    with pytest.raises(ValueError, match="no references came"):
+    with pytest.raises(ValueError, match="references: needed at least one"):
         nearest_pixels(images, images[:0])
     with pytest.raises(ValueError, match="max_shift -1"):
         nearest_pixels(images, images, max_shift=-1)
