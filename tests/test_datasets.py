@@ -146,6 +146,10 @@ def test_a_source_registered_from_outside_is_read_and_checked(tmp_path, monkeypa
     assert len(data.train) == 3 and len(data.valid) == 2
     assert prepare.main(["check", "--layout=mine", f"--root={path}"]) == 0
     assert "errors: 0" in capsys.readouterr().out
+    common = ["--layout=mine", f"--root={path}", "--size", "8", "8"]
+    assert prepare.main(["preview", *common, f"--out={tmp_path / 'preview.png'}"]) == 0
+    with pytest.raises(ValueError, match="numbers above 0"):
+        prepare.main(["preview", *common[:-1], "0"])
     for change, message in (
         ({"data__size": (8, 8, 8)}, "mine is 2-D"),
         ({"data__root": ""}, "root is empty: mine"),

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
-from motfm_jax.data.source import Source
+from motfm_jax.data.pickles import PickleSet
+from motfm_jax.data.source import Fitted, Source
 from motfm_jax.io.folders import whole_folder
 from motfm_jax.io.pictures import write_preview
 
@@ -85,7 +86,9 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
             split_seed=args.split_seed,
         )
     )
-    return SOURCES[args.layout].from_config(data, split)
+    source = SOURCES[args.layout].from_config(data, split)
+    # A pickle is converted from its entries, not from its records.
+    return source if isinstance(source, PickleSet) else Fitted(source, args.size, args.fit)
 
 
 def check(args: argparse.Namespace) -> int:

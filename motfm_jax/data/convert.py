@@ -64,14 +64,15 @@ def _entry(source: Source, index: int) -> dict[str, Any]:
     return to_entry(source[index], source.classes)
 
 
-def to_entry(record: Record, classes: Sequence[str]) -> dict[str, Any]:
+def to_entry(record: Record, classes: Sequence[str] | None) -> dict[str, Any]:
     """A record in the original's layout; classes that are all whole numbers become ints."""
     entry = {"image": np.moveaxis(record.image, -1, 0), "metadata": record.meta}
     if record.mask is not None:
         entry["mask"] = record.mask[None]
     if record.label is not None:
-        numbers = all(name.isdecimal() for name in classes)
-        entry["class"] = int(classes[record.label]) if numbers else classes[record.label]
+        name = classes[record.label] if classes else str(record.label)
+        numbers = all(each.isdecimal() for each in classes or ())
+        entry["class"] = int(name) if numbers else name
     return entry
 
 

@@ -326,7 +326,8 @@ def _shorten(text: str, font: Any, width: float) -> str:
     return text
 
 
-def _title(record: Any, classes: Sequence[str]) -> str:
+def _title(record: Any, classes: Sequence[str] | None) -> str:
     if record.label is None:
         return record.meta["name"]
-    return f"{record.meta['patient'].removeprefix('patient')} {classes[record.label]}"
+    name = classes[record.label] if classes else record.label
+    return f"{record.meta['patient'].removeprefix('patient')} {name}"
