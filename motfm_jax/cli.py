@@ -11,8 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,21 +108,6 @@ def _log_to_terminal() -> None:
     logger.handlers[:] = [_Terminal()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-@contextmanager
-def progress_bar(unit: str = "image") -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on the terminal, as the `progress` argument of the library's functions."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, disable=None) as bar:
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        yield show
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from motfm_jax.core import Progress
 from motfm_jax.data import find_source
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, in_memory, open_cached
-from motfm_jax.data.decode import Decoding, Progress
+from motfm_jax.data.decode import Decoding
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import Examples, Start
 from motfm_jax.data.records import Facts
@@ -66,7 +67,7 @@ def arrays(config: ConfigDict, split: str, progress: Progress | None = None) -> 
 
     Args:
       split: "train", "valid" or "test".
-      progress: called with (examples done, examples in all) while examples are decoded.
+      progress: called while examples are decoded.
 
     Raises:
       ValueError: files that cannot be used, or a condition the data does not have.

@@ -12,6 +12,7 @@ from motfm_jax import datasets, exporting, presets, runs, settings, starts, trai
 from motfm_jax.core import Progress
 from motfm_jax.data.cache import Arrays
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import check_workdir
 from motfm_jax.model import Bundle
 from motfm_jax.sampling.conditions import Wish, choose
@@ -183,7 +184,8 @@ def train(
         config.data.source = "python"
     settings.check(config)
     check_workdir(Path(workdir), resume=resume, overwrite=overwrite)
-    data = datasets.data(config, train=train, valid=valid)
+    with progress_bar(show=progress) as decoding:
+        data = datasets.data(config, decoding, train, valid)
     outcome = trainer.train(
         config, Path(workdir), data=data, resume=resume, overwrite=overwrite, progress=progress
     )

@@ -72,7 +72,9 @@ def train(
     if first:
         check_workdir(workdir, resume=resume, overwrite=overwrite)
     parallel.check_batch_size(config.train.batch_size, config.train.accumulation)
-    data = data or datasets.data(config, _log_decoded if first else None)
+    if data is None:
+        with progress_bar(show=progress and first) as decoding:
+            data = datasets.data(config, decoding)
     model = build.architecture(config, data.facts)
     weights = {}
     # Converted weights have no optimiser yet: training them is a new run of the same network.
@@ -243,11 +245,6 @@ def _check_memory(
     )
     if jax.process_index() == 0:
         log.info(line)
-
-
-def _log_decoded(done: int, total: int) -> None:
-    if done == total:
-        log.info("decoded %d examples", total)
 
 
 def check_facts(path: Path, facts: Facts) -> None:

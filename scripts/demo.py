@@ -17,6 +17,7 @@ import motfm_jax as motfm
 from motfm_jax import cli, presets
 from motfm_jax.data.cache import Arrays
 from motfm_jax.io import malloc, pictures
+from motfm_jax.io.progress import progress_bar
 from motfm_jax.metrics.contrast import darker_share
 from motfm_jax.settings import check, default, from_json
 
@@ -48,7 +49,7 @@ def demo(run: Path) -> float:
     generated = {}
     for name, steps in CALLS.items():
         print(f"sampling {NUM} images with {steps} network call{'s' * (steps > 1)} each")
-        with cli.progress_bar() as progress:
+        with progress_bar() as progress:
             samples = model.sample(
                 NUM, steps=steps, trajectory=steps > 1, timed=True, progress=progress
             )

@@ -20,6 +20,7 @@ from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.comparison import Splits, Study, compare
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.progress import progress_bar
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         generated[name] = synthetic.read_generated(Path(folder), args.task, real.train)
     recipe = downstream.Recipe(args.epochs, args.batch, args.lr)
     study = Study(args.task, args.depth, args.width, args.seeds, recipe)
-    with cli.progress_bar("epoch") as progress:
+    with progress_bar("epoch") as progress:
         compare(
             args.out,
             study,

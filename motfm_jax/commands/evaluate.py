@@ -30,6 +30,7 @@ from motfm_jax.evaluation.score import score
 from motfm_jax.evaluation.sets import ImageSet, Real, stored
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.progress import progress_bar
 from motfm_jax.metrics.contrast import darker_share
 from motfm_jax.model import Bundle
 from motfm_jax.sampling.outputs import read_samples
@@ -157,7 +158,7 @@ def call_restore(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps={args.steps}: whole numbers from 1 needed")
     model = runs.load_run(args.run, args.checkpoint, data_root=args.data_root)
     task = starts.restoration(model, args.split, powers=args.powers, num=args.num, seed=args.seed)
-    with cli.progress_bar() as progress:
+    with progress_bar() as progress:
         restore(
             args.out,
             model,

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
@@ -25,6 +23,7 @@ from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.io.folders import whole_folder
 from motfm_jax.io.pictures import write_preview
+from motfm_jax.io.progress import progress_bar
 
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
 
@@ -95,12 +94,7 @@ def check(args: argparse.Namespace) -> int:
     kind = SOURCES[args.layout]
     if not hasattr(kind, "check"):
         raise ValueError(f"--layout={args.layout}: {kind.__name__} has no check(root, progress)")
-    with tqdm(unit="image", leave=False, disable=None) as bar:  # None: only on a terminal
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar() as progress:
         report = kind.check(args.root, progress)
     print(report)
     return 2 if report.errors else 0

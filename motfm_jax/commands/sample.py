@@ -10,6 +10,7 @@ from pathlib import Path
 from motfm_jax import cli, datasets, runs, starts
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.progress import progress_bar
 from motfm_jax.sampling.conditions import Wish, choose
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import sample_to_folder
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         args.nifti,
         args.pickle,
     )
-    with cli.progress_bar() as progress:
+    with progress_bar() as progress:
         sidecar = sample_to_folder(
             args.out, model, conditions, request, overwrite=args.overwrite, progress=progress
         )

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from motfm_jax.data.decode import Decoding, Progress, decode
+from motfm_jax.core import Progress
+from motfm_jax.data.decode import Decoding, decode
 from motfm_jax.data.source import Source
 from motfm_jax.io.folders import locked, whole_folder
 from motfm_jax.io.hashes import hash_file

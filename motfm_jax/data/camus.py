@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from motfm_jax.core import Progress
 from motfm_jax.data import geometry, nifti
-from motfm_jax.data.examination import Progress, Report
+from motfm_jax.data.examination import Report
 from motfm_jax.data.source import NoSplit, Record, check_choice
 
 VIEWS = ("2CH", "4CH")

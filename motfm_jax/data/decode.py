@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from motfm_jax.core import Progress
 from motfm_jax.data.source import (
     Faults,
     Record,
@@ -15,7 +16,6 @@ from motfm_jax.data.source import (
     check_varied,
 )
 
-Progress = Callable[[int, int], None]  # (examples done, examples in all)
 Create = Callable[[str, np.dtype, tuple[int, ...]], np.ndarray]  # (name, dtype, shape) -> array
 
 
@@ -69,7 +69,7 @@ def decode(
             first = first or record
             meta.append(record.meta)
         if progress is not None:
-            progress(index + 1, total)
+            progress("decoding", index + 1, total)
     faults.check(total)
     rows = len(meta)
     if rows < total:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Progress = Callable[[int, int], None]
+from motfm_jax.core import Progress
 
 SHOWN = 20  # lines of one kind in a printed report
 
@@ -107,7 +107,7 @@ def examine(
         for summary in pool.map(_summarise, items):
             summaries.append(summary)
             if progress is not None:
-                progress(len(summaries), len(items))
+                progress("files", len(summaries), len(items))
     readable = []
     for item, summary in zip(items, summaries):
         if isinstance(summary, str):

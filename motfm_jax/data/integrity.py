@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from motfm_jax.core import Progress
 from motfm_jax.data import camus, decathlon, pickles
-from motfm_jax.data.examination import Content, Item, Progress, Report, examine, listed
+from motfm_jax.data.examination import Content, Item, Report, examine, listed
 from motfm_jax.data.nifti import read
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from motfm_jax.core import Progress
 from motfm_jax.data import geometry, unpickle
-from motfm_jax.data.examination import Progress, Report
+from motfm_jax.data.examination import Report
 from motfm_jax.data.source import NoSplit, Record
 
 VERSION = 2  # of the records made from a file; raise it when they change

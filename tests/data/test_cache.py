@@ -122,7 +122,7 @@ def test_another_fingerprint_or_code_version_makes_another_entry(tmp_path, monke
 def test_progress_counts_up(tmp_path):
     calls = []
     open_cached(Listed([record(0), record(1)]), tmp_path, lambda *call: calls.append(call))
-    assert calls == [(1, 2), (2, 2)]
+    assert calls == [("decoding", 1, 2), ("decoding", 2, 2)]
 
 
 @pytest.mark.parametrize(
