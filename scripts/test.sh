@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing, checks style and who imports whom, runs the tests.
+# Sets up what is missing, checks style, imports and types, runs the tests.
 #
 #   bash scripts/test.sh                    what every change has to pass
 #   bash scripts/test.sh --all              the dear tests too (nightly, and before a release)
@@ -15,6 +15,7 @@ bash scripts/setup.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/python .venv/bin/lint-imports --no-logo
+.venv/bin/basedpyright
 
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}

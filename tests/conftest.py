@@ -29,7 +29,15 @@ settings.register_profile(  # --hypothesis-profile
 settings.load_profile("motfm")
 
 # Tests of whole runs: their results do not depend on how well programs are compiled.
-WHOLE_RUNS = ("faults", "report", "scripts", "test_exchange.py", "test_trainer.py")
+WHOLE_RUNS = (
+    "faults",
+    "report",
+    "scripts",
+    "test_exchange.py",
+    "test_library.py",
+    "test_plugins.py",
+    "test_trainer.py",
+)
 
 
 def pytest_addoption(parser):

@@ -1,1 +1,1 @@
-"""Published feature networks, by whose eyes FID, KID, CMMD, IS, 3D-FID and a loss see images."""
+"""Pretrained networks behind FID, KID, CMMD, IS, 3D-FID and the perceptual loss."""

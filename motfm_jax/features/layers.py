@@ -1,7 +1,7 @@
-"""What the feature networks share: layers that only hold weights, and resizing as PyTorch does it.
+"""Layers that only hold weights, and resizing as in PyTorch; shared by the feature networks.
 
-Weights come from published files, never from an initialiser: a layer is made of zeros, and
-`weights.read` fills it. Normalisation by stored statistics is folded into the convolutions.
+Weights come from published files: a layer starts at zero and `weights.read` fills it.
+Normalisation by stored statistics is folded into the convolutions.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ def dense(features_in: int, features_out: int, use_bias: bool = True) -> nnx.Lin
 
 
 def layer_norm(features: int) -> nnx.LayerNorm:
-    """Layer normalisation as PyTorch has it."""
+    """Layer normalisation with PyTorch's epsilon."""
     return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=_draws())
 
 

@@ -1,8 +1,8 @@
-"""VGG19 up to the first layer of its last stage, by whose eyes a perceptual loss compares images.
+"""VGG19 up to the first layer of its last stage, for the perceptual loss.
 
 Source: Simonyan and Zisserman 2015; torchvision's vgg19. The loss is that of Wang et al. 2018
 (pix2pixHD) and Park et al. 2019 (SPADE), whose code leaves the images in [-1, 1]; here they are
-normalised as the network was trained.
+normalised as in the training of the network.
 """
 
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""Published weights of the feature networks: taken over once, kept with their hash, read back.
+"""Published weights of the feature networks: converted once, stored with their hash, read back.
 
-Nothing here draws a weight: a network without its published file is not used.
+A network without its published file cannot be used; nothing here draws weights.
 """
 
 import functools

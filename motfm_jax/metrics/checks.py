@@ -1,4 +1,4 @@
-"""What every measure refuses: wrong shapes, too few samples, numbers that are not finite."""
+"""Checks shared by all measures: shapes, numbers of samples, finite values."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def feature_rows(name: str, features: np.ndarray, fewest: int) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(
-            f"{name} {features.shape}: needed [N, F], one row of features an image; "
+            f"{name} {features.shape}: needed [N, F], one row of features per image; "
             "reshape or pool them first"
         )
     if len(features) < fewest:
@@ -35,7 +35,7 @@ def two_feature_sets(
 def same_width(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape[-1] != second.shape[-1]:
         raise ValueError(
-            f"{first.shape[-1]} and {second.shape[-1]} features an image: "
+            f"{first.shape[-1]} and {second.shape[-1]} features per image: "
             "take both sets from the same layer of the same network"
         )
 
@@ -45,8 +45,8 @@ def finite(name: str, array: np.ndarray) -> None:
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise ValueError(
-            f"{name} {array.shape}: {bad} values are not finite; look for their images and leave "
-            "them out knowingly"
+            f"{name} {array.shape}: {bad} values are not finite; find the images "
+            "that they belong to and leave those out"
         )
 
 

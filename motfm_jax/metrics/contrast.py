@@ -1,4 +1,4 @@
-"""Whether images show what their masks ask for, by the brightness of two labels."""
+"""Whether images follow their masks, measured by the brightness of two labels."""
 
 import itertools
 from collections.abc import Iterable
@@ -28,7 +28,9 @@ def darker_share(
     is_darker = []
     for number, (image, mask) in enumerate(itertools.zip_longest(images, masks)):
         if image is None or mask is None:
-            raise ValueError(f"images and masks differ in number: there are {number} of one")
+            raise ValueError(
+                f"images and masks: needed equally many, one of them ends after {number}"
+            )
         if image.shape[:-1] != mask.shape:
             raise ValueError(
                 f"image {number} {image.shape} and its mask {mask.shape} differ in space"

@@ -1,4 +1,4 @@
-"""Frechet distance of two sets of features: FID and 3D-FID once the features are theirs."""
+"""Fréchet distance between two feature sets: FID with Inception features, 3D-FID with R3D-18's."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from motfm_jax.metrics.moments import Moments, covariance
 
 
 class Frechet(NamedTuple):
-    """A Frechet distance and what it was made of.
+    """A Fréchet distance and its parts.
 
     Attributes:
       distance: mean_part + covariance_part, in squared units of the features.
@@ -35,8 +35,8 @@ def frechet_distance(first: Moments, second: Moments) -> Frechet:
 
     With S1 = A A^T and S2 = B B^T, Tr (S1 S2)^1/2 is the sum of the singular values of A^T B. It
     is real, symmetric in the two sets and exists for singular covariances too. pytorch-fid 0.3.0
-    takes the square root of the product S1 S2 itself and adds 1e-6 to both diagonals where that
-    fails; here nothing fails, so nothing is added, and both agree wherever its root succeeds.
+    takes the square root of S1 S2 itself and adds 1e-6 to both diagonals if that fails. Here
+    nothing is added; both agree whenever its root succeeds.
 
     Raises:
       ValueError: different numbers of features, or a set below two samples.

@@ -17,7 +17,7 @@ class InceptionScore(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a classifier's answers leave behind; those of two sets add up field by field.
+    """Sums over a classifier's answers; those of two sets add up field by field.
 
     Attributes:
       count: [splits] images.

@@ -113,7 +113,7 @@ def block_rows(shape: tuple[int, ...]) -> int:
 def share_closer(generated: np.ndarray, held_out: np.ndarray, quantile: float = 0.05) -> Closer:
     """Share of generated images closer to training images than nearly all held-out real ones.
 
-    A set that copies nothing and lies as the held-out one does has a share near `quantile`.
+    A set without copies, distributed like the held-out one, has a share near `quantile`.
 
     Args:
       generated: [N] distances of generated images to their nearest training image.
@@ -122,12 +122,12 @@ def share_closer(generated: np.ndarray, held_out: np.ndarray, quantile: float = 
 
     Raises:
       ValueError: shapes, values that are not finite, quantile out of (0, 1), fewer held-out
-        images than the quantile needs to be one (1 / quantile).
+        distances than 1 / quantile.
     """
     generated, held_out = np.asarray(generated), np.asarray(held_out)
     if generated.ndim != 1 or held_out.ndim != 1 or not len(generated):
         raise ValueError(
-            f"generated {generated.shape} and held-out {held_out.shape} distances: needed one an "
+            f"generated {generated.shape} and held-out {held_out.shape} distances: needed one per "
             "image, [N] and [M]"
         )
     if not 0 < quantile < 1 or len(held_out) * quantile < 1:

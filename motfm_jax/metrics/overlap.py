@@ -1,4 +1,4 @@
-"""Label map against label map, structure by structure: overlap, and distances of surfaces."""
+"""Overlap and surface distances of two label maps, structure by structure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ MEASURES = ("dice", "iou", "hausdorff", "hausdorff_95", "asd", "assd")
 
 
 class Overlap(NamedTuple):
-    """One prediction against its reference; every array [L], one entry a label.
+    """One prediction against its reference; every array [L], one entry per label.
 
-    Distances are in millimetres where a spacing was given, else in pixels, from surface voxel to
+    Distances are in millimetres if a spacing was passed, else in pixels, from surface voxel to
     nearest surface voxel. A label that is in one map only has overlap 0 and no distance (NaN); in
     neither map, no overlap either.
 
@@ -120,7 +120,7 @@ def summarise(overlaps: Sequence[Overlap]) -> Summary:
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Column means [N, L] -> [L] over what is not NaN; NaN where nothing is."""
+    """Column means [N, L] -> [L] over the values that are not NaN; NaN if there are none."""
     counts = (~np.isnan(values)).sum(axis=0)
     means = np.full(values.shape[1], np.nan)
     return np.divide(np.nansum(values, axis=0), counts, out=means, where=counts > 0)

@@ -1,4 +1,4 @@
-"""Image against image: PSNR, SNR, SSIM and multi-scale SSIM, in float64, one number a pair.
+"""Image against image: PSNR, SNR, SSIM and multi-scale SSIM, in float64, one number per pair.
 
 All take two sets [B, *S, C] of equal shape, 2-D or 3-D, and a stated data range: the span of the
 intensities that are possible, 2 for [-1, 1], 255 for bytes.

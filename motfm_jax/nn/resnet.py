@@ -93,7 +93,7 @@ def _conv(
 
 
 class Block(nnx.Module):
-    """Convolutions, each normalised, around which the skip connection leads."""
+    """Convolutions, each normalised, with a skip connection around them."""
 
     def __init__(
         self,

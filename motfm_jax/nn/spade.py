@@ -1,9 +1,9 @@
 """SPADE: a generator that reads the mask at every normalisation, and its discriminators.
 
 Differences from the published network: normalisation by instance instead of by batch, so that an
-image does not depend on its batch and nothing but parameters is kept; and a latent of spatial
-noise, as many numbers as the image has, instead of 256 through a dense layer, whose parameters
-would grow with the image (200 million for a volume of 96 x 96 x 96).
+image does not depend on its batch and the only state are parameters; and a latent of spatial noise
+of the size of the image. The published latent of 256 numbers passes a dense layer, whose parameters
+grow with the image (200 million for a volume of 96 x 96 x 96).
 
 Source: Park et al. 2019; Wang et al. 2018 (the discriminators).
 """
@@ -34,14 +34,14 @@ class SpadeSettings:
       dims: 2 or 3.
       image_channels: C.
       mask_channels: channels of the mask.
-      num_classes: of labels beside it; 0 for none.
+      num_classes: number of classes; 0 without class conditioning.
       channels: of the generator's levels, the finest first, each half the size of the one before.
       blocks: residual blocks a level.
       hidden: channels of the convolution by which a normalisation reads the mask.
       width: channels of a discriminator's first layer.
       discriminators: how many, each seeing the image at half the size of the one before.
       dtype: what convolutions compute in.
-      on_cpu: see `layers.conv`.
+      on_cpu: see `layers.Compute`.
     """
 
     dims: int
@@ -80,7 +80,7 @@ def instance_norm(x: Array) -> Array:
 
 
 class Spade(nnx.Module):
-    """Instance normalisation with a scale and an offset that the mask decides at every place."""
+    """Instance normalisation with a scale and an offset computed from the mask at every pixel."""
 
     def __init__(self, features: int, settings: SpadeSettings, rngs: Draws):
         self.shared = conv(settings.map_channels, settings.hidden, settings.compute, rngs)
@@ -94,7 +94,7 @@ class Spade(nnx.Module):
 
 
 class SpadeBlock(nnx.Module):
-    """Two normalised convolutions around which the skip connection leads."""
+    """Two normalised convolutions with a skip connection around them."""
 
     def __init__(self, features_in: int, features_out: int, settings: SpadeSettings, rngs: Draws):
         between = min(features_in, features_out)
@@ -186,7 +186,7 @@ class Discriminator(nnx.Module):
         self.dtype = settings.dtype
 
     def __call__(self, x: Array) -> list[Array]:
-        """Image and mask [B, *S, C + M] -> what each layer makes of them; the verdict last."""
+        """Image and mask [B, *S, C + M] -> the result of each layer; the verdict last."""
         results = [leaky(self.conv_in(x.astype(self.dtype)))]
         for each in self.convs:
             results.append(leaky(instance_norm(each(results[-1])).astype(self.dtype)))

@@ -1,9 +1,9 @@
 """Convolutions of spectral norm one.
 
-The kernel, as a matrix from patches to features, is divided by its largest singular value, which a
-power iteration follows: each convolution carries an estimate of the singular vector, and `refresh`
-takes every estimate one step further, once an update. Both are functions of parameters alone, so
-they are the same on every device. Gradients pass the kernel, not the vector.
+The kernel, as a matrix from patches to features, is divided by its largest singular value. A power
+iteration follows that value: each convolution carries an estimate of the singular vector, and
+`refresh` improves every estimate by one step per update. Both depend on parameters alone, so they
+are the same on every device. Gradients flow through the kernel, not through the vector.
 
 Source: Miyato et al. 2018.
 """

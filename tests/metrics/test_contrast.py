@@ -27,7 +27,7 @@ def test_masks_without_both_labels_are_left_out_and_counted():
 
 
 def test_shapes_must_belong_together():
-    with pytest.raises(ValueError, match="differ in number: there are 2 of one"):
+    with pytest.raises(ValueError, match="needed equally many, one of them ends after 2"):
         darker_share(np.zeros((2, 4, 4, 1)), np.zeros((3, 4, 4), np.uint8), 1, 2)
     with pytest.raises(ValueError, match="differ in space"):
         darker_share(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 5), np.uint8), 1, 2)

@@ -56,7 +56,7 @@ def test_is_symmetric_and_grows_with_the_square_of_the_scale(golden):
 
 
 def test_other_numbers_of_features_are_refused():
-    with pytest.raises(ValueError, match="2 and 3 features an image"):
+    with pytest.raises(ValueError, match="2 and 3 features per image"):
         frechet_distance(_gaussian([0, 0], np.eye(2)), _gaussian([0, 0, 0], np.eye(3)))
     with pytest.raises(ValueError, match="at least 2"):
         frechet_distance(moments(np.ones((1, 2))), moments(np.ones((5, 2))))

@@ -108,7 +108,7 @@ def test_linear_mmd_sees_mean_images_only():
     "generated, real, message",
     [
         (np.zeros((1, 2)), np.zeros((5, 2)), "generated features (1, 2): this measure needs at"),
-        (np.zeros((5, 2)), np.zeros((5, 3)), "2 and 3 features an image"),
+        (np.zeros((5, 2)), np.zeros((5, 3)), "2 and 3 features per image"),
         (
             np.zeros((5, 2)),
             np.full((5, 2), np.inf),

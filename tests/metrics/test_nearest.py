@@ -99,7 +99,7 @@ def test_share_of_images_closer_than_the_quantile_of_held_out_ones():
     [
         (np.ones(5), np.ones(10), 0.05, "quantile 0.05 of 10 held-out"),
         (np.ones(5), np.ones(100), 1.0, "quantile 1.0"),
-        (np.ones((5, 2)), np.ones(100), 0.05, "needed one an image"),
+        (np.ones((5, 2)), np.ones(100), 0.05, "needed one per image"),
         (np.array([np.nan]), np.ones(100), 0.05, "generated distances"),
     ],
 )

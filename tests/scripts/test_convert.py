@@ -126,7 +126,7 @@ def test_there_and_back(folder, printed, tmp_path, capsys):
     "flags, message",
     [
         (["from-torch", "--ckpt=none.ckpt", "--out=new"], "none.ckpt: no such file"),
-        (["to-torch", "--run=none", "--out=back.safetensors"], "none: no checkpoints"),
+        (["to-torch", "--run=none", "--out=back.safetensors"], "none: "),
         (["features", "--network=clip", "--weights=none.bin"], "none.bin: no such file"),
     ],
 )
