@@ -18,6 +18,7 @@ from motfm_jax.data.records import Facts
 from motfm_jax.io import pictures
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.folders import differences, read_json
+from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import (
     MAY_CHANGE,
     Run,
