@@ -15,7 +15,7 @@ from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import check_workdir
 from motfm_jax.model import Bundle
-from motfm_jax.sampling.conditions import Wish, choose
+from motfm_jax.sampling.conditions import Selection, choose
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import Samples
 from motfm_jax.sampling.sample import sample as sample_bundle
@@ -88,15 +88,15 @@ class Model(Bundle):
           ValueError: an argument that the model does not take, or lacks one that it needs.
         """
         enable_compile_cache()
-        wish_options = {key: options.pop(key) for key in ("split", "fit") if key in options}
-        wish = Wish(num, _listed(masks), classes, **wish_options)
+        selection_options = {key: options.pop(key) for key in ("split", "fit") if key in options}
+        selection = Selection(num, _listed(masks), classes, **selection_options)
         timed = options.pop("timed", False)
         noise, source = options.pop("noise", None), options.pop("source", None)
         request = {key: options.pop(key) for key in Request._fields if key in options}
         chosen = self.solver(solver, steps, **options)
-        start = starts.read(self, wish, noise, source, seed)
+        start = starts.read(self, selection, noise, source, seed)
         rows = {} if start is None else {"noise" if source is None else "source": len(start)}
-        conditions = choose(self, wish, self.data, rows)
+        conditions = choose(self, selection, self.data, rows)
         request = Request(chosen, seed, start, **request)
         return sample_bundle(self, conditions, request, timed=timed, progress=progress)
 

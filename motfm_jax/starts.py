@@ -10,14 +10,14 @@ from motfm_jax.data.pipeline import Examples, read_pairs
 from motfm_jax.evaluation.restoration import Task
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import inputs
-from motfm_jax.sampling.conditions import DEFAULT_NUM, Wish, check_num, choose
+from motfm_jax.sampling.conditions import DEFAULT_NUM, Selection, check_num, choose
 
 POWERS = (0.02, 0.065, 0.2)  # of speckle; the paper's 11.87 dB are 0.065
 
 
 def read(
     model: Bundle,
-    wish: Wish,
+    selection: Selection,
     noise: inputs.Values | None = None,
     source: inputs.Values | None = None,
     seed: int = 0,
@@ -26,10 +26,10 @@ def read(
 
     Args:
       model: its flow starts from noise, or from images (config.flow.source).
-      wish: the images asked for.
+      selection: the images asked for.
       noise: [N, *S, C] floats in the place of a seed's noise.
       source: [N, *S, C] images to start from, in the units of the training data; None takes those
-        of the wish's split. For a flow that starts from images.
+        of the selection's split. For a flow that starts from images.
       seed: of the speckle.
 
     Returns:
@@ -49,9 +49,9 @@ def read(
             f"{flow_source!r}); give them as --source"
         )
     if source is None:
-        return _of_split(model, wish, seed)
-    lacks_masks = "mask" in model.cond and not len(wish.masks)
-    if lacks_masks or ("class" in model.cond and not len(wish.classes)):
+        return _of_split(model, selection, seed)
+    lacks_masks = "mask" in model.cond and not len(selection.masks)
+    if lacks_masks or ("class" in model.cond and not len(selection.classes)):
         raise ValueError(
             f"--source without its conditions: this model was trained with cond={model.cond}; "
             "give --masks, --classes of the same images"
@@ -63,15 +63,15 @@ def read(
     return np.stack([intensity.apply(image, f"source {row}") for row, image in enumerate(images)])
 
 
-def _of_split(model: Bundle, wish: Wish, seed: int) -> np.ndarray:
-    if len(wish.masks) or len(wish.classes):
+def _of_split(model: Bundle, selection: Selection, seed: int) -> np.ndarray:
+    if len(selection.masks) or len(selection.classes):
         raise ValueError(
             "--masks, --classes without --source: the images to start from come with their own "
             "conditions; leave them out, or give --source"
         )
-    check_num(wish.num)
-    arrays = datasets.arrays(model.config, wish.split)
-    rows = np.arange(wish.num or DEFAULT_NUM) % len(arrays)
+    check_num(selection.num)
+    arrays = datasets.arrays(model.config, selection.split)
+    rows = np.arange(selection.num or DEFAULT_NUM) % len(arrays)
     start = datasets.start(model.config, model.facts)
     return read_pairs(Examples(arrays, model.intensity, start), rows, seed)[0]
 
@@ -118,5 +118,5 @@ def restoration(
     bounds = model.config.data.intensity.range
     if model.config.data.intensity.mode not in ("minmax", "percentile"):
         bounds = real.min(), real.max()
-    conditions = choose(model, Wish(len(rows), split=split), lambda _: arrays)
+    conditions = choose(model, Selection(len(rows), split=split), lambda _: arrays)
     return Task(sources, real, conditions, tuple(map(float, bounds)))

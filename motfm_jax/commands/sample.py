@@ -11,7 +11,7 @@ from motfm_jax import cli, datasets, runs, starts
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.progress import progress_bar
-from motfm_jax.sampling.conditions import Wish, choose
+from motfm_jax.sampling.conditions import Selection, choose
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import sample_to_folder
 
@@ -73,10 +73,10 @@ def main(arguments: Sequence[str]) -> None:
     model = runs.load_run(args.run, args.checkpoint, data_root=args.data_root)
     options = {name: getattr(args, name) for name in ("rtol", "atol", "eta", "spacing")}
     solver = model.solver(args.solver, args.steps, **options)
-    wish = Wish(args.num, args.masks, args.classes, args.split, args.fit)
-    start = starts.read(model, wish, args.noise, args.source, args.seed or 0)
+    selection = Selection(args.num, args.masks, args.classes, args.split, args.fit)
+    start = starts.read(model, selection, args.noise, args.source, args.seed or 0)
     rows = {} if start is None else {"--source" if args.source else "--noise": len(start)}
-    conditions = choose(model, wish, lambda split: datasets.arrays(model.config, split), rows)
+    conditions = choose(model, selection, lambda split: datasets.arrays(model.config, split), rows)
     request = Request(
         solver,
         args.seed or 0,

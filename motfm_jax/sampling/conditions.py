@@ -55,8 +55,8 @@ class Conditions(NamedTuple):
         return total.hexdigest()
 
 
-class Wish(NamedTuple):
-    """The conditions that a user asks for.
+class Selection(NamedTuple):
+    """The conditions that a user selects.
 
     Attributes:
       num: N; None for as many as there are rows or counts, else the number of mask files, else 16.
@@ -76,7 +76,7 @@ class Wish(NamedTuple):
 
 def choose(
     model: Bundle,
-    wish: Wish,
+    selection: Selection,
     records: Callable[[str], Arrays],
     rows: Mapping[str, int] | None = None,
 ) -> Conditions:
@@ -88,7 +88,7 @@ def choose(
 
     Args:
       model: what the images are sampled from.
-      wish: what is asked for.
+      selection: see `Selection`.
       records: split -> its examples; called only where conditions come from there.
       rows: numbers of images that other arguments ask for, by flag, such as {"--noise": 8}.
 
@@ -98,30 +98,34 @@ def choose(
     classes, rows = model.facts.classes, dict(rows or {})
     with_mask, with_class = "mask" in model.cond, "class" in model.cond
     for flag, values, taken in (
-        ("--masks", wish.masks, with_mask),
-        ("--classes", wish.classes, with_class),
+        ("--masks", selection.masks, with_mask),
+        ("--classes", selection.classes, with_class),
     ):
         if len(values) and not taken:
             raise ValueError(
                 f"{flag}: this model was trained with cond={model.cond}; leave {flag} out"
             )
-    check_num(wish.num)
+    check_num(selection.num)
     masks = None
-    if len(wish.masks):
-        if with_class and not len(wish.classes):
+    if len(selection.masks):
+        if with_class and not len(selection.classes):
             raise ValueError(
                 f"--masks without --classes: this model was trained with cond={model.cond}; give "
                 f"the classes too, --classes={','.join(classes[:2])}"
             )
         masks = inputs.read_masks(
-            wish.masks, model.facts.mask_labels, model.facts.size, wish.fit, model.mask_channels
+            selection.masks,
+            model.facts.mask_labels,
+            model.facts.size,
+            selection.fit,
+            model.mask_channels,
         )
         if masks.are_rows:
             rows["--masks"] = len(masks.values)
-    labels, are_rows = _labels(wish.classes, classes, wish.num)
+    labels, are_rows = _labels(selection.classes, classes, selection.num)
     if labels is not None and are_rows:
         rows["--classes"] = len(labels)
-    num = _agreed(wish.num, rows)
+    num = _agreed(selection.num, rows)
     num = num or (len(masks.values) if masks is not None else None)
     if labels is not None and not are_rows:  # names, in turn
         labels = np.resize(labels, num or max(DEFAULT_NUM, len(labels)))
@@ -140,7 +144,7 @@ def choose(
         )
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num, None, labels)
-    return _of_records(model, records(wish.split), wish.split, num, labels)
+    return _of_records(model, records(selection.split), selection.split, num, labels)
 
 
 def check_num(num: int | None) -> None:
@@ -209,15 +213,15 @@ def _of_records(
     )
 
 
-def _labels(wish: Any, classes: Sequence[str], num: int | None) -> tuple[np.ndarray | None, bool]:
-    """Class indices of a wish, None for an empty one, and whether they are one an image."""
-    if not len(wish):
+def _labels(values: Any, classes: Sequence[str], num: int | None) -> tuple[np.ndarray | None, bool]:
+    """Class indices of selected classes, None for none, and whether they are one an image."""
+    if not len(values):
         return None, False
-    if isinstance(wish, str) and not wish.lower().endswith(".npy"):
-        return parse_classes(wish, classes, num)
-    if isinstance(wish, str) or not isinstance(wish[0], str):
-        return inputs.class_indices(wish, classes), True
-    return np.array([_index(name, classes) for name in wish], np.int32), True
+    if isinstance(values, str) and not values.lower().endswith(".npy"):
+        return parse_classes(values, classes, num)
+    if isinstance(values, str) or not isinstance(values[0], str):
+        return inputs.class_indices(values, classes), True
+    return np.array([_index(name, classes) for name in values], np.int32), True
 
 
 def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[np.ndarray, bool]:

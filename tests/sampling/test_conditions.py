@@ -7,7 +7,7 @@ import pytest
 from toy import CLASSES, LABELS, make_bundle
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.sampling.conditions import Conditions, Wish, choose, parse_classes
+from motfm_jax.sampling.conditions import Conditions, Selection, choose, parse_classes
 
 MASKS = np.arange(4)[:, None, None] % 3 + np.zeros((4, 4, 6), int)
 AFFINE = np.eye(4).tolist()
@@ -21,8 +21,8 @@ RECORDS = Arrays(
 )
 
 
-def chosen(cond, num=None, *, records=lambda split: RECORDS, rows=None, **wish):
-    return choose(make_bundle(cond=cond), Wish(num, **wish), records, rows)
+def chosen(cond, num=None, *, records=lambda split: RECORDS, rows=None, **selection):
+    return choose(make_bundle(cond=cond), Selection(num, **selection), records, rows)
 
 
 def not_opened(split):
@@ -127,7 +127,7 @@ def test_arrays_to_start_from_decide_how_many_where_conditions_repeat():
 
 
 @pytest.mark.parametrize(
-    "cond, wish, message",
+    "cond, selection, message",
     [
         ("none", dict(classes="2CH_ED"), "trained with cond=none; leave --classes out"),
         ("class", dict(masks=["x.png"]), "trained with cond=class; leave --masks out"),
@@ -140,9 +140,9 @@ def test_arrays_to_start_from_decide_how_many_where_conditions_repeat():
         ("mask", dict(num=6, masks=MASKS), "--num=6: --masks holds 4"),
     ],
 )
-def test_wishes_that_cannot_be_served_are_refused(cond, wish, message):
+def test_wishes_that_cannot_be_served_are_refused(cond, selection, message):
     with pytest.raises(ValueError, match=message):
-        chosen(cond, **{"records": not_opened, **wish})
+        chosen(cond, **{"records": not_opened, **selection})
 
 
 @pytest.mark.parametrize(
