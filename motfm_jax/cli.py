@@ -4,6 +4,7 @@ A user's mistake ends in one line and exit code 2, Ctrl-C in 130, a bug in its t
 """
 
 import argparse
+import contextlib
 import errno
 import importlib
 import json
@@ -98,9 +99,12 @@ class _Terminal(logging.Handler):
         from tqdm import tqdm
 
         warns = record.levelno >= logging.WARNING
-        text = f"{record.levelname}: " * warns + record.getMessage()
-        tqdm.write(text, file=sys.stderr if warns else sys.stdout)
-        (sys.stderr if warns else sys.stdout).flush()
+        stream = sys.stderr if warns else sys.stdout
+        with contextlib.suppress(
+            OSError
+        ):  # a closed pipe or a full disk behind it ends no training
+            tqdm.write(f"{record.levelname}: " * warns + record.getMessage(), file=stream)
+            stream.flush()
 
 
 def _log_to_terminal() -> None:
