@@ -82,10 +82,8 @@ def test_a_process_can_join_others_once_everything_is_imported():
     subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
 
 
-@pytest.mark.parametrize(
-    "devices, processes, accumulation",
-    [(4, 1, 2), pytest.param(2, 2, 1, marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("devices, processes, accumulation", [(4, 1, 2), (2, 2, 1)])
 def test_training_is_that_of_one_device(
     tmp_path, folder_of_one, one_device, devices, processes, accumulation
 ):
@@ -107,6 +105,7 @@ def test_training_is_that_of_one_device(
             assert difference <= tolerance, name
 
 
+@pytest.mark.nightly
 def test_weights_moved(one_device):
     """The comparison above would pass between two runs that learn nothing."""
     assert one_device["losses"][-1] < one_device["losses"][0]
