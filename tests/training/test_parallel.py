@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import toy
+import two_layers
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
@@ -68,7 +68,8 @@ def one_device(folder_of_one):
 def saved_leaves(folder):
     """The whole state of a checkpoint, read by this process and its one device."""
     checkpoints = Checkpoints(folder, {"a": 1}, {})
-    leaves = jax.tree.leaves(checkpoints.restore(toy.make_training("adam", ema=0.9, clip=0.5)[0]))
+    state, _ = two_layers.make_training("adam", ema=0.9, clip=0.5)
+    leaves = jax.tree.leaves(checkpoints.restore(state))
     checkpoints.close()
     return leaves
 
