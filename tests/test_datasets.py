@@ -4,10 +4,8 @@ import logging
 
 import numpy as np
 import pytest
-import tiny
 from tiny import make_config
 
-import motfm_jax as motfm
 from motfm_jax import datasets, settings
 from motfm_jax.commands import prepare
 from motfm_jax.data import SOURCES
@@ -161,22 +159,3 @@ def test_a_source_registered_from_outside_is_read_and_checked(tmp_path, monkeypa
     monkeypatch.delitem(SOURCES, "mine")
     with pytest.raises(ValueError, match=r"source='mine': use one of .*SOURCES\[NAME\]"):
         settings.check(config)
-
-
-@pytest.mark.nightly
-def test_a_source_registered_from_outside_trains_resumes_samples_and_exports(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setitem(SOURCES, "mine", Mine)
-    np.save(tmp_path / "images.npy", images(6, 16, 16).astype(np.float32))
-    run, out = tmp_path / "run", tmp_path / "samples"
-    fields = {"cond": "none", "data__source": "mine", "data__root": str(tmp_path / "images.npy")}
-    fields |= tiny.ONE_LEVEL | {"train__batch_size": 2, "train__save_every": 1}
-    motfm.train(tiny.make_config(train__steps=1, **fields), run, progress=False)
-    model = motfm.train(tiny.make_config(train__steps=2, **fields), run, resume=True)
-    assert model.step == 2 and len(model.data("valid")) == 2
-    tiny.command("sample")([f"--run={run}", f"--out={out}", "--num=2", "--steps=1"])
-    assert np.load(out / "samples.npz")["images"].shape == (2, 16, 16, 1)
-    tiny.command("export")([f"--run={run}", f"--out={tmp_path / 'export'}", "--steps=1"])
-    monkeypatch.delitem(SOURCES, "mine")
-    assert motfm.load(run).facts.size == (16, 16)  # without its source

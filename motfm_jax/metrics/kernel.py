@@ -169,7 +169,7 @@ def _linear_means(name: str, images: Iterable[np.ndarray]) -> tuple[np.ndarray, 
         count += 1
     if count < 2:
         raise ValueError(f"{name}: needed at least 2, got {count}")
-    return total / count, (np.vdot(total, total) - squares) / (count * (count - 1))
+    return total / count, float((np.vdot(total, total) - squares) / (count * (count - 1)))
 
 
 def _cubic(first: np.ndarray, second: np.ndarray) -> np.ndarray:

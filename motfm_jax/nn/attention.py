@@ -46,7 +46,7 @@ class AttentionBlock(nnx.Module):
         self.to_v = linear(features, features, dtype=dtype, rngs=rngs)
         self.proj_attn = linear(features, features, dtype=dtype, rngs=rngs)
         self.heads = settings.heads(features)
-        self.implementation = settings.attention_kernel(features)
+        self.implementation: Implementation = settings.attention_kernel(features)
 
     def encode(self, label: Array | None) -> None:
         """No part of this block depends on the class."""
@@ -70,7 +70,7 @@ class SelfAttention(nnx.Module):
         self.to_v = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_out = linear(features, features, dtype=dtype, rngs=rngs)
         self.heads = settings.heads(features)
-        self.implementation = settings.attention_kernel(features)
+        self.implementation: Implementation = settings.attention_kernel(features)
 
     def __call__(self, x: Array) -> Array:
         return self.to_out(

@@ -134,6 +134,7 @@ def test_logits_are_a_dense_layer_on_the_features(depth):
     assert float(jnp.abs(expected - expected[:1]).max()) > 0.01
 
 
+@pytest.mark.nightly
 def test_an_images_logits_depend_on_that_image_alone():
     _, init, logits = tiny(18)
     params, x = random_params(init), draw(3, 16, 16, 1)

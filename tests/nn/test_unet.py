@@ -134,6 +134,7 @@ def test_recomputing_blocks_changes_no_gradient():
     assert not unused
 
 
+@pytest.mark.nightly
 def test_bfloat16_is_close_to_float32_and_answers_in_float32():
     exact = np.asarray(compiled()(params(), X, T, None))
     rounded = compiled(dtype=jnp.bfloat16)(params(), X, T, None)
@@ -185,6 +186,7 @@ def test_every_residual_block_draws_its_own_dropout():
     assert str(program).count("random_fold_in") == blocks
 
 
+@pytest.mark.nightly
 def test_floored_time_reaches_the_network():
     later = T + np.float32(1e-4)  # within the same level of the 1,000
     assert (np.floor(T * 999) == np.floor(later * 999)).all()

@@ -16,8 +16,14 @@ from differences import (
 )
 
 CASES = ["unconditional", "class", "mask", "mask_class", "unconditional_3d", "mask_class_3d"]
-# The original's default in every run of the tests, the others nightly.
-EACH = [pytest.param(name, marks=[pytest.mark.nightly] * (name != "mask_class")) for name in CASES]
+
+
+def nightly_but(default):
+    """All cases; those but the default run nightly."""
+    marks = {name: [pytest.mark.nightly] * (name != default) for name in CASES}
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=marks[name]) for name in CASES]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -31,19 +37,19 @@ def load(name):
     return golden_case(GOLDEN / f"{name}.npz")
 
 
-@pytest.mark.parametrize("name", EACH)
+@nightly_but("unconditional_3d")
 def test_the_velocity_is_the_originals(name):
     assert velocity_difference(load(name)) <= TOLERANCES["velocity"]
 
 
-@pytest.mark.parametrize("name", EACH)
+@nightly_but("mask_class")
 def test_every_state_of_ten_euler_steps_is_the_originals(name):
     case = load(name)
     assert len(case.arrays["trajectory"]) == 11
     assert trajectory_difference(case) <= TOLERANCES["trajectory"]
 
 
-@pytest.mark.parametrize("name", EACH)
+@nightly_but("mask_class")
 def test_the_training_loss_and_the_gradient_of_every_parameter_are_the_originals(name):
     case = load(name)
     loss, gradients = loss_and_gradients(case)

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import toy.py, as the processes they start do."""
+"""Lets the tests of this folder import two_layers.py, as the processes they start do."""
 
 import sys
 from pathlib import Path

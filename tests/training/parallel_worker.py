@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import toy
+import two_layers
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
@@ -43,10 +43,10 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     key = jax.random.key(0)
 
     def batch(step, **settings):
-        return toy.batch_at(step, ROWS, process=process, processes=processes, **settings)
+        return two_layers.batch_at(step, ROWS, process=process, processes=processes, **settings)
 
     # At a learning rate of 1, plain descent moves the weights by exactly the gradient.
-    state, update = toy.make_training(lr=1.0, accumulation=int(accumulation))
+    state, update = two_layers.make_training(lr=1.0, accumulation=int(accumulation))
     before = jax.device_get(state.params).named()
     state, metrics = update(state, batch(0), key)
     after = jax.device_get(state.params).named()
@@ -55,7 +55,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     result["grad_norm"] = metrics.grad_norm
 
     compilations = []
-    state, update = toy.make_training(
+    state, update = two_layers.make_training(
         "adam", lr=0.03, ema=0.9, accumulation=int(accumulation), clip=0.5
     )
     losses = []
@@ -73,7 +73,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     checkpoints.save(STEPS, state, 0.5)
     checkpoints.wait()
     result |= numbered("saved", state)
-    fresh, _ = toy.make_training("adam", ema=0.9, clip=0.5)
+    fresh, _ = two_layers.make_training("adam", ema=0.9, clip=0.5)
     copied = Path(out).parent / "copied"
     if copied.exists():  # written by another number of devices
         other = Checkpoints(copied, {"a": 1}, {})
@@ -91,7 +91,7 @@ def main(out, accumulation, port=None, num_processes="1", process_id="0"):
     checkpoints.close()
 
     evaluate = parallel.evaluator(
-        make_eval_step(toy.loss_fn), lambda: [batch(100), batch(101, valid=13)], key
+        make_eval_step(two_layers.loss_fn), lambda: [batch(100), batch(101, valid=13)], key
     )
     result["valid_loss"] = evaluate(restored.weights)
     scale = parallel.map_batches(lambda params, rows: {"x": rows["x"] * params["scale"]})

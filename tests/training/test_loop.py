@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from toy import batch_at, batches_from, init_params, loss_fn, make_training
+from two_layers import batch_at, batches_from, init_params, loss_fn, make_training
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints, restore_weights

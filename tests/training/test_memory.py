@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import toy
+import two_layers
 
 from motfm_jax import parallel
 from motfm_jax.training import memory
@@ -13,8 +13,8 @@ GB = 10**9
 
 
 def of_batch(rows: int) -> Memory:
-    state, update = toy.make_training(lr=1.0)
-    compiled = update.compile(state, toy.batch_at(0, rows), jax.random.key(0))
+    state, update = two_layers.make_training(lr=1.0)
+    compiled = update.compile(state, two_layers.batch_at(0, rows), jax.random.key(0))
     return memory.of_training(compiled, state.params)
 
 
@@ -58,10 +58,10 @@ def test_the_program_examined_is_the_one_that_runs():
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event)
     )
-    state = toy.make_training(lr=1.0)[0]
+    state = two_layers.make_training(lr=1.0)[0]
     update = parallel.TrainStep(lambda state, batch, key: (state, batch.image.sum()))
-    program = update.compile(state, toy.batch_at(0), jax.random.key(0))
-    assert memory.needed(program) > np.prod(toy.SIZE)
+    program = update.compile(state, two_layers.batch_at(0), jax.random.key(0))
+    assert memory.needed(program) > np.prod(two_layers.SIZE)
     for step in range(2):
-        state, _ = update(state, toy.batch_at(step), jax.random.key(0))
+        state, _ = update(state, two_layers.batch_at(step), jax.random.key(0))
     assert sum(event.endswith("backend_compile_duration") for event in compiled) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import toy
+import two_layers
 
 from motfm_jax import parallel
 from motfm_jax.io.checkpoints import Checkpoints
@@ -68,7 +68,8 @@ def one_device(folder_of_one):
 def saved_leaves(folder):
     """The whole state of a checkpoint, read by this process and its one device."""
     checkpoints = Checkpoints(folder, {"a": 1}, {})
-    leaves = jax.tree.leaves(checkpoints.restore(toy.make_training("adam", ema=0.9, clip=0.5)[0]))
+    state, _ = two_layers.make_training("adam", ema=0.9, clip=0.5)
+    leaves = jax.tree.leaves(checkpoints.restore(state))
     checkpoints.close()
     return leaves
 
@@ -82,10 +83,8 @@ def test_a_process_can_join_others_once_everything_is_imported():
     subprocess.run([sys.executable, "-c", joins], cwd=WORKER.parents[2], check=True)
 
 
-@pytest.mark.parametrize(
-    "devices, processes, accumulation",
-    [(4, 1, 2), pytest.param(2, 2, 1, marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("devices, processes, accumulation", [(4, 1, 2), (2, 2, 1)])
 def test_training_is_that_of_one_device(
     tmp_path, folder_of_one, one_device, devices, processes, accumulation
 ):
@@ -107,6 +106,7 @@ def test_training_is_that_of_one_device(
             assert difference <= tolerance, name
 
 
+@pytest.mark.nightly
 def test_weights_moved(one_device):
     """The comparison above would pass between two runs that learn nothing."""
     assert one_device["losses"][-1] < one_device["losses"][0]

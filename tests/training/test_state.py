@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import batch_at, loss_fn
+from two_layers import batch_at, loss_fn
 
 from motfm_jax.methods import adversarial
 from motfm_jax.training.optim import make_optimizer, make_schedule

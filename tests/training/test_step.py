@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import batch_at, init_params, loss_fn
+from two_layers import batch_at, init_params, loss_fn
 
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state, pack
