@@ -50,7 +50,7 @@ def main() -> None:
     """The command `motfm`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h"):
-        print(__doc__.splitlines()[0], "", sep="\n")
+        print("motfm COMMAND: generative models of medical images.\n")
         for command, summary in COMMANDS.items():
             print(f"  motfm {command:<11} {summary}")
         print("\nmotfm COMMAND --help lists the flags.")
@@ -150,7 +150,8 @@ def parse_config_flags(arguments: Sequence[str], values: Any, usage: str) -> Any
     from motfm_jax import presets, settings
 
     if {"--help", "-h", "-help"} & set(arguments):
-        print(usage, values.main_module_help(), sep="\n")
+        listed = values.get_help(include_special_flags=False).partition(":\n")[2]
+        print(usage, "options:", listed, sep="\n")
         sys.exit(0)
     arguments = [
         f"--config={presets.config_file(each.partition('=')[2])}"

@@ -147,6 +147,12 @@ def _named_as(train: Arrays, valid: Arrays) -> Arrays:
 
 def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
     valid = _named_as(train, valid)
+    channels = [each.images.shape[-1] for each in (train, valid)]
+    if channels[0] != channels[1]:
+        raise ValueError(
+            "training images have {} channels, validation images {}; give both the same "
+            "channels".format(*channels)
+        )
     if train.folder is None or valid.folder is None:
         _log.info(
             "sources without fingerprint(): %d training and %d validation examples are decoded "

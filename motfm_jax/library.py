@@ -34,6 +34,10 @@ class Model(Bundle):
 
     splits: dict[str, Arrays] = dataclasses.field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        kind, shape = f"{self.config.method}, cond={self.cond}", "x".join(map(str, self.facts.size))
+        return f"Model({self.run}, step {self.step}: {kind}, images {shape})"
+
     def data(self, split: str = "valid") -> Arrays:
         """The data of the run: decoded once, then memory-mapped.
 
@@ -145,7 +149,10 @@ def config(
     else:
         chosen = settings.default()
         chosen.method, chosen.cond, chosen.data.source = method, cond, "python"
-        presets.apply(chosen, len(fields.get("data.size", (0, 0))), size)
+        extents = fields.get("data.size", (0, 0))
+        if np.shape(extents) not in ((2,), (3,)):
+            raise ValueError(f"data.size={extents!r}: two or three numbers needed, as (64, 64)")
+        presets.apply(chosen, len(extents), size)
     settings.assign(chosen, fields)
     settings.check(chosen)
     return chosen

@@ -99,7 +99,13 @@ def apply_original(config: ConfigDict, dims: int) -> None:
 
 
 def apply(config: ConfigDict, dims: int, size: str) -> None:
-    """Sets the fields of a size, in place."""
+    """Sets the fields of a size, in place.
+
+    Raises:
+      ValueError: there is no such size.
+    """
+    if size not in _SIZES[dims]:
+        raise ValueError(f"size={size!r}: use one of {', '.join(_SIZES[dims])}")
     for fields in _SIZES[dims][size]:
         config.update(fields)
 

@@ -72,7 +72,10 @@ def test_motfm_lists_its_commands_and_knows_no_others(monkeypatch, capsys):
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"convert"}))
 def test_every_command_describes_itself(monkeypatch, capsys, name):
     assert run(monkeypatch, name, "--help") == 0
-    assert f"motfm {name}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"motfm {name}" in out
+    if name == "train":
+        assert "--workdir: run directory to write" in out
 
 
 def test_messages_of_the_library_are_printed_and_warnings_apart(capsys):

@@ -159,3 +159,14 @@ def test_a_source_registered_from_outside_is_read_and_checked(tmp_path, monkeypa
     monkeypatch.delitem(SOURCES, "mine")
     with pytest.raises(ValueError, match=r"source='mine': use one of .*SOURCES\[NAME\]"):
         settings.check(config)
+
+
+def test_grey_levels_are_no_mask_labels():
+    source = Given(images(2, 8, 8), masks=255 * np.eye(8, dtype=np.uint8)[None].repeat(2, axis=0))
+    with pytest.raises(ValueError, match=r"a mask holds label 255, .* number the labels 0, 1"):
+        read(source, cond="mask")
+
+
+def test_channels_of_both_splits_must_agree():
+    with pytest.raises(ValueError, match="training images have 2 channels, validation images 1"):
+        read(Given(images(2, 8, 8, 2)), Given(images(2, 8, 8)))

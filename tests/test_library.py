@@ -119,6 +119,10 @@ def test_a_config_is_made_and_checked():
         motfm.config(**{"train.stesp": 7})
     with pytest.raises(ValueError, match="multiple of 4"):
         motfm.config(**{"data.size": (33, 32)})
+    with pytest.raises(ValueError, match=r"data\.size=16: two or three numbers"):
+        motfm.config(**{"data.size": 16})
+    with pytest.raises(ValueError, match="size='tiny': use one of debug, small, paper"):
+        motfm.config(size="tiny")
 
 
 class Lesions:

@@ -42,4 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     enable_compile_cache()
     parallel.connect(values.coordinator, values.num_processes, values.process_id)
     outcome = train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+    if not outcome.stopped_by:
+        print(
+            f"{values.workdir}: trained; to sample: motfm sample --run={values.workdir} --out=DIR"
+        )
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

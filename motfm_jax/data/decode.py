@@ -16,6 +16,7 @@ from motfm_jax.data.source import (
     check_varied,
 )
 
+MOST_UNNAMED = 64  # mask labels without names; more are grey levels
 Create = Callable[[str, np.dtype, tuple[int, ...]], np.ndarray]  # (name, dtype, shape) -> array
 
 
@@ -53,7 +54,9 @@ def decode(
     """
     total = len(source)
     if total == 0:
-        raise ValueError("there are no examples in this split; see config.data.root")
+        raise ValueError(
+            "there are no examples in this split; see config.data.root, or the data set you gave"
+        )
     arrays, first, meta, faults = {}, None, [], Faults(how.on_fault)
     for index, record in enumerate(_read(source, num_threads)):
         with faults:
@@ -81,7 +84,13 @@ def decode(
     for field, array in (("classes", arrays.get("labels")), ("mask_labels", arrays.get("masks"))):
         names[field] = getattr(source, field)
         if names[field] is None:  # numbered as found
-            names[field] = [str(n) for n in range(0 if array is None else int(array.max()) + 1)]
+            count = 0 if array is None else int(array.max()) + 1
+            if field == "mask_labels" and count > MOST_UNNAMED:
+                raise ValueError(
+                    f"a mask holds label {count - 1}, and the data set has no `mask_labels`; "
+                    "number the labels 0, 1, 2, ... (mask > 0 for 0 and 255), or name them all"
+                )
+            names[field] = [str(n) for n in range(count)]
     return arrays, {**names, "meta": meta, "skipped": faults.lines}
 
 

@@ -154,10 +154,12 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
         )
     unknown = sorted({int(label) for label in np.unique(labels)} - set(allowed))
     if unknown:
+        declared = ", ".join(map(str, sorted(allowed)))
+        if isinstance(allowed, range) and len(allowed) > 8:
+            declared = f"{allowed[0]} to {allowed[-1]}"
         raise ValueError(
             f"{path}: label {', '.join(map(str, unknown[:5]))} found, only "
-            f"{', '.join(map(str, sorted(allowed)))} declared; correct the mask, or declare "
-            "or remap the label"
+            f"{declared} declared; correct the mask, or declare or remap the label"
         )
     return labels if labels is values else labels.astype(np.int64)
 
