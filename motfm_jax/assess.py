@@ -1,4 +1,4 @@
-"""The library: score generated images, look for copies, and see what they are good for."""
+"""The library: score, audit, downstream and restore."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,8 +171,6 @@ def _images(samples: Samples | str | Path) -> tuple[sets.ImageSet, Bundle]:
             raise ValueError("samples made with raw=True: sample again without it")
         return sets.in_memory(samples.images), samples.model
     sidecar = read_samples(Path(samples))
-    if sidecar["settings"].get("raw"):
-        raise ValueError(f"{samples}: made with --raw; sample again without it")
     model = library.load(sidecar["run"], sidecar["training_step"])
     return sets.stored(Path(samples) / "samples.npz"), model
 

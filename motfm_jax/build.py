@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from motfm_jax.core import Array, Batch, Condition, Network, Params, encode_mask
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.features import weights as published
 from motfm_jax.methods import METHODS
 from motfm_jax.nn.control import velocity_network
@@ -216,7 +216,7 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
 
 
 def frozen(config: ConfigDict) -> str:
-    """How the names of parameters begin that training leaves as they are; "" where none are."""
+    """The prefix of the names of frozen parameters; "" if none are frozen."""
     return "unet/" if config.train.base else ""
 
 

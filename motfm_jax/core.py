@@ -1,4 +1,4 @@
-"""The arrays that travel between rooms: batches, conditions, and a network as plain functions."""
+"""Types shared by all modules: batches, conditions, and a network as plain functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

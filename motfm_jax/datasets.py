@@ -14,9 +14,9 @@ from motfm_jax.data import find_source
 from motfm_jax.data.augment import Augment, left_right_axis
 from motfm_jax.data.cache import Arrays, in_memory, open_cached
 from motfm_jax.data.decode import Decoding
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pipeline import Examples, Start
-from motfm_jax.data.records import Facts
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.data.speckle import Speckle
 

@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +37,13 @@ def one_of(value: Any, options: Collection[str]) -> str:
         return ""
     close = difflib.get_close_matches(str(value), options, n=1)
     return f"use one of {', '.join(options)}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def check_choice(name: str, value: Any, options: Collection[str]) -> None:
+    """Raises ValueError if the field `name` is not one of the options."""
+    needed = one_of(value, options)
+    if needed:
+        raise ValueError(f"config.{name}={value!r}: {needed}")
 
 
 def number(default: float, low: float = 0, high: float = math.inf, *, above: bool = False) -> Field:
@@ -76,11 +82,8 @@ def are_numbers(
     values: Sequence, count: int = 0, kind: type | tuple = (int, float), above: float = -math.inf
 ) -> str:
     """The rule of `numbers`, for counts that depend on other fields."""
-    largest = sys.float_info.max  # a whole number may be beyond it
     fit = all(
-        isinstance(value, kind)
-        and not isinstance(value, bool)
-        and max(above, -largest) < value < largest
+        isinstance(value, kind) and not isinstance(value, bool) and above < value < math.inf
         for value in values
     )
     if fit and values and (not count or len(values) == count):

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from motfm_jax import datasets, exporting, presets, runs, settings, starts, trainer
+from motfm_jax import build, datasets, presets, runs, settings, starts, trainer
 from motfm_jax.core import Progress
 from motfm_jax.data.cache import Arrays
 from motfm_jax.io.compile_cache import enable_compile_cache
+from motfm_jax.io.export import Sampler, check_destination, write_export
 from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import check_workdir
 from motfm_jax.model import Bundle
+from motfm_jax.nn.dispatch import Capabilities
 from motfm_jax.sampling.conditions import Selection, choose
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import Samples
@@ -218,23 +220,56 @@ def export(
       out: folder to write.
       checkpoint: of a run directory: "best", "last" or a step.
       solver, steps: see `Model.sample`; the number of network calls is fixed.
-      dtype: "float32" or "bfloat16"; "" for the run's.
+      dtype: of convolutions and products, "float32" or "bfloat16"; "" for the run's, float32 where
+        that is auto.
       overwrite: replace an export at `out`.
 
     Returns:
       What was exported: solver, steps, calls, dtype, checkpoint, training_step, condition.
+
+    Raises:
+      ValueError: a solver whose number of network calls varies, a model that starts from images,
+        or a destination that is taken.
     """
     if isinstance(model, Model):
         model, checkpoint = model.run, model.step
-    return exporting.export_run(
-        Path(model),
-        Path(out),
-        which=checkpoint,
-        solver=solver,
-        steps=steps,
-        dtype=dtype,
-        overwrite=overwrite,
+    check_destination(Path(out), overwrite)
+    trained = runs.load_run(Path(model), checkpoint, attention="xla")
+    if trained.starts_from_images:
+        raise ValueError(
+            f"{model}: config.flow.source={trained.config.flow.source!r}; only a sampler that "
+            "starts from noise can be exported"
+        )
+    chosen = trained.solver(solver, steps)
+    if chosen.draws_noise:  # the program takes noise and no key
+        chosen = trained.solver(solver, steps, eta=0.0)
+    if chosen.num_calls is None:
+        raise ValueError(
+            f"--solver={chosen.name}: an exported program makes a fixed number of network calls; "
+            "use euler, heun, midpoint, rk4, tsit5 or dopri5 with --steps"
+        )
+    config = trained.config.to_dict()
+    if dtype:
+        trained.config.train.dtype = dtype
+    # Built for no device in particular: XLA attention, and float32 unless a type is named.
+    built = build.architecture(trained.config, trained.facts, Capabilities("any"), attention="xla")
+
+    def sample(params, x0, mask, label):
+        condition = built.condition(mask, label)
+        solution = trained.method.sample(built.network, params, x0, condition, chosen, None, False)
+        return trained.intensity.invert(solution.x)
+
+    about = dict(
+        solver=chosen.name,
+        steps=chosen.num_steps,
+        calls=chosen.num_calls,
+        dtype=built.dtype.__name__,
+        checkpoint=trained.checkpoint_hash,
+        training_step=trained.step,
     )
+    sampler = Sampler(sample, trained.params, trained.cond, config, trained.facts.to_json())
+    write_export(Path(out), sampler, about, overwrite)
+    return about | {"condition": trained.cond}
 
 
 def _model(bundle: Bundle, splits: dict[str, Arrays] | None = None) -> Model:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.core import Array, Condition, Network
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
 from motfm_jax.methods import METHODS, Method
 
 
@@ -25,7 +25,7 @@ class Bundle:
       condition: (mask [B, *S] labels or [B, *S, C] floats or None, label [B] or None) -> Condition.
       facts: of the training data: size, channels, class names, mask labels, intensities.
       config: of the run, resolved.
-      run: where the weights come from: the run directory, for records and messages.
+      run: where the weights come from: the run directory, for sidecars and messages.
       checkpoint_hash: of the weights' names, shapes and values.
       step: of training, of the checkpoint.
       samplers: the programs compiled so far, see `sampling.generate.make_sampler`.
@@ -64,11 +64,6 @@ class Bundle:
     def mask_channels(self) -> int:
         """Channels of a mask as the network takes it."""
         return 1 if self.config.data.mask_encoding == "scalar" else len(self.facts.mask_labels)
-
-    @property
-    def halvings(self) -> int:
-        """How often the network halves an image."""
-        return len(self.config.model.channels) - 1
 
     @property
     def starts_from_images(self) -> bool:

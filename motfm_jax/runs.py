@@ -8,8 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from motfm_jax import build, datasets, settings
-from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.model import Bundle
@@ -33,7 +32,7 @@ def load_run(
     which = int(which) if isinstance(which, str) and which.isdecimal() else which
     weights = restore_weights(run, which)
     facts = read_facts(weights)
-    config = _read_config(weights, facts)
+    config = _read_config(weights)
     if data_root:
         config.data.root = str(data_root)
     built = build.architecture(config, facts, attention=attention)
@@ -56,16 +55,11 @@ def bundle(
     )
 
 
-def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
-    """The config of a checkpoint, which may be a stranger's."""
+def _read_config(weights: Weights) -> ConfigDict:
     try:
         config = datasets.distrust_cache(settings.from_json(weights.config))
-        if tuple(config.data.size) != facts.size:
-            raise ValueError(
-                f"config.data.size={tuple(config.data.size)}, its data had {facts.size}"
-            )
         settings.check_network(config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{weights.path}: its config cannot be used ({error}); give a run of motfm train"
         ) from error
@@ -73,22 +67,17 @@ def _read_config(weights: Weights, facts: Facts) -> ConfigDict:
 
 
 def read_facts(weights: Weights) -> Facts:
-    """The facts of a checkpoint's data, which may be a stranger's.
+    """The facts of a checkpoint's data.
 
     Raises:
       ValueError: they are not what a training writes.
     """
     try:
-        facts = Facts.from_json(weights.facts)
-        Intensity.from_json(facts.intensity)
-        if facts.source_intensity:
-            Intensity.from_json(facts.source_intensity)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Facts.from_json(weights.facts)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{weights.path}: its facts are another program's ({error!r}); give a run of "
-            "motfm train"
+            f"{weights.path}: its facts cannot be used ({error!r}); give a run of motfm train"
         ) from error
-    return facts
 
 
 def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:

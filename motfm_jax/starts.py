@@ -1,4 +1,4 @@
-"""What images of a trained model start from: noise, given arrays, or the images of its data."""
+"""The start of each generated image: noise, an array of the user, or an image of the data."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ def read(
     if not model.starts_from_images:
         if source is not None:
             raise ValueError(f"--source: the flow of {model.run} starts from noise; leave it out")
-        return None if noise is None else inputs.start_images(noise, model.shape, model.halvings)
+        return None if noise is None else inputs.start_images(noise, model.shape)
     if noise is not None:
         raise ValueError(
             f"--noise: the flow of {model.run} starts from images (config.flow.source="
@@ -56,7 +56,7 @@ def read(
             f"--source without its conditions: this model was trained with cond={model.cond}; "
             "give --masks, --classes of the same images"
         )
-    images = inputs.start_images(source, model.shape, model.halvings, "source")
+    images = inputs.start_images(source, model.shape, "source")
     intensity = model.intensity
     if model.facts.source_intensity:
         intensity = Intensity.from_json(model.facts.source_intensity)

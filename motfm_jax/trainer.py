@@ -14,7 +14,7 @@ from PIL import Image
 from motfm_jax import build, datasets, parallel, runs, settings
 from motfm_jax.core import Array, Batch
 from motfm_jax.data import pipeline
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.io import pictures
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.folders import differences, read_json
@@ -253,11 +253,7 @@ def check_facts(path: Path, facts: Facts) -> None:
     if not path.exists():
         return
     old, new = read_json(path), facts.to_json()
-    if not isinstance(old, dict):
-        raise ValueError(f"{path}: holds no facts; restore it from a copy, or delete it")
-    old.pop("unknown", None)  # of runs of older versions
-    # Facts that only newer versions know are not compared.
-    if changed := differences(old, {name: new[name] for name in old if name in new}):
+    if changed := differences(old, new):
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir"
@@ -293,8 +289,8 @@ def sample_grid(
     """A function that samples for the first validation examples and writes samples/STEP.png."""
     devices = jax.local_device_count()
     num = max(GRID_IMAGES // devices, 1) * devices
-    shown = data.valid.take(np.arange(num) % len(data.valid))
-    masks = shown.masks if "mask" in config.cond else None
+    examples = data.valid.take(np.arange(num) % len(data.valid))
+    masks = examples.masks if "mask" in config.cond else None
     bundle = runs.bundle(model, {}, data.facts, config, run.path)
     rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
     if data.start:
@@ -311,7 +307,7 @@ def sample_grid(
         if jax.process_index():
             return
         params = parallel.replicate(jax.device_get(weights).named())
-        solved = sampler(params, generate.Rows(starts, shown.masks, shown.labels, keys))
+        solved = sampler(params, generate.Rows(starts, examples.masks, examples.labels, keys))
         path = run.samples / f"{step:07d}.png"
         if data.start:
             pictures.write_comparison(

@@ -12,8 +12,8 @@ from tiny import FACTS, SIZES, make_config
 
 from motfm_jax import build, datasets, presets, settings
 from motfm_jax.core import Batch
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
 from motfm_jax.features import weights
 from motfm_jax.methods import METHODS
 from motfm_jax.nn.dispatch import Capabilities
@@ -50,13 +50,6 @@ def assert_saved_and_read_back(facts):
     assert json.dumps(again.to_json()) == text
     for name in ("size", "channels", "classes", "mask_labels", "spacing_mm", "affine"):
         assert getattr(again, name) == getattr(facts, name), name
-
-
-def test_facts_of_older_runs_are_read():
-    facts = Facts.from_json({**FACTS.to_json(), "unknown": []})
-    assert facts == FACTS
-    converted = {**FACTS.to_json(), "intensity": None, "unknown": ["intensity", "affine"]}
-    assert Intensity.from_json(Facts.from_json(converted).intensity).mode == "none"
 
 
 def test_a_limit_applies_to_training_examples_only():

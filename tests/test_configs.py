@@ -11,7 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from motfm_jax import build, presets, settings
 from motfm_jax.core import Batch
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.nn.attention import attend
 from motfm_jax.nn.dispatch import Capabilities
 

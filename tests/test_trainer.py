@@ -14,7 +14,7 @@ from tiny import SIZES, make_config
 import motfm_jax as motfm
 from motfm_jax import datasets, runs, trainer
 from motfm_jax.data import pipeline
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.settings import CONDITIONS, check
@@ -246,14 +246,9 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     check_facts(path, facts)
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))
-    for text, message in (
-        ("", "cannot be read"),
-        ("[]", "no facts"),
-        ('{"later": 1}', "later was 1, is absent"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=rf"facts\.json: .*{message}"):
-            check_facts(path, facts)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"facts\.json: cannot be read"):
+        check_facts(path, facts)
 
 
 def test_processes_that_read_other_checkpoints_do_not_train_together(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from motfm_jax import build, presets, settings
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
 from motfm_jax.io.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]

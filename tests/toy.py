@@ -6,8 +6,8 @@ import numpy as np
 
 from motfm_jax import settings
 from motfm_jax.core import Condition, Network
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.data.records import Facts
 from motfm_jax.model import Bundle
 
 CLASSES = ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")

@@ -104,8 +104,8 @@ def call_contrast(args: argparse.Namespace) -> None:
     print(f"{args.darker} darker than {args.brighter} in {share:.1%} of {number} images")
 
 
-def sampled_from(args: argparse.Namespace) -> tuple[Bundle, ImageSet, bool]:
-    """The run of --samples, the images, and whether they are raw."""
+def sampled_from(args: argparse.Namespace) -> tuple[Bundle, ImageSet]:
+    """The run of --samples, and the images."""
     sidecar = read_samples(args.samples)
     model = runs.load_run(args.run, sidecar["training_step"], data_root=args.data_root)
     if model.checkpoint_hash != sidecar["checkpoint"]:
@@ -115,14 +115,11 @@ def sampled_from(args: argparse.Namespace) -> tuple[Bundle, ImageSet, bool]:
         )
     if args.split == "train":
         raise ValueError("--split=train: held-out images needed, such as valid or test")
-    raw = bool(sidecar["settings"].get("raw"))
-    if raw and (args.call is call_score or args.features):
-        raise ValueError(f"{args.samples}: made with --raw; sample again without it")
-    return model, stored(args.samples / "samples.npz"), raw
+    return model, stored(args.samples / "samples.npz")
 
 
 def call_score(args: argparse.Namespace) -> None:
-    model, images, _ = sampled_from(args)
+    model, images = sampled_from(args)
     reference, train = (
         Real(split, datasets.arrays(model.config, split)) for split in (args.split, "train")
     )
@@ -142,14 +139,12 @@ def call_score(args: argparse.Namespace) -> None:
 
 
 def call_audit(args: argparse.Namespace) -> None:
-    model, images, raw = sampled_from(args)
+    model, images = sampled_from(args)
     train, held_out = (datasets.arrays(model.config, split) for split in ("train", args.split))
     features = None
     if args.features:
         features = downstream.read_features(args.features, train, model.intensity)
-    audit = Auditor(
-        train, held_out, model.intensity, raw=raw, max_shift=args.max_shift, features=features
-    )
+    audit = Auditor(train, held_out, model.intensity, max_shift=args.max_shift, features=features)
     print(f"{summary(audit(images, args.samples))}; see {args.samples / 'audit.png'}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motfm_jax import cli
-from motfm_jax.exporting import export_run
+from motfm_jax.library import export
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -37,10 +37,10 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     args = flags(arguments)
-    exported = export_run(
+    exported = export(
         args.run,
         args.out,
-        which=args.checkpoint,
+        checkpoint=args.checkpoint,
         solver=args.solver,
         steps=args.steps,
         dtype=args.dtype,

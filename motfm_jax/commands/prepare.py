@@ -11,7 +11,6 @@ original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,8 +100,8 @@ def check(args: argparse.Namespace) -> int:
 
 
 def preview(args: argparse.Namespace) -> int:
-    shown = write_preview(args.out, open_split(args, args.split), args.num)
-    print(f"{args.out}: {shown} {args.split} examples")
+    count = write_preview(args.out, open_split(args, args.split), args.num)
+    print(f"{args.out}: {count} {args.split} examples")
     return 0
 
 
@@ -117,12 +116,9 @@ def simulate(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.out}: not an empty folder; choose another --out")
     if args.seed < 0:
         raise ValueError(f"--seed={args.seed}: a whole number from 0 needed")
-    out = Path(os.path.realpath(args.out))
-    if out.is_symlink():
-        raise ValueError(f"--out={args.out}: a loop of links; delete it, or name another folder")
-    if out == Path.cwd():  # to be replaced by the draft
+    if args.out.resolve() == Path.cwd():  # to be replaced by the draft
         raise ValueError(f"--out={args.out}: the folder you are in; name one below it")
-    with whole_folder(out) as draft:
+    with whole_folder(args.out) as draft:
         TREES[args.layout](draft, args.patients, args.seed)
     print(f"{args.out}: {args.patients} simulated patients; look at them with")
     print(f"  motfm prepare check --layout={args.layout} --root={args.out}")

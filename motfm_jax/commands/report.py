@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     todo = stages(plan, args.out, counts["echo"])
     if args.list:
         for stage in todo:
-            print(f"{'done' if is_done(args.out, stage) else 'to do'}  {stage.said()}")
+            print(f"{'done' if is_done(args.out, stage) else 'to do'}  {stage.command_line()}")
         return
     if not args.so_far:
         carry_out(args.out, todo)

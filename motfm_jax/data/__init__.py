@@ -15,13 +15,12 @@ will give. Its instances are one split each (see `source.Source`). The class bri
     motfm_jax.data.SOURCES["mine"] = Mine
 """
 
-import difflib
-
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.source import FromPython
+from motfm_jax.fields import one_of
 
 SOURCES: dict[str, type] = {
     "phantom_echo": PhantomEcho,
@@ -35,11 +34,10 @@ SOURCES: dict[str, type] = {
 
 def find_source(name: str) -> type:
     """The class of a name in `SOURCES`; ValueError if there is none."""
-    if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, n=1)
+    needed = one_of(name, SOURCES)
+    if needed:
         raise ValueError(
-            f"config.data.source={name!r}: use one of {', '.join(SOURCES)}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
-            + "; your own is registered by motfm_jax.data.SOURCES[NAME] = CLASS"
+            f"config.data.source={name!r}: {needed}; your own is registered by "
+            "motfm_jax.data.SOURCES[NAME] = CLASS"
         )
     return SOURCES[name]

@@ -20,7 +20,8 @@ import numpy as np
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, nifti
 from motfm_jax.data.examination import Report
-from motfm_jax.data.source import NoSplit, Record, check_choice
+from motfm_jax.data.source import NoSplit, Record
+from motfm_jax.fields import check_choice
 
 VIEWS = ("2CH", "4CH")
 PHASES = ("ED", "ES")
@@ -112,8 +113,8 @@ class Camus:
     @staticmethod
     def check_config(data: Any) -> None:
         """Raises ValueError for a split rule or classes that CAMUS does not have."""
-        check_choice("split", data.split, RULES)
-        check_choice("classes", data.classes, CLASSES)
+        check_choice("data.split", data.split, RULES)
+        check_choice("data.classes", data.classes, CLASSES)
 
     @staticmethod
     def check(root: str | Path, progress: Progress | None = None) -> Report:

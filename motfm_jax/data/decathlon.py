@@ -6,7 +6,6 @@ Source: Antonelli et al., Nature Communications 13, 2022; layout at medicaldecat
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,8 +208,7 @@ def read_description(root: Path) -> dict[str, Any]:
     """dataset.json.
 
     Raises:
-      ValueError: no such folder or file, no JSON, no "training" or "modality" in it, or a "test"
-        that is no list.
+      ValueError: no such folder or file, no JSON, or no "training" or "modality" in it.
     """
     path = root / "dataset.json"
     if not root.is_dir():
@@ -223,8 +221,6 @@ def read_description(root: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     needed = {"modality": dict, "training": list}
     fields = description if isinstance(description, dict) else {}
-    if not isinstance(fields.get("test") or [], list):
-        raise ValueError(f"{path}: 'test' is {fields['test']!s:.60}, a list needed; correct it")
     wrong = [name for name, kind in needed.items() if not isinstance(fields.get(name), kind)]
     if wrong:
         raise ValueError(
@@ -248,7 +244,7 @@ def find_channel(
     root: Path,
     channels: Sequence[str],
     name: str,
-    flag: str = "config.data.channel, in prepare_data.py --channel",
+    flag: str = "config.data.channel, in motfm prepare --channel",
 ) -> int:
     """Index of the channel of this name, in any case but whole: T1w is not t1gd."""
     matches = [i for i, each in enumerate(channels) if each.lower() == name.strip().lower()]
@@ -300,7 +296,7 @@ def split_entries(root: Path, description: dict[str, Any], split: str, seed: int
 
     Raises:
       NoSplit: no entry in this split.
-      ValueError: an entry is malformed or leaves root.
+      ValueError: an entry is malformed.
     """
     listed = description["training"] if split != "unlabelled" else description.get("test") or []
     entries = [read_entry(root, item) for item in listed]
@@ -331,18 +327,13 @@ def split_patients(patients: Sequence[str], seed: int) -> dict[str, set[str]]:
 
 
 def read_entry(root: Path, item: Any) -> Entry:
-    """{"image": ..., "label": ...}, or the image's path; ValueError for others, or outside root."""
+    """{"image": ..., "label": ...}, or the image's path; ValueError for others."""
     fields = item if isinstance(item, dict) else {"image": item}
-    image_path = _inside(root, fields.get("image"))
-    mask_path = _inside(root, fields["label"]) if fields.get("label") else None
-    return Entry(image_path.name.split(".nii")[0], image_path, mask_path)
-
-
-def _inside(root: Path, text: Any) -> Path:
-    """A path of dataset.json, which must stay under root (links there may lead elsewhere)."""
-    normal = os.path.normpath(text) if isinstance(text, str) and text else ".."
-    if os.path.isabs(normal) or normal.split(os.sep)[0] == "..":
+    image, label = fields.get("image"), fields.get("label")
+    if not (isinstance(image, str) and image and isinstance(label, str | None)):
         raise ValueError(
-            f"{root / 'dataset.json'}: path {text!r}, a file below {root} needed; correct it"
+            f"{root / 'dataset.json'}: entry {item!s:.60}, paths of an image and its label needed; "
+            "correct it"
         )
-    return root / normal
+    image_path = root / image
+    return Entry(image_path.name.split(".nii")[0], image_path, root / label if label else None)

@@ -90,15 +90,15 @@ def fit(
       ValueError: an unknown mode, or sizes of different dimension.
     """
     shape = np.array(_spatial_shape(image, mask, size))
-    given = np.ones(len(shape)) if spacing_mm is None else np.array(spacing_mm, float)
-    filling = given * shape / np.array(size)
+    spacing = np.ones(len(shape)) if spacing_mm is None else np.array(spacing_mm, float)
+    filling = spacing * shape / np.array(size)
     if mode == "stretch":
         target = filling
     elif mode == "pad":
         target = np.full(len(shape), filling.max())
     else:
         raise ValueError(f"fit {mode!r}: use 'pad' or 'stretch'")
-    resized = _resample(image, mask, affine, target / given, size)
+    resized = _resample(image, mask, affine, target / spacing, size)
     known = spacing_mm is not None
     return resized._replace(spacing_mm=tuple(target.tolist()) if known else None)
 
@@ -200,9 +200,11 @@ def _weights(centres, old_count, width) -> scipy.sparse.csr_array:
     weights[(old < 0) | (old >= old_count)] = 0
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
     weights = weights.astype(np.float32)
-    held = weights > 0
-    ends = np.concatenate([[0], held.sum(axis=1).cumsum()])
-    return scipy.sparse.csr_array((weights[held], old[held], ends), shape=(len(centres), old_count))
+    stored = weights > 0
+    ends = np.concatenate([[0], stored.sum(axis=1).cumsum()])
+    return scipy.sparse.csr_array(
+        (weights[stored], old[stored], ends), shape=(len(centres), old_count)
+    )
 
 
 def _apply(weights: scipy.sparse.csr_array, image: np.ndarray, axis: int) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""One example, and what every data source gives."""
+"""`Record`, the protocol `Source`, and the checks of records."""
 
-import difflib
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -231,14 +230,6 @@ def check_record(source: Source, index: int, record: Record, first: Record) -> N
             else f"the declared classes are 0 to {most - 1} ({', '.join(source.classes)})"
         )
         raise ValueError(f"{name}: class {record.label}, but {declared}")
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError if a field of config.data is not one of the choices."""
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"config.data.{name}={value!r}: use one of {', '.join(choices)}{hint}")
 
 
 def check_varied(source: Source, index: int, record: Record) -> None:

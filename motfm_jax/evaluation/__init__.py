@@ -1,1 +1,1 @@
-"""Generating image sets."""
+"""Scores, memorisation audit, restoration and downstream networks."""

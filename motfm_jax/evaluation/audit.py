@@ -35,7 +35,6 @@ class Auditor:
     Args:
       train, held_out: real images of the model's training and of another split, unscaled.
       intensity: of the model.
-      raw: the intensity scaling of the generated images is not undone.
       max_shift: pixels along each axis; None for an eighth of the shortest side.
       features: of a network trained on this data, to find the nearest by Euclidean distance too.
 
@@ -49,7 +48,6 @@ class Auditor:
         held_out: Arrays,
         intensity: Intensity,
         *,
-        raw: bool = False,
         max_shift: int | None = None,
         features: Features | None = None,
     ):
@@ -60,10 +58,10 @@ class Auditor:
             )
         shortest = min(train.images.shape[1:-1])
         self._max_shift = shortest // 8 if max_shift is None else max_shift
-        self._raw, self._features, self._num_held_out = raw, features, len(held_out)
+        self._features, self._num_held_out = features, len(held_out)
         self._names = [meta["name"] for meta in train.meta]
-        self._train = in_units(train, intensity, raw)
-        real = in_units(held_out, intensity, raw)
+        self._train = in_units(train, intensity)
+        real = in_units(held_out, intensity)
         self._floor = _nearest(real, self._train, self._max_shift)
         if features:
             self._seen = self._train.through(features.extract)
@@ -73,7 +71,7 @@ class Auditor:
         """Audits one set.
 
         Args:
-          generated: images in the units of the data, or with raw in the network's.
+          generated: images in the units of the data.
           out: folder for audit.json, and audit.png (audit_features.png) with the closest pairs,
             which shows real images; None writes nothing.
 
@@ -92,7 +90,7 @@ class Auditor:
         ours = _nearest(generated, self._train, self._max_shift)
         report = {
             "measure": "RMS difference of intensities after the best cyclic translation",
-            "units": "the network's" if self._raw else "the training data's",
+            "units": "the training data's",
             "max_shift": self._max_shift,
             "num": {
                 "generated": len(generated),

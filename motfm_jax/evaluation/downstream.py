@@ -1,4 +1,4 @@
-"""What generated images are good for: classifiers and segmenters trained on them, tested on real.
+"""Classifiers and segmenters trained on generated images and tested on real ones.
 
 Source: Yazdani et al. 2025, Table 3. The paper names networks, Adam and 50 epochs; the losses are
 the usual ones: cross entropy, and for segmenters that plus one minus the mean soft Dice.
@@ -31,7 +31,6 @@ from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
 TASKS = ("classify", "segment")
-MOST_WIDTH = 1024  # of a network read
 SMALL_IMAGES = 32  # pixels a side up to which networks begin at full resolution (He et al., 4.2)
 MEASURES = {
     "classify": ("accuracy", "macro_f1"),
@@ -158,9 +157,10 @@ def _segmentation_loss(apply: Callable) -> Callable:
     def loss(params: Params, batch: Batch, keys: Array, dropout_key: Any) -> Array:
         logits, mask = apply(params, batch.image), batch.mask.astype(jnp.int32)
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, mask).mean(axis=(1, 2))
-        wanted = jax.nn.one_hot(mask, logits.shape[-1])
-        given = jax.nn.softmax(logits)
-        both, either = ((2 * given * wanted).sum((1, 2)), (given + wanted).sum((1, 2)))
+        target = jax.nn.one_hot(mask, logits.shape[-1])
+        predicted = jax.nn.softmax(logits)
+        both = (2 * predicted * target).sum((1, 2))
+        either = (predicted + target).sum((1, 2))
         dice = ((both + 1.0) / (either + 1.0))[:, 1:]  # background apart
         return entropy + 1 - dice.mean(axis=1)
 
@@ -243,12 +243,12 @@ def fit(
 
 
 def write_network(path: Path, params: Params, task: str, depth: int, width: int) -> None:
-    """Keeps a trained network as one npz, for `read_network`."""
+    """Saves a trained network as one npz, for `read_network`."""
     write_npz(path, **params, settings=np.array(json.dumps([task, depth, width])))
 
 
 def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray], str]:
-    """A kept network with its task, and its name, such as "resnet18 classify".
+    """A saved network with its task, and its name, such as "resnet18 classify".
 
     Args:
       path: of `write_network`.
@@ -260,11 +260,9 @@ def read_network(path: Path, arrays: Arrays) -> tuple[Task, dict[str, np.ndarray
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such network; motfm downstream writes network.npz")
     try:
-        with open_npz(path) as kept:
-            params = {name: kept[name] for name in kept.files}
+        with open_npz(path) as saved:
+            params = {name: saved[name] for name in saved.files}
         name, depth, width = json.loads(str(params.pop("settings")))
-        if not (isinstance(depth, int) and isinstance(width, int) and 0 < width <= MOST_WIDTH):
-            raise ValueError(f"depth {depth!r}, width {width!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: no network ({error}); motfm downstream writes network.npz"

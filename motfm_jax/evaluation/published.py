@@ -29,7 +29,7 @@ _BATCH = 16  # images a device
 
 
 class Seen(NamedTuple):
-    """What the networks leave behind of a set of images.
+    """Features of a set of images, as far as the distances need them.
 
     Attributes:
       moments: of the features that a Frechet distance is taken in, by "inception/2048", ..
@@ -74,19 +74,19 @@ class Networks:
         rows: dict[str, list[np.ndarray]] = {}
         answers, done = None, 0
         for batch in units.batches() if self._look else ():
-            made = {
-                f"{name}/{layer}": features
+            features = {
+                f"{name}/{layer}": values
                 for name, look in self._look.items()
-                for layer, features in look(batch).items()
+                for layer, values in look(batch).items()
             }
-            for layer in FRECHET.keys() & made:
-                new = moments(made[layer])
+            for layer in FRECHET.keys() & features:
+                new = moments(features[layer])
                 totals[layer] = merge(totals[layer], new) if layer in totals else new
-            for layer in made.keys() & KERNEL:
-                rows.setdefault(layer, []).append(made[layer])
-            if LOGITS in made:
+            for layer in features.keys() & KERNEL:
+                rows.setdefault(layer, []).append(features[layer])
+            if LOGITS in features:
                 new = inception_score.answers(
-                    made[LOGITS], split_of_each[done : done + len(batch)], splits
+                    features[LOGITS], split_of_each[done : done + len(batch)], splits
                 )
                 answers = new if answers is None else Answers(*map(np.add, answers, new))
             done += len(batch)
@@ -102,8 +102,8 @@ def _looker(apply: Callable, params: Params) -> Callable[[np.ndarray], dict[str,
         batch, parts = _BATCH * jax.local_device_count(), []
         for start in range(0, len(units), batch):
             rows = np.minimum(np.arange(start, start + batch), len(units) - 1)
-            made = mapped(params, np.asarray(units[rows], np.float32))
-            parts.append(jax.tree.map(lambda leaf: leaf[: len(units) - start], made))  # noqa: B023
+            results = mapped(params, np.asarray(units[rows], np.float32))
+            parts.append(jax.tree.map(lambda leaf: leaf[: len(units) - start], results))  # noqa: B023
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return look

@@ -1,4 +1,4 @@
-"""How far a set of generated images is from real ones, beside how far other real images are.
+"""Distances of generated images from real ones, beside those of other real images (the floor).
 
 A distance means little alone: with few images, or images this network sees little in, real ones
 are not at 0 either. Every score therefore comes with the same score of real images that are not the
@@ -35,7 +35,7 @@ class Features(NamedTuple):
     """A feature extractor.
 
     Attributes:
-      name: for records, such as "resnet18 classify".
+      name: for reports, such as "resnet18 classify".
       extract: a batch of images [n, *S, C], in the units of the data -> [n, F].
     """
 

@@ -1,4 +1,4 @@
-"""Sets of images that are read in batches, as often as a measure asks, and never held whole."""
+"""Sets of images that are read in batches, as often as a metric needs."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.npz import check_archive, npy_header
+from motfm_jax.io.npz import npy_header
 
 BATCH = 32  # images a device
 
@@ -51,17 +51,17 @@ class ImageSet:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The images at `rows` in that order, read up to the last of them: [len(rows), *S, C]."""
-        found, wanted = {}, {int(row) for row in rows}
+        images, chosen = {}, {int(row) for row in rows}
         for row, image in enumerate(self.each()):
-            if row in wanted:
-                found[row] = image.copy()
-            if len(found) == len(wanted):
+            if row in chosen:
+                images[row] = image.copy()
+            if len(images) == len(chosen):
                 break
-        return np.stack([found[int(row)] for row in rows])
+        return np.stack([images[int(row)] for row in rows])
 
 
 class Real(NamedTuple):
-    """Real images with their name for records, such as the split."""
+    """Real images with their name for reports, such as the split."""
 
     name: str
     arrays: Arrays
@@ -75,22 +75,19 @@ def in_memory(images: np.ndarray) -> ImageSet:
     )
 
 
-def in_units(
-    arrays: Arrays, intensity: Intensity, raw: bool = False, rows: np.ndarray | None = None
-) -> ImageSet:
+def in_units(arrays: Arrays, intensity: Intensity, rows: np.ndarray | None = None) -> ImageSet:
     """Real images as a perfect network's samples would be: scaled, and the scaling undone.
 
     Args:
       arrays: raw intensities.
       intensity: of the run.
-      raw: leave them scaled.
       rows: which of them; None for all.
     """
     rows = np.arange(len(arrays)) if rows is None else rows
 
     def one(row: int) -> np.ndarray:
         scaled = intensity.apply(np.asarray(arrays.images[row]), arrays.meta[row]["name"])
-        return scaled if raw else intensity.invert(scaled)
+        return intensity.invert(scaled)
 
     return ImageSet(
         (len(rows), *arrays.images.shape[1:]),
@@ -102,12 +99,11 @@ def in_units(
 
 
 def stored(path: Path, name: str = "images") -> ImageSet:
-    """An array of an npz, compressed or not, which is decompressed as far as it is read.
+    """An array of an npz, compressed or not, decompressed only as far as it is read.
 
     Raises (here or in reading):
       ValueError: no such array, one of other things than numbers, or a damaged file.
     """
-    check_archive(path)
     with _opened(path, name) as (shape, *_):
         pass
 

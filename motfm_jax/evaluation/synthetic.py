@@ -42,20 +42,18 @@ def read_generated(folder: Path, task: str, real: Arrays) -> Arrays:
         other classes or other mask labels than the real ones.
     """
     path, sidecar = folder / "samples.npz", read_samples(folder)
-    if sidecar["settings"].get("raw"):
-        raise ValueError(f"{folder}: made with --raw; sample again without it")
     condition = sidecar["condition"]
-    with open_npz(path) as made:
+    with open_npz(path) as saved:
         images, learned = (
-            np.asarray(made[name]) if name in made else None
+            np.asarray(saved[name]) if name in saved else None
             for name in ("images", "classes" if task == "classify" else "masks")
         )
     if images is None:
         raise ValueError(f"{path}: holds no images; sample again with --overwrite")
     if learned is None:
-        wanted = "class" if task == "classify" else "mask"
+        cond = "class" if task == "classify" else "mask"
         raise ValueError(
-            f"{folder}: made without what --task={task} learns; sample a run with cond={wanted}"
+            f"{folder}: made without what --task={task} learns; sample a run with cond={cond}"
         )
     if images.shape[1:] != real.images.shape[1:]:
         raise ValueError(
@@ -72,8 +70,8 @@ def read_generated(folder: Path, task: str, real: Arrays) -> Arrays:
         and bool(((learned >= 0) & (learned < len(known))).all())
     )
     # The sidecar names the class of each image, and all labels that a mask may hold.
-    wanted = [known[label] for label in learned] if fits and task == "classify" else list(known)
-    if not fits or condition.get(kind) != wanted:
+    expected = [known[label] for label in learned] if fits and task == "classify" else list(known)
+    if not fits or condition.get(kind) != expected:
         there = condition.get(kind) if isinstance(condition.get(kind), list) else []
         raise ValueError(
             f"{folder}: made of the {kind} {', '.join(sorted(set(map(str, there)))) or 'unnamed'}, "

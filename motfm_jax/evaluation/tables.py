@@ -87,7 +87,7 @@ def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dic
 
 
 class Table(NamedTuple):
-    """Rows as they are shown.
+    """Rows to print.
 
     Attributes:
       caption: what they hold; "" for none.

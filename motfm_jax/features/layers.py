@@ -58,19 +58,19 @@ def layer_norm(features: int) -> nnx.LayerNorm:
     return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=_draws())
 
 
-def resize_matrix(size: int, wanted: int, cubic: bool) -> np.ndarray:
-    """Interpolation along one axis as a matrix [wanted, size], without smoothing before.
+def resize_matrix(size: int, new_size: int, cubic: bool) -> np.ndarray:
+    """Interpolation along one axis as a matrix [new_size, size], without smoothing before.
 
     Samples lie at half pixels and what lies outside repeats the border, as in PyTorch's
     `interpolate` with align_corners=False.
     """
-    at = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    at = (np.arange(new_size) + 0.5) * size / new_size - 0.5
     first = np.floor(at).astype(int)
-    matrix = np.zeros((wanted, size))
+    matrix = np.zeros((new_size, size))
     for offset in range(-1, 3) if cubic else range(2):
         distance = np.abs(at - (first + offset))
         weight = _keys(distance) if cubic else 1 - distance
-        np.add.at(matrix, (np.arange(wanted), np.clip(first + offset, 0, size - 1)), weight)
+        np.add.at(matrix, (np.arange(new_size), np.clip(first + offset, 0, size - 1)), weight)
     return matrix.astype(np.float32)
 
 

@@ -1,11 +1,10 @@
-"""Published weights of the feature networks: converted once, stored with their hash, read back.
+"""Published weights of the feature extractors: converted once, stored, read back.
 
 A network without its published file cannot be used; nothing here draws weights.
 """
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from motfm_jax.features.inception import Inception
 from motfm_jax.features.r3d import R3D18
 from motfm_jax.features.vgg import VGG19
 from motfm_jax.io.folders import whole_file
-from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.io.npz import open_npz
 from motfm_jax.io.torch_files import load, load_safetensors, to_arrays
 from motfm_jax.nn.functional import functional
@@ -106,25 +104,25 @@ def shapes(make: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
 def translate(
     published: Published,
     state: Mapping[str, np.ndarray],
-    wanted: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
     """A state dict of the published network as our parameters, normalisation folded in float64.
 
     Args:
       published: one of NETWORKS.
       state: arrays by their published names; others than the network's are ignored.
-      wanted: `shapes` of the network.
+      expected: `shapes` of the network.
 
     Raises:
       ValueError: an array that is missing or of another shape.
     """
     params = {}
-    for name in wanted:
+    for name in expected:
         layer, _, kind = name.rpartition("/")
-        if kind == "bias" and f"{layer}/kernel" in wanted:
+        if kind == "bias" and f"{layer}/kernel" in expected:
             continue  # together with its kernel
-        params |= _layer(published, state, layer, kind, biased=f"{layer}/bias" in wanted)
-    for name, shape in wanted.items():
+        params |= _layer(published, state, layer, kind, biased=f"{layer}/bias" in expected)
+    for name, shape in expected.items():
         if params[name].shape != tuple(shape):
             raise ValueError(f"{name}: {params[name].shape} in the file, {tuple(shape)} needed")
     return params
@@ -156,8 +154,8 @@ def _layer(
         bias = _take(state, prefix + ".bias")
     # [out, in, *S] -> [*S, in, out]
     kernel = np.moveaxis(weight, (0, 1), (-1, -2))
-    made = {f"{layer}/kernel": np.ascontiguousarray(kernel, np.float32)}
-    return made | ({f"{layer}/bias": np.asarray(bias, np.float32)} if biased else {})
+    params = {f"{layer}/kernel": np.ascontiguousarray(kernel, np.float32)}
+    return params | ({f"{layer}/bias": np.asarray(bias, np.float32)} if biased else {})
 
 
 def _take(state: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -167,12 +165,12 @@ def _take(state: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def convert(name: str, source: Path, folder: Path) -> Path:
-    """Takes a published file over.
+    """Converts a published file.
 
     Args:
       name: of NETWORKS.
       source: the published file.
-      folder: where to keep the weights.
+      folder: where to store the weights.
 
     Returns:
       The file written.
@@ -186,10 +184,10 @@ def convert(name: str, source: Path, folder: Path) -> Path:
             f"{source}: no such file; {name} needs {published.file} of {published.source}"
         )
     with open(source, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(published.sha256):
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(published.sha256):
         raise ValueError(
-            f"{source}: its SHA-256 is {found}, that of {published.file} of {published.source} "
+            f"{source}: its SHA-256 is {digest}, that of {published.file} of {published.source} "
             f"begins with {published.sha256}: another or a damaged file, download it again"
         )
     if source.suffix == ".safetensors":
@@ -203,48 +201,43 @@ def convert(name: str, source: Path, folder: Path) -> Path:
         }
         state = to_arrays(entries, source)
     params = translate(published, state, shapes(published.make))
-    return write(folder, name, params, found)
+    return write(folder, name, params, digest)
 
 
 def default_folder() -> Path:
-    """Where published networks are kept: below $MOTFM_CACHE, by default ~/.cache/motfm_jax."""
+    """Where published networks are stored: below $MOTFM_CACHE, by default ~/.cache/motfm_jax."""
     return Path(os.environ.get("MOTFM_CACHE") or Path.home() / ".cache" / "motfm_jax") / "features"
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """Where `convert` keeps a network."""
+    """Where `convert` stores a network."""
     return folder / f"{name}.npz"
 
 
 def write(folder: Path, name: str, params: Params, source: str) -> Path:
-    """Keeps weights with their hash and that of the file they came from."""
+    """Stores weights with the SHA-256 of the file they came from."""
     path = path_of(folder, name)
-    note = json.dumps({"network": name, "source_sha256": source, "hash": hash_arrays(params)})
     with whole_file(path) as draft:
-        np.savez(draft, **params, note=np.array(note))
+        np.savez(draft, **params, source_sha256=np.array(source))
     return path
 
 
 def read(folder: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
-    """Weights that `convert` kept, and the SHA-256 of the published file they came from.
+    """Weights that `convert` stored, and the SHA-256 of the published file they came from.
 
     Raises:
-      ValueError: none there, or not as they were written.
+      ValueError: no weights, or a damaged file.
     """
     path = path_of(folder, name)
     if not path.is_file():
         published = NETWORKS[name]
         raise ValueError(
             f"{path}: no weights of {name}; download {published.file} from {published.source} and "
-            f"run scripts/convert.py features --network={name} --weights=FILE"
+            f"run motfm convert features --network={name} --weights=FILE"
         )
     try:
-        with open_npz(path) as kept:
-            params = {key: kept[key] for key in kept.files}
-        note = json.loads(str(params.pop("note")))
-        intact = note["network"] == name and note["hash"] == hash_arrays(params)
+        with open_npz(path) as saved:
+            params = {key: saved[key] for key in saved.files}
+        return params, str(params.pop("source_sha256"))
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged ({error}); run scripts/convert.py again") from error
-    if not intact:
-        raise ValueError(f"{path}: its weights are not those written; run scripts/convert.py again")
-    return params, note["source_sha256"]
+        raise ValueError(f"{path}: damaged ({error}); run motfm convert features again") from error

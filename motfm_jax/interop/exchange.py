@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from motfm_jax import build, datasets, runs
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pickles import PickleSet
-from motfm_jax.data.records import Facts
 from motfm_jax.interop import original, torch_weights
 from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.folders import differences

@@ -17,7 +17,7 @@ import yaml
 from ml_collections import ConfigDict
 
 from motfm_jax import presets
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.settings import check, default, field
 
 

@@ -1,4 +1,4 @@
-"""What a program ran on: revision of the source, packages, devices, command."""
+"""Records revision, packages, devices and command of a program."""
 
 import contextlib
 import importlib.metadata
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """What this start ran on: git revision, packages, devices, command."""
+    """Git revision, packages, devices and command of this process."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

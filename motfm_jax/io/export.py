@@ -5,7 +5,7 @@
                             label [b] int32 or None) -> images [b, *S, C] float32, in the units of
                             the training data, for any batch size b
       noise.jax_export     (seed uint32, indices [b] int32) -> noise [b, *S, C] float32: what
-                            scripts/sample.py starts image `index` of `seed` from
+                            motfm sample starts image `index` of `seed` from
       weights.npz          the EMA weights the sampler takes, flat: name -> array
       weights/             the same as an Orbax checkpoint, for any number of devices
       config.json          the run's resolved config
@@ -271,11 +271,11 @@ samples four images into images.npy. The two programs take any batch size b:
                       label: {label}
                       -> images [{image}] float32, intensity scaling already undone
 
-The same seed and index give the same noise as `scripts/sample.py --seed` gives that image. A label
+The same seed and index give the same noise as `motfm sample --seed` gives that image. A label
 or class that does not exist gives an image of NaN.
 
 JAX promises that a serialised program runs with versions up to six months newer than the one
-above; after that scripts/export.py writes a new one. weights.npz and config.json do not age.
+above; after that motfm export writes a new one. weights.npz and config.json do not age.
 weights/ holds the same arrays for Orbax, whatever the number of devices:
 
     orbax.checkpoint.StandardCheckpointer().restore(absolute_path_of_weights)

@@ -115,14 +115,14 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
                 f"{path.parent}: cannot be written ({error.strerror}); use another folder"
             ) from error
         with open(descriptor, "r+", errors="replace") as file:
-            held = _lock(file, path, wait)
-            if held and not _is_at(descriptor, path):
+            is_locked = _lock(file, path, wait)
+            if is_locked and not _is_at(descriptor, path):
                 continue  # the process that held the lock has deleted its file
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             try:
-                yield held
+                yield is_locked
             finally:
                 path.unlink(missing_ok=True)
             return
@@ -237,8 +237,8 @@ def claimed(
     """
     path = Path(path)
     _resumes(path, settings, recall, ignore)  # before anything is touched
-    with locked(path / "lock") as held:
-        if not held:
+    with locked(path / "lock") as is_locked:
+        if not is_locked:
             raise ValueError(
                 f"{path}: this file system has no locks, so two processes could write here at "
                 "once; use a folder on another one"

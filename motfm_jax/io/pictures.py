@@ -20,11 +20,12 @@ _COLOURS = "000000 56b4e9 e69f00 009e73 cc79a7 f0e442 0072b2 d55e00"
 MASK_COLOURS = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(-1, 3)
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
+OPACITY = 0.35  # of masks over images
 
 
-def shared_window(images: np.ndarray, percentiles: Sequence[float] = (0.5, 99.5)) -> Window:
-    """Grey window [low, high] of many images together: percentiles of all their values."""
-    low, high = np.percentile(np.asarray(images, np.float32), percentiles)
+def shared_window(images: np.ndarray) -> Window:
+    """Grey window [low, high] of many images: the 0.5 and 99.5 percentiles of all their values."""
+    low, high = np.percentile(np.asarray(images, np.float32), (0.5, 99.5))
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
@@ -46,12 +47,10 @@ def mask_tile(mask: np.ndarray) -> np.ndarray:
     return _colours(_flat(np.asarray(mask), fill=0))
 
 
-def overlay_tile(
-    image: np.ndarray, mask: np.ndarray, window: Window, opacity: float = 0.35
-) -> np.ndarray:
+def overlay_tile(image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
     """`grey_tile` under the colours of `mask` [*S]; the background stays grey."""
     grey, labels = grey_tile(image, window), _flat(np.asarray(mask), fill=0)
-    mixed = (1 - opacity) * grey + opacity * _colours(labels)
+    mixed = (1 - OPACITY) * grey + OPACITY * _colours(labels)
     return np.where((labels > 0)[..., None], np.rint(mixed), grey).astype(np.uint8)
 
 
@@ -209,15 +208,15 @@ def write_trajectory(
     """
     window = window or shared_window(trajectory[-1])
     last = len(trajectory) - 1
-    shown = np.unique(np.rint(np.linspace(0, last, min(columns, last + 1))).astype(int))
+    steps = np.unique(np.rint(np.linspace(0, last, min(columns, last + 1))).astype(int))
     write_grid(
         path,
         [
-            [grey_tile(trajectory[step, index], window) for step in shown]
+            [grey_tile(trajectory[step, index], window) for step in steps]
             for index in range(trajectory.shape[1])
         ],
         row_titles=row_titles,
-        column_titles=[f"t = {step / max(last, 1):.3g}" for step in shown],
+        column_titles=[f"t = {step / max(last, 1):.3g}" for step in steps],
         caption="\n".join(filter(None, (caption, window_caption(window)))),
     )
 

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,15 +151,10 @@ def open_run(
     with contextlib.ExitStack() as stack:
         own = (FILES, *FOLDERS)
         resumes = stack.enter_context(claimed(path, config, recall, own, may_change))
-        for name in FOLDERS:  # a copied run must not choose where this machine writes
-            if (path / name).is_symlink():
-                raise ValueError(f"{path / name}: is a link; put the folder itself in its place")
         starts = []
         if resumes:
             mark_saved(path)
             starts = read_json(path / "environment.json", _RESTORE)
-            if not isinstance(starts, list):
-                raise ValueError(f"{path / 'environment.json'}: is not a list; {_RESTORE}")
         write_json(path / "environment.json", [*starts, environment()])
         write_json(path / "config.json", config)
         return Run(path, stack.pop_all())
@@ -190,8 +184,6 @@ def _recall(
     if not check_workdir(path, resume=resume, overwrite=overwrite) or overwrite:
         return None
     saved = read_json(path / "config.json", _RESTORE)
-    if not isinstance(saved, dict):
-        raise ValueError(f"{path / 'config.json'}: is not a config; {_RESTORE}")
     return {**defaults, **dict(leaves(saved))}
 
 
@@ -202,8 +194,7 @@ def is_untrained(path: Path) -> bool:
 
 def mark_saved(path: Path) -> None:
     """Notes that a run has had a checkpoint, so that it never starts again without one."""
-    if not os.path.lexists(path / SAVED):  # a link is not followed
-        (path / SAVED).touch()
+    (path / SAVED).touch()
 
 
 def has_checkpoints(path: Path) -> bool:
@@ -256,8 +247,8 @@ def _is_run(path: Path) -> bool:
         )
     if present <= {"lock", "environment.json"}:  # a start that was cut short
         return False
-    shown = ", ".join(sorted(present)[:3])
+    names = ", ".join(sorted(present)[:3])
     raise ValueError(
-        f"{path}: holds other things than a run ({shown}); give another --workdir, nothing here "
+        f"{path}: holds other things than a run ({names}); give another --workdir, nothing here "
         "is touched"
     )

@@ -1,4 +1,4 @@
-"""What is learned and how it is sampled, by name.
+"""The table of generative methods: flow, ddpm, spade.
 
 To add a method, write a module with a `Method` and add its name here, or from outside the package:
 `motfm_jax.methods.METHODS["mine"] = Method(...)`.

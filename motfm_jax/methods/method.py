@@ -1,4 +1,4 @@
-"""What a method of learning to generate consists of."""
+"""The parts of a generative method: settings, loss, solver, sampler."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol

@@ -21,12 +21,12 @@ class Answers(NamedTuple):
 
     Attributes:
       count: [splits] images.
-      given: [splits, K] sum of p(y|x).
+      probability: [splits, K] sum of p(y|x).
       sureness: [splits] sum of the negative entropies, sum_y p(y|x) log p(y|x).
     """
 
     count: np.ndarray
-    given: np.ndarray
+    probability: np.ndarray
     sureness: np.ndarray
 
 
@@ -92,7 +92,7 @@ def answers(logits: np.ndarray, splits: np.ndarray, num_splits: int) -> Answers:
 
 def score(of: Answers) -> InceptionScore:
     """The mean divergence of a split is the entropy of its mean answer less their mean entropy."""
-    mean = of.given / of.count[:, None]
+    mean = of.probability / of.count[:, None]
     divergences = of.sureness / of.count - scipy.special.xlogy(mean, mean).sum(axis=1)
     scores = np.exp(divergences)
     return InceptionScore(float(scores.mean()), float(scores.std()), len(scores))

@@ -1,1 +1,1 @@
-"""Every system the paper compares, trained, sampled, measured and shown, from one plan."""
+"""The paper's comparison: trains, samples and measures every system of a plan."""

@@ -1,4 +1,4 @@
-"""Numbers of every generated set of a report, each kept as soon as it is known."""
+"""Measures every generated set of a report and saves each row at once."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
     Returns:
       A row each: system, steps, spacing, the measures of `evaluation.score`, seconds_per_image,
       calls, share_closer (see `evaluation.audit`); first the floor, with the system "real". And the
-      name of the network whose features were used, "" where there is none.
+      name of the network whose features were used, "" if none.
     """
     num, intensity = anatomies(plan)[anatomy].num, real.intensity
     network = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0)

@@ -48,37 +48,37 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
       The page.
     """
     folder = out / "report"
-    shown_tables: dict[str, Table] = {}
+    report_tables: dict[str, Table] = {}
     figures: list[tuple[Path, str]] = []
     for name in anatomies(plan):
         if not sampled(plan, out, name):
             continue
         real = read_real(plan, out, name)
         rows, network = measure(plan, out, name, real)
-        shown_tables |= _tables(plan, name, rows, network)
+        report_tables |= _tables(plan, name, rows, network)
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
     if plan.depths:
-        shown_tables["table3"] = _downstream(plan, out)
+        report_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
     if plan.denoise is not None and (denoised / "restoration.json").is_file():
         figures += [
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images."),
         ]
-        shown_tables["denoising"] = Table(
+        report_tables["denoising"] = Table(
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
             read_json(denoised / "restoration.json")["rows"],
         )
-    shown_tables = dict(
-        sorted(shown_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
+    report_tables = dict(
+        sorted(report_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
     )
-    for name, table in shown_tables.items():
+    for name, table in report_tables.items():
         table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(_page(plan, out, list(shown_tables.values()), figures, done))
+        draft.write_text(_page(plan, out, list(report_tables.values()), figures, done))
     return page
 
 
@@ -137,8 +137,8 @@ def _downstream(plan: Plan, out: Path) -> Table:
 
 def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list[tuple[Path, str]]:
     """Figure 2's rows of an anatomy, and for echo figure 3."""
-    wanted, masks = anatomies(plan)[name], real.reference.masks
-    num = min(ROWS[name], wanted.num, len(real.images))
+    masks = real.reference.masks
+    num = min(ROWS[name], anatomies(plan)[name].num, len(real.images))
     window = (float(real.intensity.low), float(real.intensity.high))
     first = range(num)
     titles, columns = (
@@ -156,21 +156,21 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     pictures.write_grid(
         path, list(zip(*columns)), column_titles=titles, caption=pictures.window_caption(window)
     )
-    shown = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
+    figures = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
     last_of = {cell.system: cell for cell in sampled(plan, out, name)}
     for last in last_of.values():
         pairs = sample_folder(out, last, plan.reference) / "audit.png"
         if pairs.is_file():
-            shown.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
+            figures.append((pairs, f"Closest pairs of {name} {_title(last)}: generated, training."))
     if name == "echo":
-        shown.insert(
+        figures.insert(
             1,
             (
                 _densities(plan, out, folder, real),
                 "Figure 3. Density of intensities, real and generated.",
             ),
         )
-    return shown
+    return figures
 
 
 def _title(cell: Cell) -> str:
@@ -181,8 +181,8 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
     bounds = real.intensity.low, real.intensity.high
 
-    def curve(shown: ImageSet):
-        return GRID, density(to_units(shown, bounds), plan.seed)
+    def curve(images: ImageSet):
+        return GRID, density(to_units(images, bounds), plan.seed)
 
     curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):
@@ -197,25 +197,25 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
 def _page(
     plan: Plan,
     out: Path,
-    shown_tables: Sequence[Table],
+    report_tables: Sequence[Table],
     figures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
 ) -> str:
-    shown = "".join(
+    pictures_html = "".join(
         f'<figure><div class="wide"><img src="{os.path.relpath(path, out / "report")}" '
         f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n'
         for path, caption in figures
     )
     took = sum(seconds(out, stage) for stage in done)
-    commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.said()}" for stage in done)
+    commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.command_line()}" for stage in done)
     settings = json.dumps(dataclasses.asdict(plan), indent=2, default=dict)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{escape(plan.title)}</title><style>{_STYLE}</style>
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
 <p>The pictures show real images: keep this page where the data may be.</p>
-{"".join(table.html() for table in shown_tables)}
-{shown}
+{"".join(table.html() for table in report_tables)}
+{pictures_html}
 <h2>Where and how</h2>
 <pre>{escape(json.dumps(environment(), indent=2))}</pre>
 <p>All stages together: {took / 60:.0f} min.</p>

@@ -1,4 +1,4 @@
-"""What a report compares: the systems of the paper's tables, and how large everything is."""
+"""The plan of a report: the systems of the paper's tables, with their sizes."""
 
 import dataclasses
 import runpy
@@ -106,7 +106,7 @@ class Cell(NamedTuple):
     Attributes:
       anatomy: "echo" or "brain".
       system: of SYSTEMS.
-      steps: asked for; a generator makes one.
+      steps: requested; a generator makes one.
       spacing: of a diffusion, else "".
     """
 
@@ -151,13 +151,13 @@ def anatomies(plan: Plan) -> dict[str, Anatomy]:
 
 def cells(plan: Plan, anatomy: str) -> list[Cell]:
     """The generated sets of an anatomy's table, row by row."""
-    made = []
+    listed = []
     for system in anatomies(plan)[anatomy].systems:
         method = SYSTEMS[system].method
         steps = (1,) if method == "spade" else plan.steps
         for spacing in plan.spacings if method == "ddpm" else ("",):
-            made += [Cell(anatomy, system, count, spacing) for count in steps]
-    return made
+            listed += [Cell(anatomy, system, count, spacing) for count in steps]
+    return listed
 
 
 def synthetic(plan: Plan, task: str) -> list[Cell]:

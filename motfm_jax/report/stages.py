@@ -1,6 +1,6 @@
 """A plan as commands, each carried out once.
 
-Every stage is a command that a reader can repeat, in a process of its own: a long report does not
+Every stage is a command that a reader can repeat, in a separate process: a long report does not
 gather compiled programs, and what kills one stage loses that stage's last minutes at most.
 """
 
@@ -43,7 +43,7 @@ class Stage(NamedTuple):
     command: str
     arguments: tuple[str, ...]
 
-    def said(self) -> str:
+    def command_line(self) -> str:
         """The call as a reader would type it."""
         return " ".join(("motfm", self.command, *self.arguments))
 
@@ -108,21 +108,21 @@ def _fields(values: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _config(anatomy: Anatomy, arguments: str) -> tuple[str, ...]:
-    given = ",".join(filter(None, (arguments, anatomy.arguments)))
+    chosen = ",".join(filter(None, (arguments, anatomy.arguments)))
     root = (f"--config.data.root={anatomy.root}",) if anatomy.root else ()
-    return f"--config={anatomy.config}:{given}", *root, *_fields(anatomy.settings)
+    return f"--config={anatomy.config}:{chosen}", *root, *_fields(anatomy.settings)
 
 
 def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -> Stage:
     method, cond, base = SYSTEMS[system]
-    kept = (f"--config.train.base={run_folder(out, name, base)}",) if base else ()
+    base_flag = (f"--config.train.base={run_folder(out, name, base)}",) if base else ()
     return Stage(
         f"train {name}/{system}",
         "train",
         (
             *_config(anatomy, f"method={method},cond={cond}"),
             f"--config.seed={plan.seed}",
-            *kept,
+            *base_flag,
             f"--workdir={run_folder(out, name, system)}",
             "--resume",
         ),
@@ -213,10 +213,10 @@ def is_done(out: Path, stage: Stage) -> bool:
     if not path.is_file():
         return False
     before = read_json(path)["command"]
-    if before != stage.said():
+    if before != stage.command_line():
         raise ValueError(
             f"{path}: this stage is done, by another call:\n  {before}\nnow it would be\n  "
-            f"{stage.said()}\ngive another --out, or delete that file to do it again"
+            f"{stage.command_line()}\ngive another --out, or delete that file to do it again"
         )
     return True
 
@@ -236,16 +236,16 @@ def carry_out(out: Path, todo: Sequence[Stage]) -> None:
     for number, stage in enumerate(todo, start=1):
         if is_done(out, stage):
             continue
-        logger.info("[%d/%d] %s\n  %s", number, len(todo), stage.name, stage.said())
+        logger.info("[%d/%d] %s\n  %s", number, len(todo), stage.name, stage.command_line())
         begin = time.perf_counter()
         code = _call([sys.executable, "-m", "motfm_jax", stage.command, *stage.arguments])
         if code:
             raise ValueError(
                 f"stage {stage.name!r} ended with exit code {code}; the same call of the report "
-                "goes on with it"
+                "continues with it"
             )
         seconds_taken = time.perf_counter() - begin
-        write_json(marker(out, stage), {"command": stage.said(), "seconds": seconds_taken})
+        write_json(marker(out, stage), {"command": stage.command_line(), "seconds": seconds_taken})
 
 
 def _call(command: Sequence[str]) -> int:

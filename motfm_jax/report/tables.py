@@ -64,7 +64,7 @@ def generation(
       systems: all rows of the paper's table; those without numbers are marked so.
       measures: those that some row holds are shown; where there are none, the first.
     """
-    shown = [
+    reported = [
         measure for measure in measures if any(row.get(measure.key) is not None for row in rows)
     ] or measures[:1]
     body, group = [], []  # a group: rows of one condition, in which the best is stressed
@@ -72,20 +72,20 @@ def generation(
         own = [row for row in rows if row["system"] == system]
         unknown = "" if own and SYSTEMS[system].method == "spade" else NOT_RUN
         for spacing in dict.fromkeys(row["spacing"] for row in own) or [None]:
-            found = {row["steps"]: row for row in own if row["spacing"] == spacing}
+            by_steps = {row["steps"]: row for row in own if row["spacing"] == spacing}
             body.append(
                 {"": f"{system} ({spacing})" if spacing else system}
                 | {
-                    f"{each.title} {steps}": found[steps].get(each.key)
-                    if steps in found
+                    f"{each.title} {steps}": by_steps[steps].get(each.key)
+                    if steps in by_steps
                     else unknown
-                    for each in shown
+                    for each in reported
                     for steps in plan.steps
                 }
             )
             group.append(SYSTEMS[system].cond)
     best = set()
-    for each in shown:
+    for each in reported:
         for condition in dict.fromkeys(group) if each.less is not None else ():
             known = {
                 (number, title): row[title]
@@ -97,12 +97,12 @@ def generation(
             if known:
                 best.add((min if each.less else max)(known, key=known.get))
     floor = next((row for row in rows if row["system"] == FLOOR), {})
-    if any(floor.get(each.key) is not None for each in shown):
+    if any(floor.get(each.key) is not None for each in reported):
         body.append(
             {"": "real against real"}
             | {
                 f"{each.title} {steps}": "" if number else floor.get(each.key)
-                for each in shown
+                for each in reported
                 for number, steps in enumerate(plan.steps)
             }
         )

@@ -1,4 +1,4 @@
-"""What each generated image is conditioned on: records of a split, or given masks and classes."""
+"""The condition of each generated image: records of a split, or masks and classes of a user."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,6 @@ from motfm_jax.model import Bundle
 from motfm_jax.sampling import inputs
 
 DEFAULT_NUM = 16
-MOST_NUM = 10**7  # images of one call
 
 
 class Conditions(NamedTuple):
@@ -148,11 +147,9 @@ def choose(
 
 
 def check_num(num: int | None) -> None:
-    """Raises ValueError for a number of images below 1, or beyond what a call makes."""
+    """Raises ValueError for a number of images below 1."""
     if num is not None and num < 1:
         raise ValueError(f"--num={num}: at least 1 image")
-    if num is not None and num > MOST_NUM:
-        raise ValueError(f"--num={num}: at most {MOST_NUM} images a call; make more calls")
 
 
 def _agreed(num: int | None, rows: Mapping[str, int]) -> int | None:
@@ -233,8 +230,7 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[n
       the indices, and whether they are one an image (counts) or to be taken in turn.
 
     Raises:
-      ValueError: an unknown class, a wrong count, counts that do not add up to num, or more than
-        MOST_NUM images.
+      ValueError: an unknown class, a wrong count, or counts that do not add up to num.
     """
     names, counts = [], []
     for part in text.split(","):
@@ -246,8 +242,6 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[n
             )
         counts.append(int(count) if equals else None)
     if None not in counts:
-        if sum(counts) > MOST_NUM:
-            raise ValueError(f"--classes={text}: at most {MOST_NUM} images a call; make more calls")
         if num is not None and num != sum(counts):
             raise ValueError(
                 f"--classes={text}: {sum(counts)} images, but --num={num}; leave --num out or "

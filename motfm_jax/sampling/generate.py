@@ -1,4 +1,4 @@
-"""Many images from a trained network: one compiled solve, batch after batch, resumable, timed."""
+"""Generates images batch by batch with one compiled solve; resumable and timed."""
 
 import functools
 import logging
@@ -231,7 +231,7 @@ def generate(
 
 
 def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | None:
-    """A batch that an earlier call finished; None where there is none, or a damaged one."""
+    """A batch that an earlier call finished; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:

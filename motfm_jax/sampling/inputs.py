@@ -1,4 +1,4 @@
-"""What a user gives to sample from: noise, masks and classes, as arrays or files, checked here."""
+"""Reads and checks the noise, masks and classes of a user, from arrays or files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,7 @@ from PIL import Image
 
 from motfm_jax.data import geometry, nifti
 
-PICTURES = (".png", ".bmp", ".tif", ".tiff")
-MASK_SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".npy", *PICTURES)
+MASK_SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".npy", ".png")
 
 Values = str | Path | np.ndarray  # an npy file, or its array
 
@@ -45,15 +44,12 @@ def read_array(path: str | Path) -> np.ndarray:
     return _numbers(str(path), values)
 
 
-def start_images(
-    values: Values, shape: Sequence[int], halvings: int, name: str = "noise"
-) -> np.ndarray:
+def start_images(values: Values, shape: Sequence[int], name: str = "noise") -> np.ndarray:
     """The arrays that images start from: [N, *S, C] float32.
 
     Args:
       values: floats [N, *S, C].
       shape: (*S, C) of the model.
-      halvings: how often the network halves an image.
       name: of an array, for messages.
 
     Raises:
@@ -64,12 +60,6 @@ def start_images(
         raise ValueError(f"{name}: {values.dtype} {values.shape}, floats {_axes(*shape)} needed")
     if values.shape[1:] != tuple(shape):
         raise ValueError(f"{name}: array {values.shape}, this model starts from {_axes(*shape)}")
-    stride = 2**halvings
-    if any(extent % stride for extent in values.shape[1:-1]):
-        raise ValueError(
-            f"{name}: images {values.shape[1:-1]}, but the network needs extents divisible by "
-            f"{stride}; pad or crop them"
-        )
     return _float32(name, values)
 
 
@@ -105,9 +95,9 @@ def read_masks(
 
     Args:
       masks: labels [M, *S], or floats [M, *S, C] as the network takes them: an array or one npy
-        file. Or label maps of one image each: PNG (or BMP, TIFF) with label values as grey or
-        palette numbers, NIfTI, or npy with the array as in memory; a folder stands for all such
-        files in it, sorted.
+        file. Or label maps of one image each: PNG with label values as grey or palette
+        numbers, NIfTI, or npy with the array as in memory; a folder stands for all such files in
+        it, sorted.
       mask_labels: label names by value: the values allowed.
       size: S, which every mask must have unless fit is given.
       fit: "pad" or "stretch" resizes labels to S, nearest neighbour; see `geometry.fit`.
@@ -182,13 +172,10 @@ def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
         return values, affine
     if suffix == ".npy":
         return read_array(path), None
-    if suffix not in PICTURES:
+    if suffix != ".png":
         raise ValueError(f"{path}: unknown type of mask; use {', '.join(MASK_SUFFIXES)}")
     try:
-        with Image.open(path, formats=("PNG", "BMP", "TIFF")) as picture:
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
-                raise ValueError(f"{frames} pictures in one file, one a file needed")
+        with Image.open(path, formats=("PNG",)) as picture:
             values = np.asarray(picture)
     except Exception as error:  # a decoder may raise anything on foreign bytes
         raise ValueError(f"{path}: cannot be read ({error}); copy or export it again") from error

@@ -10,6 +10,7 @@ import functools
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from motfm_jax.data.source import Record
 from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import claimed, read_json, write_json
-from motfm_jax.io.npz import check_archive, write_npz
+from motfm_jax.io.npz import write_npz
 
 if TYPE_CHECKING:
     from motfm_jax.sampling.sample import Samples
@@ -78,19 +79,16 @@ def read_sidecar(out: Path) -> dict[str, Any]:
 
 
 def read_samples(out: Path) -> dict[str, Any]:
-    """The sidecar of a finished folder.
+    """The sidecar of a finished folder whose images are in the units of the data.
 
     Raises:
-      ValueError: the folder holds no samples, or a damaged sidecar.
+      ValueError: the folder holds no samples, or raw ones.
     """
     sidecar = read_sidecar(out)
     if not (sidecar and (out / "samples.npz").is_file()):
         raise ValueError(f"{out}: no samples.json and samples.npz of motfm sample; sample there")
-    kinds = {"training_step": int, "checkpoint": str, "condition": dict}
-    if wrong := [name for name, kind in kinds.items() if not isinstance(sidecar.get(name), kind)]:
-        raise ValueError(
-            f"{out / SIDECAR}: no {' and no '.join(wrong)} in it; sample again with --overwrite"
-        )
+    if sidecar["settings"].get("raw"):
+        raise ValueError(f"{out}: made with --raw; sample again without it")
     return sidecar
 
 
@@ -109,33 +107,21 @@ def _recall(out: Path, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether everything that these settings ask for is there, with readable images."""
-    if read_sidecar(out).get("settings") != settings:
-        return False
-    names = ["grid.png"]
-    names += ["trajectory.npz", "trajectory.png"] if settings.get("trajectory") else []
-    names += ["samples.pkl"] if settings.get("pickle") else []
-    volumes = sum(1 for path in out.iterdir() if re.fullmatch(r"sample_\d+\.nii\.gz", path.name))
-    if settings.get("nifti") and volumes != settings.get("num"):
-        return False
-    try:
-        check_archive(out / "samples.npz")
-    except ValueError:
-        return False
-    return all((out / name).is_file() for name in names)
+    """Whether the images of these settings are there. The sidecar is written last."""
+    return read_sidecar(out).get("settings") == settings and zipfile.is_zipfile(out / "samples.npz")
 
 
 def draw_grid(path: Path, samples: "Samples") -> None:
     """The first images with their masks and class names."""
     images, names, drawn = samples.images, _class_names(samples), _to_draw(samples.masks)
-    shown = min(len(images), MAX_GRID[images.ndim - 2])
+    count = min(len(images), MAX_GRID[images.ndim - 2])
     pictures.write_samples(
         path,
-        images[:shown],
-        masks=None if drawn is None else drawn[:shown],
-        titles=names[:shown],
+        images[:count],
+        masks=None if drawn is None else drawn[:count],
+        titles=names[:count],
         window=pictures.shared_window(images),
-        caption=f"{_note(samples)}; images 0 to {shown - 1} of {len(images)}",
+        caption=f"{_note(samples)}; images 0 to {count - 1} of {len(images)}",
     )
 
 

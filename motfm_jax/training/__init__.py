@@ -1,1 +1,1 @@
-"""Optimisation: state, step, devices, loop."""
+"""Optimisation: state, step, loop, memory and signals."""

@@ -80,8 +80,8 @@ class Outcome(NamedTuple):
     stopped_by: signal.Signals | None
 
 
-class Run(Protocol):
-    """Where the loop logs, such as a run directory."""
+class Log(Protocol):
+    """Where the loop logs: `io.run_folder.Run`."""
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -103,7 +103,7 @@ def train(
     key: Array,
     work: Work,
     plan: Plan,
-    run: Run,
+    run: Log,
     checkpoints: Checkpoints,
     progress: bool = False,
 ) -> Outcome:
@@ -178,8 +178,10 @@ def train(
 
 
 def _bar(step: int, num_steps: int, progress: bool) -> tqdm:
-    shown = progress and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    return tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not shown)
+    is_visible = progress and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(
+        total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not is_visible
+    )
 
 
 def _say(message: str, *values: Any) -> None:
@@ -279,5 +281,5 @@ def _explain(bad: _NotFinite, learning_rate: float) -> str:
         f"last good state is saved as step {bad.step - 1} (losses before: {recent}). Likely "
         f"causes: the learning rate is too high (train.lr, now {learning_rate:.3g}; try a third "
         "or train.warmup), gradients are not clipped (train.clip), bfloat16 rounds too much (try "
-        "train.dtype=float32), or the data has bad values (scripts/prepare_data.py check)"
+        "train.dtype=float32), or the data has bad values (motfm prepare check)"
     )

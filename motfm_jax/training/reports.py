@@ -1,4 +1,4 @@
-"""What a training reports to its reader: the lines at its start and the picture of its losses."""
+"""The lines that a training logs at its start, and the picture of its losses."""
 
 from pathlib import Path
 from typing import Any

@@ -125,8 +125,8 @@ def make_train_step(
             return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted
-        kept = _update_if(keep, update, state)
-        return kept._replace(halted=~keep), Metrics(loss, grad_norm, finite)
+        updated = _update_if(keep, update, state)
+        return updated._replace(halted=~keep), Metrics(loss, grad_norm, finite)
 
     return train_step
 

@@ -70,7 +70,7 @@ def test_the_channel_is_found_by_its_whole_name_in_any_case(tree, name, index):
     "name, came", [("t1", "no channels are called 't1'"), ("", "no channel chosen")]
 )
 def test_a_channel_that_is_not_one_is_refused_with_the_list(tree, name, came):
-    ways = r"config\.data\.channel, in prepare_data\.py --channel$"
+    ways = r"config\.data\.channel, in motfm prepare --channel$"
     with pytest.raises(ValueError, match=f"{came}, it has FLAIR, T1w, t1gd, T2w; .*{ways}"):
         Decathlon(tree, "train", Grid(SHAPE), channel=name)
 
@@ -161,12 +161,10 @@ def test_test_entries_are_bare_paths_without_masks(tree):
     assert source[0].mask is None and source.mask_labels == ()
 
 
-@pytest.mark.parametrize(
-    "path", ["../outside.nii.gz", "/etc/x.nii.gz", "imagesTr/../../x.nii.gz", "", 3]
-)
-def test_paths_that_leave_the_folder_are_refused(tree, path):
+@pytest.mark.parametrize("path", ["", 3, None, {"a": 1}])
+def test_an_entry_without_a_path_is_refused(tree, path):
     edit(tree, training=[{"image": path}])
-    with pytest.raises(ValueError, match=r"dataset.json: path .*, a file below"):
+    with pytest.raises(ValueError, match=r"dataset.json: entry .*, paths of an image and its"):
         Decathlon(tree, "train", Grid(SHAPE), "T1w")
 
 

@@ -199,10 +199,9 @@ def test_a_decathlon_that_cannot_train_is_told(volumes):
     edit(volumes, lambda description: description["labels"].update({"300": "x"}))
     report = integrity.check_decathlon(volumes)
     assert any("masks hold 0 .. 255; remap them" in line for line in report.warnings)
-    for part, value in (("labels", {"0": "background", str(10**14): "x"}), ("test", 5)):
-        edit(volumes, lambda description, said={part: value}: description.update(said))
-        with pytest.raises(ValueError, match=f"'{part}' .* correct it"):
-            integrity.check_decathlon(volumes)
+    edit(volumes, lambda description: description["labels"].update({str(10**14): "x"}))
+    with pytest.raises(ValueError, match="'labels' .* correct it"):
+        integrity.check_decathlon(volumes)
 
 
 @pytest.mark.parametrize("check", [integrity.check_camus, integrity.check_decathlon])

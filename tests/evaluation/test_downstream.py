@@ -99,9 +99,6 @@ def test_a_network_is_kept_with_its_kind(classifier, tmp_path):
         downstream.read_network(path, other)
     with pytest.raises(ValueError, match="no such network"):
         downstream.read_network(tmp_path / "none.npz", TEST)
-    downstream.write_network(path, fitted.params, "classify", 18, 10**12)
-    with pytest.raises(ValueError, match="no network"):
-        downstream.read_network(path, TEST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="no network"):
         downstream.read_network(path, TEST)

@@ -44,9 +44,11 @@ def test_real_images_are_scaled_one_by_one_and_the_scaling_is_undone():
     intensity = Intensity.fit(images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
     units = np.concatenate(list(in_units(arrays, intensity).batches(4)))
     np.testing.assert_allclose(units, images, atol=1e-4)
-    raw = in_units(arrays, intensity, raw=True, rows=np.array([2, 8]))
-    assert raw.shape == (2, 4, 4, 1)
-    np.testing.assert_array_equal(np.stack(list(raw.each())), intensity.apply(images[[2, 8]]))
+    two = in_units(arrays, intensity, rows=np.array([2, 8]))
+    assert two.shape == (2, 4, 4, 1)
+    np.testing.assert_array_equal(
+        np.stack(list(two.each())), intensity.invert(intensity.apply(images[[2, 8]]))
+    )
 
 
 def test_batches_have_the_digest_of_the_whole():

@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import json
 import sys
 import types
 from pathlib import Path
@@ -159,23 +158,20 @@ def test_published_sizes():
     assert count("clip") == 304_293_888 + 1024  # its patch embedding has no bias
 
 
-def test_weights_are_kept_with_their_hash_and_damage_is_noticed(tmp_path):
+def test_weights_are_stored_and_damage_is_noticed(tmp_path):
     params = {"fc/kernel": np.ones((2, 3), np.float32)}
     path = weights.write(tmp_path, "inception", params, "abc")
     read, source = weights.read(tmp_path, "inception")
     np.testing.assert_array_equal(read["fc/kernel"], params["fc/kernel"])
     assert source == "abc"
-    with np.load(path) as kept:
-        note = str(kept["note"])
-    np.savez(path, **{"fc/kernel": 2 * params["fc/kernel"]}, note=np.array(note))
-    with pytest.raises(ValueError, match="not those written"):
-        weights.read(tmp_path, "inception")
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match="damaged"):
-        weights.read(tmp_path, "inception")
+    data = bytearray(path.read_bytes())
+    data[data.index(params["fc/kernel"].tobytes())] ^= 1
+    for damaged in (bytes(data), bytes(data[:50])):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            weights.read(tmp_path, "inception")
     with pytest.raises(ValueError, match="no weights of clip; download"):
         weights.read(tmp_path, "clip")
-    assert json.loads(note)["network"] == "inception"
 
 
 def test_only_the_published_file_is_taken(tmp_path):

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from motfm_jax import build, runs, settings, trainer
 from motfm_jax.data.convert import to_pickle
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.phantom import PhantomEcho
-from motfm_jax.data.records import Facts
 from motfm_jax.interop import original
 from motfm_jax.interop.exchange import from_torch, to_torch
 from motfm_jax.interop.torch_weights import to_torch as original_state

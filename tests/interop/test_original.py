@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.interop import original
 from motfm_jax.settings import check
 

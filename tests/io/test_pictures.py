@@ -21,7 +21,7 @@ def test_a_grey_tile_maps_the_window_to_black_and_white_and_clips_beyond():
 
 def test_one_window_serves_all_images_and_a_constant_one_does_not_divide_by_zero():
     stack = np.stack([np.zeros((4, 4, 1)), np.full((4, 4, 1), 10.0)])
-    assert pictures.shared_window(stack, (0, 100)) == (0.0, 10.0)
+    assert pictures.shared_window(stack) == (0.0, 10.0)
     assert pictures.grey_tile(stack[0], pictures.shared_window(stack[:1])).max() == 0
 
 
@@ -32,9 +32,11 @@ def test_masks_take_their_colours_and_overlays_leave_the_background_grey():
     np.testing.assert_array_equal(tile[0, 1], pictures.MASK_COLOURS[1])
     # The colours repeat from label 8 on, but never the background's.
     np.testing.assert_array_equal(tile[1, 1], pictures.MASK_COLOURS[2])
-    overlay = pictures.overlay_tile(np.full((2, 2, 1), 0.5), mask, (0.0, 1.0), opacity=0.5)
+    overlay = pictures.overlay_tile(np.full((2, 2, 1), 0.5), mask, (0.0, 1.0))
     assert overlay[0, 0].tolist() == [128, 128, 128]
-    np.testing.assert_allclose(overlay[0, 1], (128.0 + pictures.MASK_COLOURS[1]) / 2, atol=1)
+    np.testing.assert_allclose(
+        overlay[0, 1], 0.65 * 128.0 + 0.35 * pictures.MASK_COLOURS[1], atol=1
+    )
 
 
 def test_three_planes_show_the_middle_with_front_and_top_upwards():

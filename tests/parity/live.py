@@ -12,7 +12,7 @@ from differences import Case, make_case
 from torch_original import Structure, record
 
 from motfm_jax import build
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 
 CONFIG = Path(__file__).parents[2] / "configs" / "original.py"
 IN_2D = dict(

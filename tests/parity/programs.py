@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from motfm_jax import build, presets, settings
 from motfm_jax.core import Batch, Condition
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.interop.torch_weights import to_torch
 from motfm_jax.methods import flow
 from motfm_jax.methods.ode import Solver

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from motfm_jax import presets, settings
 from motfm_jax.data import SOURCES
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.interop import original
 from motfm_jax.io.run_folder import leaves
 

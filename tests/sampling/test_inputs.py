@@ -117,7 +117,7 @@ def test_files_that_are_no_masks_are_refused(tmp_path):
 def test_arrays_to_start_from_become_float32(tmp_path):
     values = np.random.default_rng(0).normal(size=(3, 4, 8, 2))
     for start in (values, values.astype(np.float16), save(tmp_path / "x.npy", values)):
-        result = start_images(start, (4, 8, 2), 2)
+        result = start_images(start, (4, 8, 2))
         assert result.dtype == np.float32 and result.flags.c_contiguous
         expected = (start if isinstance(start, np.ndarray) else values).astype(np.float32)
         np.testing.assert_array_equal(result, expected)
@@ -137,7 +137,7 @@ def test_arrays_to_start_from_become_float32(tmp_path):
 def test_arrays_that_cannot_be_started_from_are_refused(tmp_path, values, message):
     path = save(tmp_path / "x.npy", values)
     with pytest.raises(ValueError, match=message) as error:
-        start_images(path, (4, 8, 2), 2)
+        start_images(path, (4, 8, 2))
     assert str(path) in str(error.value)
 
 
@@ -159,7 +159,7 @@ def test_a_pickle_in_an_npy_is_not_executed(tmp_path):
     (tmp_path / "sprung").unlink()
     for name in ("a.npy", "b.npy"):
         with pytest.raises(ValueError, match=f"{name}: cannot be read"):
-            start_images(tmp_path / name, (4, 8, 1), 1)
+            start_images(tmp_path / name, (4, 8, 1))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path, shap
         np.lib.format.write_array_header_1_0(file, header)
         file.write(b"1234")
     with pytest.raises(ValueError, match=r"x\.npy: cannot be read"):
-        start_images(tmp_path / "x.npy", (4, 8, 1), 1)
+        start_images(tmp_path / "x.npy", (4, 8, 1))
 
 
 def test_classes_are_whole_numbers_one_an_image(tmp_path):

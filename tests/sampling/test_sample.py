@@ -9,9 +9,9 @@ import pytest
 
 from motfm_jax import settings
 from motfm_jax.core import Condition, Network
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.pickles import read_pickle
-from motfm_jax.data.records import Facts
 from motfm_jax.methods.ode import Solver
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import outputs
@@ -166,23 +166,19 @@ def claimed(out, settings, **options):
         return folder is not None
 
 
-def test_a_finished_folder_stays_unless_a_file_is_lost(tmp_path):
+def test_a_finished_folder_stays_unless_its_images_are_damaged(tmp_path):
     first = sample(tmp_path, **EVERYTHING)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert sample(tmp_path, **EVERYTHING) == first
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
-    for name in before:
-        content = (tmp_path / name).read_bytes()
-        (tmp_path / name).unlink()
-        if name == "samples.json":  # which shows whose folder it is
-            with pytest.raises(ValueError, match="which was not written by sampling"):
-                claimed(tmp_path, first["settings"])
-        else:
-            assert claimed(tmp_path, first["settings"]), name
-        (tmp_path / name).write_bytes(content)
     path = tmp_path / "samples.npz"
     path.write_bytes(path.read_bytes()[:100])
     assert claimed(tmp_path, first["settings"])
+    path.unlink()
+    assert claimed(tmp_path, first["settings"])
+    (tmp_path / "samples.json").unlink()  # which shows whose folder it is
+    with pytest.raises(ValueError, match="which was not written by sampling"):
+        claimed(tmp_path, first["settings"])
 
 
 @pytest.mark.parametrize("finished", [True, False])

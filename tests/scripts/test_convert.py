@@ -20,8 +20,8 @@ from motfm_jax import build
 from motfm_jax.commands import convert as command
 from motfm_jax.commands import sample
 from motfm_jax.data.convert import to_pickle
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.phantom import PhantomEcho
-from motfm_jax.data.records import Facts
 from motfm_jax.interop import original
 from motfm_jax.interop.torch_weights import to_torch, write_torch_weights
 

@@ -15,7 +15,7 @@ import pytest
 from tiny import FACTS, ONE_LEVEL, ROOT, command, make_config, save_run
 
 from motfm_jax import cli
-from motfm_jax.data.records import Facts
+from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.sampling import generate
 from motfm_jax.settings import CONDITIONS

@@ -187,11 +187,3 @@ def test_phantom_does_not_replace_the_folder_one_is_in(main, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the folder you are in"):
         main("phantom", "--layout=camus", "--out=.")
-
-
-def test_a_loop_of_links_is_said_to_be_one(main, tmp_path):
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    with pytest.raises(ValueError, match="a loop of links"):
-        main("phantom", "--layout=camus", f"--out={loop}", "--patients=3")
-    assert list(tmp_path.iterdir()) == [loop]

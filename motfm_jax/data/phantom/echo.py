@@ -270,5 +270,5 @@ def _log_envelope(heart: Heart, seed: int, patient: int, view: str, phase: str) 
 
     rng = np.random.default_rng((*place, 1 + PHASES.index(phase)))
     envelope = speckle(rng, np.sqrt(power), POINT_SPREAD)
-    shown = 2 * decibel * np.log(envelope + 1e-6) + beams + (scan.gain - scan.attenuation * radius)
-    return np.clip(1 + shown / scan.dynamic_range, 0, 1)
+    level = 2 * decibel * np.log(envelope + 1e-6) + beams + (scan.gain - scan.attenuation * radius)
+    return np.clip(1 + level / scan.dynamic_range, 0, 1)

@@ -9,7 +9,8 @@ import numpy as np
 from motfm_jax.data.phantom import brain, echo
 from motfm_jax.data.phantom.brain import age_class, render_brain
 from motfm_jax.data.phantom.echo import PHASES, VIEWS, render_echo
-from motfm_jax.data.source import Record, check_choice
+from motfm_jax.data.source import Record
+from motfm_jax.fields import check_choice
 
 VERSION = 2  # of what the phantoms look like; part of the fingerprint
 SPLITS = ("train", "valid", "test")
@@ -77,7 +78,7 @@ class PhantomEcho:
     @staticmethod
     def check_config(data: Any) -> None:
         """Raises ValueError for classes that the phantom does not have."""
-        check_choice("classes", data.classes, CLASSES)
+        check_choice("data.classes", data.classes, CLASSES)
 
     def __len__(self) -> int:
         return 4 * len(self.patients)

@@ -1,0 +1,43 @@
+"""The facts of a data set that networks and samplers need."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a checkpoint must remember of its data set: enough to sample without the data.
+
+    Attributes:
+      size: spatial size S.
+      channels: image channels C.
+      classes: class names by index.
+      mask_labels: mask label names by value, background first.
+      intensity: the fitted scaling, `Intensity.to_json()`.
+      source_intensity: likewise for the images a flow starts from, if they are another channel.
+      spacing_mm: of the first training example, or None.
+      affine: of the first training example, or None.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    classes: tuple[str, ...]
+    mask_labels: tuple[str, ...]
+    intensity: dict[str, Any]
+    spacing_mm: tuple[float, ...] | None = None
+    affine: list[list[float]] | None = None
+    source_intensity: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Facts":
+        """The facts of a run.
+
+        Raises:
+          AttributeError, KeyError, TypeError: these are not facts.
+        """
+        tuples = {name: tuple(values[name]) for name in ("size", "classes", "mask_labels")}
+        spacing = values.get("spacing_mm")
+        return cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
