@@ -38,7 +38,7 @@ class Condition(NamedTuple):
     """What a network is conditioned on. Both None: unconditional.
 
     Attributes:
-      mask: [B, *S, C] float32, one-hot or scalar as the config says.
+      mask: [B, *S, C] float32, one-hot or scalar as the config specifies.
       label: [B, K] float32 one-hot classes.
     """
 

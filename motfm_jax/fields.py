@@ -12,7 +12,7 @@ class Field(NamedTuple):
     """One field.
 
     Attributes:
-      default: its value where a config says nothing; every value has this type.
+      default: its value unless a config sets it; every value has this type.
       rule: value -> what it needs, in words; "" for a value that is right.
       fixed: trained weights mean something else under another value.
     """

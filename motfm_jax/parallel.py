@@ -1,4 +1,4 @@
-"""Devices and processes: the only file that says pmap.
+"""Devices and processes: the only file that uses pmap.
 
 Every process holds the whole state, replicated over its own devices, and feeds its own rows of the
 global batch; the mean over devices inside the step keeps all copies equal.

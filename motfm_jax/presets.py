@@ -66,7 +66,7 @@ _SIZES = {
 }
 
 # Network, data and training as the PyTorch original has them, for weights that come from there and
-# for comparisons. Keyed as above. Its batch of 1 is accumulated 8 times where nothing is said.
+# for comparisons. Keyed as above. Its batch of 1 is accumulated 8 times by default.
 _ORIGINAL = dict(
     data=dict(source="pickle", mask_encoding="scalar"),
     model=dict(head_dim=0, time="floor"),

@@ -187,7 +187,7 @@ def _check_model(config: ConfigDict) -> None:
             f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
             f"nearest: {nearest}"
         )
-    # The middle attends whatever the last flag says.
+    # The middle always attends.
     for width, attends in zip(model.channels, (*model.attention[:-1], True)):
         if width % model.norm_groups:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Medical Segmentation Decathlon folders: `dataset.json`, `imagesTr`, `labelsTr`, `imagesTs`.
 
-Arrays keep the file's axis order (i, j, k); the affine says where they lie.
+Arrays keep the file's axis order (i, j, k); the affine gives their position.
 
 Source: Antonelli et al., Nature Communications 13, 2022; layout at medicaldecathlon.com.
 """

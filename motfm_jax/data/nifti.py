@@ -109,7 +109,7 @@ def _check_grid(path: Path, volume: Volume) -> None:
     ):
         raise ValueError(
             f"{path}: its affine has steps of {tuple(lengths.round(4).tolist())} mm, its header "
-            f"says {volume.spacing_mm}; they must agree and point to different directions: repair "
+            f"has {volume.spacing_mm}; they must agree and point to different directions: repair "
             "the header"
         )
 

@@ -58,33 +58,19 @@ FORMAT = "motfm_jax export 1"
 PLATFORMS = ("cpu", "cuda")
 
 
-def sampler_program(
-    sample_fn: SampleFn,
-    params: Mapping[str, np.ndarray],
-    *,
-    size: Sequence[int],
-    channels: int,
-    num_mask_labels: int = 0,
-    num_classes: int = 0,
-    platforms: Sequence[str] = PLATFORMS,
-) -> bytes:
+def sampler_program(exported: Sampler) -> bytes:
     """The serialised sampler of the module's docstring, for any batch size.
 
     An undeclared mask value or class index gives an image of NaN, never a plausible picture of
     something else.
-
-    Args:
-      sample_fn: pure; must not call back to the host.
-      params: flat weights; only their shapes and types matter here.
-      size: spatial size S.
-      channels: image channels C.
-      num_mask_labels: how many labels a mask may hold; 0 = the sampler takes no mask.
-      num_classes: how many classes there are; 0 = the sampler takes no class.
-      platforms: where the program must run.
     """
+    facts, sample = exported.facts, exported.sample
+    size, num_classes = tuple(facts["size"]), len(facts["classes"])
+    num_mask_labels = len(facts["mask_labels"])
+    with_mask, with_class = "mask" in exported.condition, "class" in exported.condition
 
     def sampler(params, noise, mask, label):
-        images = sample_fn(params, noise, mask, label).astype(jnp.float32)
+        images = sample(params, noise, mask, label).astype(jnp.float32)
         known = jnp.ones(noise.shape[:1], bool)
         if mask is not None:
             declared = mask.astype(jnp.int32) < num_mask_labels
@@ -95,17 +81,18 @@ def sampler_program(
 
     (batch,) = jax.export.symbolic_shape("b")
     arguments = (
-        {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()},
-        jax.ShapeDtypeStruct((batch, *size, channels), jnp.float32),
-        jax.ShapeDtypeStruct((batch, *size), jnp.uint8) if num_mask_labels else None,
-        jax.ShapeDtypeStruct((batch,), jnp.int32) if num_classes else None,
+        {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+            for name, array in exported.params.items()
+        },
+        jax.ShapeDtypeStruct((batch, *size, facts["channels"]), jnp.float32),
+        jax.ShapeDtypeStruct((batch, *size), jnp.uint8) if with_mask else None,
+        jax.ShapeDtypeStruct((batch,), jnp.int32) if with_class else None,
     )
-    return _serialise(sampler, arguments, platforms)
+    return _serialise(sampler, arguments)
 
 
-def noise_program(
-    size: Sequence[int], channels: int, platforms: Sequence[str] = PLATFORMS
-) -> bytes:
+def noise_program(size: Sequence[int], channels: int) -> bytes:
     """The serialised (seed uint32, indices [b] int32) -> noise [b, *S, C] float32."""
 
     def start_noise(seed, indices):
@@ -116,11 +103,11 @@ def noise_program(
         jax.ShapeDtypeStruct((), jnp.uint32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
     )
-    return _serialise(start_noise, arguments, platforms)
+    return _serialise(start_noise, arguments)
 
 
-def _serialise(function: Callable, arguments: tuple, platforms: Sequence[str]) -> bytes:
-    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
+def _serialise(function: Callable, arguments: tuple) -> bytes:
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
     return bytes(exported.serialize())
 
 
@@ -129,7 +116,6 @@ def write_export(
     sampler: Sampler,
     settings: Mapping[str, Any],
     overwrite: bool = False,
-    platforms: Sequence[str] = PLATFORMS,
 ) -> None:
     """Writes the folder of the module's docstring, whole or not at all.
 
@@ -138,7 +124,6 @@ def write_export(
       sampler: what is exported.
       settings: JSON-able: solver, steps, calls, checkpoint and what else identifies the program.
       overwrite: replace an export that stands at `out`.
-      platforms: where the programs must run.
 
     Raises:
       ValueError: `out` is taken, or cannot be written.
@@ -146,22 +131,13 @@ def write_export(
     check_destination(out, overwrite)
     facts, condition = sampler.facts, sampler.condition
     params = {name: np.asarray(array) for name, array in sampler.params.items()}
-    size, channels = tuple(facts["size"]), facts["channels"]
-    program = sampler_program(
-        sampler.sample,
-        params,
-        size=size,
-        channels=channels,
-        platforms=platforms,
-        num_mask_labels=len(facts["mask_labels"]) if "mask" in condition else 0,
-        num_classes=len(facts["classes"]) if "class" in condition else 0,
-    )
-    noise = noise_program(size, channels, platforms)
+    program = sampler_program(sampler._replace(params=params))
+    noise = noise_program(tuple(facts["size"]), facts["channels"])
     description = dict(
         format=FORMAT,
         condition=condition,
         **settings,
-        platforms=list(platforms),
+        platforms=list(PLATFORMS),
         jax=jax.__version__,
     )
     example = example_text(facts, condition)

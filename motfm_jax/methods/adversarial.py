@@ -117,7 +117,13 @@ def _mean(x: Array) -> Array:
 
 
 def sample(
-    generator: Network, params: Params, x0: Array, condition: Condition, trajectory: bool = False
+    generator: Network,
+    params: Params,
+    x0: Array,
+    condition: Condition,
+    solver: Any = None,
+    keys: Array | None = None,
+    trajectory: bool = False,
 ) -> Solution:
     """Images from noise in one call.
 
@@ -125,8 +131,10 @@ def sample(
       generator, params: see `Adversaries`.
       x0: standard normal noise [B, *S, C] float32.
       condition: of the same batch.
+      solver, keys: not used, see `Method.sample`.
       trajectory: also return noise and image as two states.
     """
+    del solver, keys
     x0 = x0.astype(jnp.float32)
     ones = jnp.ones(x0.shape[:1], jnp.int32)
     x = generator.apply(params, x0, 0.0 * ones, generator.encode(params, condition), None)
@@ -177,10 +185,6 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
     return OneCall()
 
 
-def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solution:
-    return sample(network, params, x0, condition, trajectory)
-
-
 def _optimizer(settings: Any, learning_rate: Callable, clip: float) -> optax.GradientTransformation:
     return optimizer(learning_rate, settings.discriminator_rate, clip)
 
@@ -223,7 +227,7 @@ METHOD = Method(
     },
     loss=_loss,
     solver=_solver,
-    sample=_sample,
+    sample=sample,
     network="adversaries",
     check=_check,
     optimizer=_optimizer,

@@ -199,7 +199,7 @@ def _sampling(plan: Plan, out: Path, cell: Cell, split: str, num: int) -> Stage:
 
 
 def marker(out: Path, stage: Stage) -> Path:
-    """The file that says a stage is done."""
+    """The file written when a stage is done."""
     return out / "stages" / (stage.name.replace(" ", "_").replace("/", "_") + ".json")
 
 

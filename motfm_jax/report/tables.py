@@ -62,7 +62,7 @@ def generation(
       plan: whose steps and spacings it has.
       rows: of `measure.measure`.
       systems: all rows of the paper's table; those without numbers are marked so.
-      measures: those that some row holds are shown; where there are none, the first.
+      measures: those that some row holds are shown; if none, the first.
     """
     reported = [
         measure for measure in measures if any(row.get(measure.key) is not None for row in rows)

@@ -200,7 +200,7 @@ def test_a_decathlon_that_cannot_train_is_told(volumes):
     report = integrity.check_decathlon(volumes)
     assert any("masks hold 0 .. 255; remap them" in line for line in report.warnings)
     edit(volumes, lambda description: description["labels"].update({str(10**14): "x"}))
-    with pytest.raises(ValueError, match="'labels' .* correct it"):
+    with pytest.raises(ValueError, match=r"'labels' .* correct it"):
         integrity.check_decathlon(volumes)
 
 

@@ -181,7 +181,7 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
         folder = sample_folder(tmp_path, Cell("echo", "M", steps), plan.reference)
         write_npz(folder / "samples.npz", images=images[:25].astype(np.float32) + shift)
         (folder / "samples.json").write_text(json.dumps({"seconds_per_image": 0.1, "calls": 1}))
-    page = write_report(plan, tmp_path, [], progress=lambda text: None)
+    page = write_report(plan, tmp_path, [])
     (kept,) = (tmp_path / "measured").glob("echo_*.json")
     floor, same, brighter = json.loads(kept.read_text())["rows"]
     assert floor["system"] == "real" and same["ssim"] == pytest.approx(1, abs=1e-4)

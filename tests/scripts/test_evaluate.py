@@ -82,7 +82,7 @@ def test_a_score_stands_beside_its_floor(tmp_path, capsys, monkeypatch):
 def test_samples_that_are_damaged_or_absent_are_named(tmp_path, monkeypatch):
     flags, path = with_a_run(tmp_path, monkeypatch), tmp_path / "samples.npz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"samples\.npz: cannot be read"):
+    with pytest.raises(ValueError, match=r"samples\.npz: its images cannot be read"):
         main(["audit", *flags])
     (tmp_path / "samples.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no samples\.json and samples\.npz of"):
