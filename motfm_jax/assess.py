@@ -170,6 +170,10 @@ def _images(samples: Samples | str | Path) -> tuple[sets.ImageSet, Bundle]:
         if samples.request.raw:
             raise ValueError("samples made with raw=True: sample again without it")
         return sets.in_memory(samples.images), samples.model
+    if not isinstance(samples, str | Path):
+        raise ValueError(
+            f"samples of type {type(samples).__name__}: give those of Model.sample, or a folder"
+        )
     sidecar = read_samples(Path(samples))
     model = library.load(sidecar["run"], sidecar["training_step"])
     return sets.stored(Path(samples) / "samples.npz"), model

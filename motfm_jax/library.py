@@ -61,7 +61,7 @@ class Model(Bundle):
         self,
         num: int | None = None,
         *,
-        masks: np.ndarray | Sequence[str | Path] = (),
+        masks: np.ndarray | Sequence[np.ndarray] | Sequence[str | Path] = (),
         classes: str | Sequence[str] | Sequence[int] | np.ndarray = (),
         steps: int | None = None,
         solver: str = "",
@@ -75,8 +75,8 @@ class Model(Bundle):
 
         Args:
           num: N; None for as many as there are masks or classes, else 16.
-          masks: labels [N, *S], floats [N, *S, C] as the network takes them, or files; see
-            `sampling.inputs.read_masks`.
+          masks: labels [N, *S] (or a list of [*S]), floats [N, *S, C] as the network takes them, or
+            files; see `sampling.inputs.read_masks`.
           classes: names or indices, one an image; or "A=10,B=5", or "A,B" in turn.
           steps: solver steps, default 10; 50 of a diffusion.
           solver: "euler" (default), "heun", "midpoint", "rk4", "tsit5", "dopri5" or "adaptive"; of
@@ -278,4 +278,7 @@ def _model(bundle: Bundle, splits: dict[str, Arrays] | None = None) -> Model:
 
 
 def _listed(masks: Any) -> Any:
-    return [masks] if isinstance(masks, str | Path) else masks
+    if isinstance(masks, str | Path):
+        return [masks]
+    is_list_of_arrays = isinstance(masks, list | tuple) and any(map(np.ndim, masks))
+    return np.stack(masks) if is_list_of_arrays else masks

@@ -55,6 +55,8 @@ def test_images_are_sampled_shown_and_saved(model, samples, tmp_path):
     np.testing.assert_array_equal(samples.masks, valid.masks[:3])
     np.testing.assert_array_equal(samples.labels, valid.labels[:3])
     picture = samples.show()
+    for shown in (model, valid, samples):
+        assert len(repr(shown)) < 400, "a notebook shows it in a line"
     assert picture.mode == "RGB" and np.asarray(picture).std() > 5
     sidecar = samples.save(tmp_path / "samples")
     assert json.loads((tmp_path / "samples" / "samples.json").read_text()) == sidecar
@@ -68,6 +70,8 @@ def test_classes_may_be_names_and_records_give_what_is_left_out(model, samples):
     named = model.sample(classes=["4CH_ES", "2CH_ED", "4CH_ES"], steps=2, seed=1)
     assert named.labels.tolist() == [3, 0, 3]
     np.testing.assert_array_equal(named.masks, valid.masks[[3, 0, 3]])
+    listed = model.sample(masks=list(named.masks), classes=[3, 0, 3], steps=2, seed=1)
+    np.testing.assert_array_equal(listed.masks, named.masks)
     again = model.sample(3, steps=2, seed=1)
     np.testing.assert_allclose(again.images, samples.images, atol=1e-3)
 
@@ -93,6 +97,8 @@ def test_samples_are_scored_beside_real_images(model, samples, tmp_path):
     assert alone["ssim"]["real"] > scores["ssim"]["real"]
     with pytest.raises(ValueError, match="raw=True: sample again without it"):
         motfm.score(model.sample(2, steps=1, raw=True), model.data("test"))
+    with pytest.raises(ValueError, match="samples of type ndarray"):
+        motfm.score(samples.images, model.data("test"))
 
 
 def test_copies_are_looked_for(model, samples, tmp_path):

@@ -61,6 +61,12 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        names = ("images", "masks", "labels", "sources")
+        arrays = {name: getattr(self, name) for name in names}
+        shapes = [f"{name} {a.shape} {a.dtype}" for name, a in arrays.items() if a is not None]
+        return f"Arrays({', '.join(shapes)})"
+
     def take(self, indices: Sequence[int] | np.ndarray | slice) -> "Arrays":
         """The examples at `indices`, in that order; a run of neighbours stays memory-mapped."""
         indices = indices if isinstance(indices, slice) else np.asarray(indices, int)

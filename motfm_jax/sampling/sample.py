@@ -37,6 +37,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.conditions)
 
+    def __repr__(self) -> str:
+        return f"Samples(images {self.images.shape}, {self.request.solver}, of {self.model!r})"
+
     @property
     def images(self) -> np.ndarray:
         """[N, *S, C] float32, in the units of the training data (of the network if raw)."""
