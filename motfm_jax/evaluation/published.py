@@ -122,7 +122,7 @@ def compare(generated: Seen, real: Seen, seed: int) -> dict[str, float]:
     scores = {}
     for layer, title in FRECHET.items():
         if layer in generated.moments:
-            scores[title] = frechet_distance(generated.moments[layer], real.moments[layer]).distance
+            scores[title] = frechet_distance(generated.moments[layer], real.moments[layer])
     if "inception/2048" in generated.rows:
         distance = kid(generated.rows["inception/2048"], real.rows["inception/2048"], seed)
         scores |= {"kid": distance.mean, "kid_std": distance.std}

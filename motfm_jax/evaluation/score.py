@@ -184,7 +184,7 @@ def scorer(
         if features is not None:
             seen = images.through(features)
             distance = kid(seen, real_seen, seed)
-            scores["frechet"] = frechet_distance(moments(seen), real_moments).distance
+            scores["frechet"] = frechet_distance(moments(seen), real_moments)
             scores |= {"kernel": distance.mean, "kernel_std": distance.std}
         if networks is not None:
             scores |= compare(networks.look(units, seed), real_published, seed)

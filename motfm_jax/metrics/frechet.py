@@ -1,7 +1,5 @@
 """Fréchet distance between two feature sets: FID with Inception features, 3D-FID with R3D-18's."""
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.linalg
 
@@ -9,29 +7,11 @@ from motfm_jax.metrics import checks
 from motfm_jax.metrics.moments import Moments, covariance
 
 
-class Frechet(NamedTuple):
-    """A Fréchet distance and its parts.
-
-    Attributes:
-      distance: mean_part + covariance_part, in squared units of the features.
-      mean_part: squared distance of the means.
-      covariance_part: Tr(S1 + S2 - 2 (S1 S2)^1/2).
-      num_features: F.
-      num_samples: of the first and of the second set.
-      singular: a set has no more samples than features, so its covariance has no full rank: the
-        distance exists, but it depends strongly on the number of samples.
-    """
-
-    distance: float
-    mean_part: float
-    covariance_part: float
-    num_features: int
-    num_samples: tuple[int, int]
-    singular: bool
-
-
-def frechet_distance(first: Moments, second: Moments) -> Frechet:
+def frechet_distance(first: Moments, second: Moments) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^1/2), between the Gaussians with these moments.
+
+    In squared units of the features. With no more samples than features a covariance has no full
+    rank: the distance exists, but depends strongly on the number of samples.
 
     With S1 = A A^T and S2 = B B^T, Tr (S1 S2)^1/2 is the sum of the singular values of A^T B. It
     is real, symmetric in the two sets and exists for singular covariances too. pytorch-fid 0.3.0
@@ -49,17 +29,8 @@ def frechet_distance(first: Moments, second: Moments) -> Frechet:
     root_trace = np.sum(scipy.linalg.svdvals(product))
     traces = np.trace(covariances[0]) + np.trace(covariances[1])
     difference = first.mean - second.mean
-    mean_part = float(difference @ difference)
     covariance_part = max(0.0, float(traces - 2 * root_trace))  # rounding may go just below
-    num_features = len(difference)
-    return Frechet(
-        mean_part + covariance_part,
-        mean_part,
-        covariance_part,
-        num_features,
-        (first.count, second.count),
-        min(first.count, second.count) <= num_features,
-    )
+    return float(difference @ difference) + covariance_part
 
 
 def _factor(symmetric: np.ndarray) -> np.ndarray:
