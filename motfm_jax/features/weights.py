@@ -5,6 +5,7 @@ A network without its published file cannot be used; nothing here draws weights.
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -238,6 +239,8 @@ def read(folder: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
     try:
         with open_npz(path) as saved:
             params = {key: saved[key] for key in saved.files}
+        if "note" in params:  # as the first version stored it
+            return params, json.loads(str(params.pop("note")))["source_sha256"]
         return params, str(params.pop("source_sha256"))
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}); run motfm convert features again") from error
