@@ -253,7 +253,7 @@ def check_facts(path: Path, facts: Facts) -> None:
     if not path.exists():
         return
     old, new = read_json(path), facts.to_json()
-    if changed := differences(old, new):
+    if changed := differences(old, new, ignore=("unknown",)):  # a field of 0.1.0
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir"

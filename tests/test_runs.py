@@ -74,6 +74,11 @@ def test_a_run_whose_config_cannot_work_is_refused(saved, tmp_path, path, value)
         runs.load_run(run)
 
 
+def test_a_run_of_the_first_version_is_read(saved, tmp_path):
+    run = rewritten(saved, tmp_path, facts=FACTS.to_json() | {"unknown": []})
+    assert json.dumps(runs.load_run(run).facts.to_json()) == json.dumps(FACTS.to_json())
+
+
 def test_facts_of_another_program_are_refused(saved, tmp_path):
     run = rewritten(saved, tmp_path, facts={"colour": "red"})
     with pytest.raises(ValueError, match="/7: its facts cannot be used"):

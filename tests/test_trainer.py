@@ -242,7 +242,7 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     facts = Facts((8, 8), 1, ("a", "b"), (), {"low": 0.0, "range": (-1.0, 1.0)})
     path = tmp_path / "facts.json"
     check_facts(path, facts)  # nothing there yet
-    path.write_text(json.dumps(facts.to_json()))
+    path.write_text(json.dumps(facts.to_json() | {"unknown": []}))  # a field of 0.1.0
     check_facts(path, facts)
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))

@@ -38,6 +38,7 @@ class Facts:
         Raises:
           AttributeError, KeyError, TypeError: these are not facts.
         """
+        values = {name: value for name, value in values.items() if name != "unknown"}  # in 0.1.0
         tuples = {name: tuple(values[name]) for name in ("size", "classes", "mask_labels")}
         spacing = values.get("spacing_mm")
         return cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})
