@@ -33,7 +33,7 @@ WHOLE_RUNS = (
     "faults",
     "report",
     "scripts",
-    "test_exchange.py",
+    "interop",
     "test_library.py",
     "test_plugins.py",
     "test_trainer.py",

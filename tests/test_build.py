@@ -176,6 +176,7 @@ def test_cudnn_asked_for_in_vain_is_an_error():
         )
 
 
+@pytest.mark.slow
 def test_model_fields_reach_the_network():
     def shapes(cond="class", **changes):
         model = build.architecture(make_config(cond=cond, **changes), FACTS)

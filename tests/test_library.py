@@ -48,6 +48,7 @@ def test_every_name_is_there(name):
     assert getattr(motfm, name) is not None
 
 
+@pytest.mark.slow
 def test_images_are_sampled_shown_and_saved(model, samples, tmp_path):
     valid = model.data("valid")
     assert samples.images.shape == (3, 16, 16, 1) and len(samples) == 3
@@ -76,6 +77,7 @@ def test_classes_may_be_names_and_records_give_what_is_left_out(model, samples):
     np.testing.assert_allclose(again.images, samples.images, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_velocity_is_the_networks(model):
     valid = model.data("valid")
     x, t = np.zeros((2, 16, 16, 1), np.float32), np.array([0.0, 0.5], np.float32)
@@ -147,6 +149,7 @@ class Lesions:
         return motfm.Record(self.images[i], label=int(self.labels[i]), patient=f"case{i}")
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_ones_own_data(tmp_path):
     train = {"train.steps": 2, "train.batch_size": 4, "train.save_every": 2, "train.eval_every": 2}
     config = motfm.config(size="debug", cond="class", **{"data.size": (16, 16)}, **train, **LEVEL)

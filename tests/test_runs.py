@@ -23,6 +23,7 @@ def rewritten(saved, folder, **parts):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_comes_back_with_its_average_config_facts_and_network(saved):
     model = runs.load_run(saved)
     assert model.step == 7

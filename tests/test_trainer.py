@@ -63,6 +63,7 @@ def sampled(run: Path, seed: int = 0, batch: int = 0, num: int = 3) -> np.ndarra
     return samples.images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims, cond, method", ALL)
 def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, method):
     run = tmp_path / "run"
@@ -78,6 +79,7 @@ def test_every_kind_of_model_trains_resumes_and_samples(tmp_path, dims, cond, me
     assert sampled(run).shape == (3, *SIZES[dims], 1)
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     def config(steps):
         made = tiny(2, "mask+class", steps=steps, accumulation=2, ema=0.9, warmup=2)

@@ -55,6 +55,7 @@ def classifier():
     return task, fitted, seen
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_its_best_epoch_is_kept(classifier):
     task, fitted, seen = classifier
     scores = [measures["macro_f1"] for _, _, measures in seen]

@@ -81,6 +81,7 @@ def without_data(folder):
     return converted(folder, folder / "without_data", size=SIZE)
 
 
+@pytest.mark.slow
 def test_with_its_data_a_run_knows_everything(folder, params, with_data):
     facts = with_data.model.facts
     assert facts.size == SIZE and len(facts.mask_labels) == 4

@@ -54,6 +54,7 @@ def random_params(shapes):
     return {name: rng.random(leaf.shape, np.float32) for name, leaf in shapes.items()}
 
 
+@pytest.mark.slow
 def test_parameters_come_back_bit_for_bit_from_the_originals_names(variant):
     _, shapes = variant
     params = random_params(shapes)

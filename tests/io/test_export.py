@@ -97,6 +97,7 @@ def cases():
             yield pytest.param(condition, dims, marks=() if default else pytest.mark.nightly)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition, dims", cases())
 def test_the_program_makes_the_images_of_the_sampler_at_any_batch_size(tmp_path, condition, dims):
     sample_fn, params = write(tmp_path / "out", condition, dims)

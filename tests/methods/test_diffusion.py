@@ -86,6 +86,7 @@ def test_the_network_embeds_every_level_as_itself():
     assert [found.tolist() for found in seen] == [[n, n] for n in (750, 500, 250, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_exact_noise_has_no_loss_and_a_known_error_its_square(schedule):
     batch = make_batch()

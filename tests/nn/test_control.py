@@ -72,6 +72,7 @@ def change_row(row):
     return x, t, condition
 
 
+@pytest.mark.slow
 def test_the_velocity_starts_at_zero():
     _, init, velocity = conditional()
     params = random_params(init) | start(lambda name: name.startswith("unet/conv_out"))
@@ -106,6 +107,7 @@ def test_the_mask_unet_starts_as_a_copy_of_the_encoder():
     np.testing.assert_array_equal(values[f"unet/{name}"], values[f"controlnet/{name}"])
 
 
+@pytest.mark.slow
 def test_a_mask_has_no_effect_until_the_zero_convolutions_have_learned():
     _, init, velocity = conditional()
     params = random_params(init) | start(lambda name: any(zero in name for zero in ZERO_OUTPUTS))

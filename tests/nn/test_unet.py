@@ -168,6 +168,7 @@ def test_gradients_do_not_underflow_in_bfloat16_so_that_no_loss_needs_scaling(ex
     assert ((wanted[there] * 2.0**exponent).astype(np.float16) == 0).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_dropout_is_active_with_a_key_alone():
     exact = compiled()(params(), X, T, None)
     np.testing.assert_array_equal(compiled(dropout=0.3)(params(), X, T, None), exact)

@@ -42,6 +42,7 @@ def test_the_velocity_is_the_originals(name):
     assert velocity_difference(load(name)) <= TOLERANCES["velocity"]
 
 
+@pytest.mark.slow
 @nightly_but("mask_class")
 def test_every_state_of_ten_euler_steps_is_the_originals(name):
     case = load(name)
@@ -49,6 +50,7 @@ def test_every_state_of_ten_euler_steps_is_the_originals(name):
     assert trajectory_difference(case) <= TOLERANCES["trajectory"]
 
 
+@pytest.mark.slow
 @nightly_but("mask_class")
 def test_the_training_loss_and_the_gradient_of_every_parameter_are_the_originals(name):
     case = load(name)

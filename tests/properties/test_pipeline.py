@@ -70,6 +70,7 @@ def assert_dealt(count, seed, processes, rows, start, workers=0):
                 )
 
 
+@pytest.mark.slow
 @given(COUNTS, SEEDS, PROCESSES, ROWS, st.data())
 def test_processes_batch_sizes_and_resuming_deal_out_one_stream(count, seed, processes, rows, data):
     last = LONGEST // (processes * rows) - 2

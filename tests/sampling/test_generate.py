@@ -55,6 +55,7 @@ def test_start_noise_depends_on_seed_and_index_alone_bit_for_bit():
     assert abs(many.mean()) < 0.03 and abs(many.std() - 1) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver, model", [(EULER, FLOW), (ANCESTRAL, DIFFUSION)])
 def test_images_do_not_depend_on_the_batch_size(solver, model):
     expected = make_images(7, 7, solver, model, seed=3)
@@ -88,6 +89,7 @@ def test_masks_of_floats_reach_the_network_as_they_are():
     np.testing.assert_allclose(result.images, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_four_devices_start_from_the_same_bits_and_end_within_rounding(tmp_path):
     folder = Path(__file__).parent
     script = f"""

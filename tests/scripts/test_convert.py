@@ -94,6 +94,7 @@ def printed(folder):
     return convert(folder, folder / "run", "--size", 16, 16)
 
 
+@pytest.mark.slow
 def test_the_printed_commands_compare_and_train_further(folder, printed, tmp_path, monkeypatch):
     assert "parameters, condition mask+class, of a safetensors file" in printed
     assert "names are numbered" in printed

@@ -33,6 +33,7 @@ def save(path, values):
     return path
 
 
+@pytest.mark.slow
 def test_the_names_others_script_against(run, tmp_path, capfd):
     out = tmp_path / "out"
     sidecar = sample(run, out, "--num=5", "--steps=2", "--solver=heun", "--seed=3")
@@ -46,6 +47,7 @@ def test_the_names_others_script_against(run, tmp_path, capfd):
     assert np.asarray(Image.open(out / "grid.png")).std() > 10
 
 
+@pytest.mark.slow
 def test_conditions_and_noise_come_from_files_and_names(run, tmp_path):
     (tmp_path / "masks").mkdir()
     mask = np.zeros((16, 16), np.uint8)

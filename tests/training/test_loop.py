@@ -69,6 +69,7 @@ def losses(folder):
     return [(row["step"], row["loss"]) for row in read_metrics(folder) if "loss" in row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(tmp_path, whole, kind, caplog, capfd):
     caplog.set_level("INFO")
@@ -228,6 +229,7 @@ def test_validation_uses_the_average_and_a_new_best_is_saved(tmp_path):
     assert_identical(restore_weights(tmp_path / "run", "best").params, evaluated[1])
 
 
+@pytest.mark.slow
 def test_validation_loss_is_that_of_all_valid_examples():
     batches = [batch_at(50), batch_at(51, valid=3)]
     evaluate = parallel.evaluator(make_eval_step(loss_fn), lambda: batches, KEY)

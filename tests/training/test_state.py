@@ -67,6 +67,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_changes_long_arrays_as_it_does_those_by_name(name):
     optimizer = OPTIMIZERS[name]

@@ -43,6 +43,7 @@ def assert_close(a, b, tolerance):
         np.testing.assert_allclose(left, right, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing_but_rounding():
     whole, expected = train(ema=0.9, clip=0.3)
     parts, history = train(ema=0.9, clip=0.3, accumulation=2)
@@ -57,6 +58,7 @@ def test_accumulation_that_does_not_divide_is_refused():
         train(accumulation=3, steps=1)
 
 
+@pytest.mark.slow
 def test_the_reported_loss_and_gradient_are_those_of_the_mean():
     batch, state = batch_at(0), train(steps=0)[0]
     example_key = jax.random.split(jax.random.fold_in(KEY, 0))[0]
@@ -127,6 +129,7 @@ def test_draws_change_with_the_step_the_index_and_the_dropout_key():
     assert len(keys) == 16 and len(dropout) == 4 and not keys & dropout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where, accumulation, platform",
     [("loss", 1, "cuda"), ("loss", 2, "cpu"), ("gradient", 1, "cpu")],
@@ -171,6 +174,7 @@ def test_the_update_is_a_branch_on_a_cpu_alone():
     assert cpu == cuda + 1
 
 
+@pytest.mark.slow
 def test_validation_draws_are_fixed_and_do_not_depend_on_the_batches():
     step = jax.jit(make_eval_step(loss_fn))
     params, batch = pack(init_params()), batch_at(5, rows=8)
