@@ -79,7 +79,7 @@ def compare(name, made, rtol=1e-4):
             assert wanted.std() > 1e-3 * scale
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name, shape", [("inception", (2, 40, 56, 1)), ("r3d", (2, 8, 24, 20, 1))])
 def test_a_network_sees_what_the_reference_sees(name, shape):
     params = drawn_params(weights.NETWORKS[name])

@@ -77,7 +77,7 @@ def test_processes_batch_sizes_and_resuming_deal_out_one_stream(count, seed, pro
     assert_dealt(count, seed, processes, rows, start=data.draw(st.integers(0, last)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("workers, processes, rows, start", [(1, 2, 3, 5), (3, 1, 4, 1)])
 def test_so_do_worker_processes(workers, processes, rows, start):
     if not flags.FLAGS.is_parsed():
