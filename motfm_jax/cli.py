@@ -100,9 +100,8 @@ class _Terminal(logging.Handler):
 
         warns = record.levelno >= logging.WARNING
         stream = sys.stderr if warns else sys.stdout
-        with contextlib.suppress(
-            OSError
-        ):  # a closed pipe or a full disk behind it ends no training
+        # A closed pipe or a full disk behind the stream does not end a training.
+        with contextlib.suppress(OSError):
             tqdm.write(f"{record.levelname}: " * warns + record.getMessage(), file=stream)
             stream.flush()
 

@@ -7,8 +7,8 @@
 after a colon. Ctrl-C, SIGTERM or a terminal that closes saves and exits with the shells' code for
 it (130, 143, 129), so that a scheduler can tell it from a training that is done; --resume continues
 exactly there. Several processes (one a node): the same command in each with --coordinator=auto
-under SLURM, or with --coordinator=HOST:PORT --num_processes=N --process_id=I. When one of
-them dies, the others are aborted within half a minute; start all of them again with --resume.
+under SLURM, or with --coordinator=HOST:PORT --num_processes=N --process_id=I. When one of them
+dies, the others are aborted within half a minute; start all of them again with --resume.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     enable_compile_cache()
     parallel.connect(values.coordinator, values.num_processes, values.process_id)
     outcome = train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
-    if not outcome.stopped_by:
-        print(
-            f"{values.workdir}: trained; to sample: motfm sample --run={values.workdir} --out=DIR"
-        )
-    return 128 + outcome.stopped_by if outcome.stopped_by else 0
+    if outcome.stopped_by:
+        return 128 + outcome.stopped_by
+    print(f"{values.workdir}: trained; to sample: motfm sample --run={values.workdir} --out=DIR")
+    return 0
