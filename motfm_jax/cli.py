@@ -69,6 +69,7 @@ def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
       command: one of COMMANDS, or a function of the arguments.
     """
     _log_to_terminal()
+    sys.unraisablehook = _unraisable
     try:
         if isinstance(command, str):
             command = importlib.import_module(f"motfm_jax.commands.{command}").main
@@ -90,6 +91,13 @@ def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
         else:
             print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
     sys.exit(code)
+
+
+def _unraisable(ended: Any) -> None:
+    """Leaves out what Orbax's background writes raise after a save has failed: the error line of
+    the command tells it."""
+    if str(ended.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ended)
 
 
 class _Terminal(logging.Handler):

@@ -48,7 +48,7 @@ def test_nothing_but_writing_fails_and_nothing_is_lost(small_disk, tmp_path, mon
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
     for workdir, resume in ((run, True), (small_disk / "new", False)):
-        with pytest.raises(ValueError, match=r"cannot be written \(Read-only.*--workdir"):
+        with pytest.raises(ValueError, match=r"cannot be written \(Read-only.*use another folder"):
             train(tiny(cache), workdir, resume=resume)
     assert len(datasets.data(tiny(cache)).train) > 4  # decoded before
     for folder in (cache, small_disk / "none"):
