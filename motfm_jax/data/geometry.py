@@ -77,7 +77,7 @@ def fit(
     """Resizes the whole field of view into a size.
 
     Args:
-      image: [*S0, C].
+      image: [*S0, C]; C = 0 if there is only a mask, and then the result's image is unchanged.
       mask: [*S0] or None.
       affine: [4, 4], index to millimetres, or None.
       spacing_mm: one number an axis; None counts as equal on all axes.
@@ -148,7 +148,8 @@ def crop_foreground(
 
 def background(image: np.ndarray) -> np.ndarray:
     """By channel, [C]: the lower median of the corner voxels of [*S, C]."""
-    corners = image[np.ix_(*[(0, -1)] * (image.ndim - 1))].reshape(-1, image.shape[-1])
+    dims = image.ndim - 1
+    corners = image[np.ix_(*[(0, -1)] * dims)].reshape(2**dims, image.shape[-1])
     return np.sort(corners, axis=0)[(len(corners) - 1) // 2]
 
 
@@ -177,8 +178,9 @@ def _resample(image, mask, affine, steps, size) -> Resized:
             continue
         centres = start + step * np.arange(count)
         inside = (centres >= -0.5) & (centres <= old_count - 0.5)
-        image = _apply(_weights(centres, old_count, max(step, 1.0)), image, axis)
-        np.moveaxis(image, axis, 0)[~inside] = outside
+        if image.shape[-1]:
+            image = _apply(_weights(centres, old_count, max(step, 1.0)), image, axis)
+            np.moveaxis(image, axis, 0)[~inside] = outside
         if mask is not None:
             nearest = np.clip(np.floor(centres + 0.5), 0, old_count - 1).astype(int)
             mask = np.take(mask, nearest, axis)

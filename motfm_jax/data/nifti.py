@@ -125,6 +125,7 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
         raise ValueError(
             f"{path}: {count} NaN or infinite mask values, whole numbers needed; give them a label"
         )
+    values = values.astype(np.uint8) if values.dtype == bool else values
     labels = values if values.dtype.kind in "ui" else np.rint(values)
     if labels is not values and np.abs(values - labels).max() > 1e-3:
         raise ValueError(

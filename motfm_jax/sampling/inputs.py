@@ -210,7 +210,7 @@ def _to_size(
     spacing = None
     if affine is not None:
         spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
-    empty = np.broadcast_to(np.float32(0), (*mask.shape, 1))
+    empty = np.empty((*mask.shape, 0), np.float32)  # no channel: only the mask is resampled
     resized: Any = geometry.fit(empty, mask, affine, spacing, size, fit)
     return resized.mask, resized.affine
 
