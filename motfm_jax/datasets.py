@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax.core import Progress
 from motfm_jax.data import find_source
-from motfm_jax.data.augment import Augment, left_right_axis
+from motfm_jax.data.augment import Augment
 from motfm_jax.data.cache import Arrays, in_memory, open_cached
 from motfm_jax.data.decode import Decoding
 from motfm_jax.data.facts import Facts
@@ -200,10 +200,9 @@ def start(config: ConfigDict, facts: Facts, power: float | None = None) -> Start
     return None
 
 
-def augmentation(config: ConfigDict, facts: Facts) -> Augment | None:
+def augmentation(config: ConfigDict) -> Augment | None:
     """The random changes that the config names; None without any."""
     amount = config.data.augment
     if not (amount.flip or amount.affine or amount.gamma):
         return None
-    axis = left_right_axis(len(facts.size), facts.affine) if amount.flip else None
-    return Augment(axis, amount.affine, amount.gamma, facts.spacing_mm)
+    return Augment(amount.flip, amount.affine, amount.gamma)

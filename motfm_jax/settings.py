@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from motfm_jax.data import find_source
+from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.fields import Field, choice, number, numbers, one_of, positive
 from motfm_jax.methods import METHODS
 
@@ -41,9 +42,13 @@ DATA: Fields = {
     "split": Field("official"),  # camus: official | paper; the others: seeded by split_seed
     "split_seed": number(0),
     "classes": Field("view_phase"),  # camus, phantom_echo: view_phase | view | phase
-    "channel": Field(""),  # decathlon: name in dataset.json's "modality"; "" = the only one
+    # decathlon: names in dataset.json's "modality", "T1w" or "T1w,FLAIR"; "" = the only one
+    "channel": Field(""),
     "crop_foreground": Field(False),  # decathlon
     "spacing_mm": Field(()),  # decathlon: resample to this before fitting to size; () = never
+    # field of NIfTI headers that places voxels: sform | qform | pixdim; "" = the first, others agree
+    "geometry": choice("", *GEOMETRIES),
+    "resample_masks": Field(False),  # masks on another grid: take the nearest voxels, or refuse
     "label_map": Field(()),  # decathlon: pairs (from, to); () = unchanged
     # an example that cannot be read: stop | skip (leave out and list, at most half)
     "on_fault": choice("stop", "skip"),

@@ -214,7 +214,7 @@ def _train_batches(config: ConfigDict, data: datasets.Data, start: int) -> Itera
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start,
-        augment=datasets.augmentation(config, data.facts),
+        augment=datasets.augmentation(config),
         num_workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

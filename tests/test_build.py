@@ -313,11 +313,11 @@ def test_decoded_arrays_go_where_the_config_or_the_environment_says(tmp_path, mo
 
 
 def test_augmentation_is_none_unless_asked_for():
-    assert datasets.augmentation(make_config(), FACTS) is None
+    assert datasets.augmentation(make_config()) is None
     for field in ("affine", "gamma"):
-        made = datasets.augmentation(make_config(**{f"data__augment__{field}": 0.1}), FACTS)
+        made = datasets.augmentation(make_config(**{f"data__augment__{field}": 0.1}))
         assert made is not None
-    assert datasets.augmentation(make_config(data__augment__flip=True), FACTS) is not None
+    assert datasets.augmentation(make_config(data__augment__flip=True)) is not None
 
 
 def test_a_diffusion_learns_the_noise_and_not_the_velocity():

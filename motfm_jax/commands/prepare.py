@@ -18,6 +18,7 @@ from typing import Any
 from motfm_jax import cli, settings
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
+from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.io.folders import whole_folder
@@ -42,11 +43,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         add = command.add_argument
         add("--layout", required=True, choices=layouts, help="as config.data.source")
         add("--root", required=True, type=Path, help="folder (camus, decathlon) or file (pickle)")
+        add("--geometry", default="", choices=GEOMETRIES, help="NIfTI field that places voxels")
+        add("--resample-masks", action="store_true", help="of another grid: nearest voxels")
         if name == "check":
             continue
         add("--size", required=True, type=int, nargs="+", help="H W or D H W")
         add("--fit", default="pad", choices=("pad", "stretch"), help="keep the aspect ratio or not")
-        add("--channel", default="", help="decathlon: name of the channel")
+        add("--channel", default="", help="decathlon: name of the channel, or T1w,FLAIR")
         add("--split-rule", default="official", choices=("official", "paper"), help="camus")
         add("--split-seed", default=0, type=int, help="of a random split")
         if name == "preview":
@@ -69,14 +72,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def fields_of(args: argparse.Namespace) -> Any:
+    """config.data with the flags that every layout takes."""
+    data = settings.default().data
+    data.root, data.geometry = str(args.root), args.geometry
+    data.resample_masks = args.resample_masks
+    return data
+
+
 def open_split(args: argparse.Namespace, split: str) -> Source:
     """A split of the source that the flags name."""
     if min(args.size) < 1:
         raise ValueError(f"--size {args.size}: numbers above 0 needed")
-    data: Any = settings.default().data
+    data = fields_of(args)
     data.update(
         dict(
-            root=str(args.root),
             size=tuple(args.size),
             fit=args.fit,
             channel=args.channel,
@@ -92,9 +102,9 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
 def check(args: argparse.Namespace) -> int:
     kind = SOURCES[args.layout]
     if not hasattr(kind, "check"):
-        raise ValueError(f"--layout={args.layout}: {kind.__name__} has no check(root, progress)")
+        raise ValueError(f"--layout={args.layout}: {kind.__name__} has no check(data, progress)")
     with progress_bar() as progress:
-        report = kind.check(args.root, progress)
+        report = kind.check(fields_of(args), progress)
     print(report)
     return 2 if report.errors else 0
 

@@ -1,7 +1,8 @@
 """Random flips, small affine maps and gamma on one example, drawn from a given generator."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -13,30 +14,42 @@ class Augment:
     """One random change of an example; calling it is pure given the generator.
 
     Attributes:
-      flip_axis: axis of S mirrored every other time, or None: only where a mirrored patient is
-        still a plausible one (see `left_right_axis`).
+      flip: mirror left and right every other time: only where a mirrored patient is still a
+        plausible one.
       affine: largest rotation [rad]. The scale lies within exp(-affine) .. exp(affine), the shift
         along each axis within affine x a quarter of the extent: each moves the points half way to
         the edge by about the same distance.
       gamma: largest |log gamma|; u -> u^gamma with u in [0, 1] between the image's own smallest
         and largest value, which stay.
-      spacing_mm: of the voxels, so that a rotation does not shear where they are not cubes.
     """
 
-    flip_axis: int | None = None
+    flip: bool = False
     affine: float = 0.0
     gamma: float = 0.0
-    spacing_mm: tuple[float, ...] | None = None
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator
+        self,
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        rng: np.random.Generator,
+        left_right: int,
+        spacing_mm: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image [*S, C] float32, scaled, and mask [*S] labels or None: changed alike in space."""
-        if self.flip_axis is not None and rng.random() < 0.5:
-            image = np.flip(image, self.flip_axis)
-            mask = None if mask is None else np.flip(mask, self.flip_axis)
+        """Changes image and mask alike in space.
+
+        Args:
+          image: [*S, C] float32, scaled.
+          mask: [*S] labels, or None.
+          rng: of this change.
+          left_right: axis of S from one side of the patient to the other; -1 for none.
+          spacing_mm: one number an axis, so that a rotation does not shear where voxels are not
+            cubes.
+        """
+        if self.flip and left_right >= 0 and rng.random() < 0.5:
+            image = np.flip(image, left_right)
+            mask = None if mask is None else np.flip(mask, left_right)
         if self.affine:
-            matrix, offset = self._draw_affine(image.shape[:-1], rng)
+            matrix, offset = self._draw_affine(image.shape[:-1], spacing_mm, rng)
             image = _resample_image(image, matrix, offset)
             mask = None if mask is None else _resample_mask(mask, matrix, offset)
         if self.gamma:
@@ -45,7 +58,7 @@ class Augment:
         return image, None if mask is None else np.ascontiguousarray(mask)
 
     def _draw_affine(
-        self, shape: Sequence[int], rng: np.random.Generator
+        self, shape: Sequence[int], spacing: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Matrix and offset from output to input indices: rotate, scale about the centre, shift."""
         num_dims = len(shape)
@@ -58,21 +71,22 @@ class Augment:
             rotation = np.array([[cosine, -sine], [sine, cosine]])
         else:
             rotation = Rotation.from_euler("xyz", angles).as_matrix()
-        spacing = np.array(self.spacing_mm or (1.0,) * num_dims)
         matrix = scale * rotation * spacing[None, :] / spacing[:, None]
         centre = (extent - 1) / 2
         return matrix, centre + shift - matrix @ centre
 
 
-def left_right_axis(num_dims: int, affine: Sequence[Sequence[float]] | None = None) -> int:
-    """The axis of S along which a patient's left and right lie.
+def layout(meta: Mapping[str, Any], num_dims: int) -> dict[str, Any]:
+    """`left_right` and `spacing_mm` of an example, as `Augment` takes them, from its meta.
 
-    In 2-D the columns. In 3-D the axis whose step moves most along the world's x (NIfTI: left to
-    right), by the 4 x 4 affine; without one, the first.
+    Left and right lie along the axis of a volume whose step moves most along the world's x, and
+    along the columns of a frame, unless that axis leads out of it (a sagittal slice). Without an
+    affine they lie along the first axis of a volume and the columns of a frame.
     """
+    axis = int(np.abs(np.asarray(meta.get("affine", np.eye(4)))[0, :3]).argmax())
     if num_dims == 2:
-        return 1
-    return 0 if affine is None else int(np.argmax(np.abs(np.asarray(affine)[0, :3])))
+        axis = -1 if axis == 2 else 1
+    return {"left_right": axis, "spacing_mm": np.array(meta.get("spacing_mm", [1.0] * num_dims))}
 
 
 def _resample_image(image: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:

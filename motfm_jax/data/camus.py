@@ -5,7 +5,7 @@ The NIfTI release:          `database_nifti/patient0001/patient0001_2CH_ED[_gt].
 The older release (.mhd):   `training/patient0001/patient0001_2CH_ED[_gt].mhd`, likewise `testing/`.
 
 Half-sequence files are not read. Files hold arrays x first; here rows are depth (the probe at the
-top) and columns left to right, and the affine's columns follow.
+top) and columns left to right, and the affine's columns follow. Masks take their image's grid.
 
 Source: Leclerc et al., IEEE TMI 38(9), 2019, doi 10.1109/TMI.2019.2900516.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, nifti
 from motfm_jax.data.examination import Report
+from motfm_jax.data.orientation import Reading
 from motfm_jax.data.source import NoSplit, Record
 from motfm_jax.fields import check_choice
 
@@ -38,7 +39,7 @@ LISTS = {
     "test": "database_split/subgroup_testing.txt",
 }
 RULES = ("official", "paper")
-VERSION = 1  # of the records; raise it when they change
+VERSION = 2  # of the records; raise it when they change
 
 
 class Camus:
@@ -52,6 +53,7 @@ class Camus:
       split_rule: "official" or "paper"; see split_patients.
       split_seed: of the paper's random test patients.
       classes: "view_phase" (4 classes), "view" or "phase".
+      reading: how files are placed in space.
 
     Records: image [H, W, 1] float32 in the file's range, mask [H, W] uint8; meta has name, patient,
     view, phase, spacing_mm (rows, columns), affine, and quality if the release states it.
@@ -72,12 +74,13 @@ class Camus:
         split_rule: str = "official",
         split_seed: int = 0,
         classes: str = "view_phase",
+        reading: Reading = Reading(),  # noqa: B008
     ):
         if classes not in CLASSES:
             raise ValueError(f"CAMUS classes {classes!r}: use one of {', '.join(CLASSES)}")
         if len(size) != 2:
             raise ValueError(f"CAMUS size {tuple(size)}: the frames are 2-D, give (H, W)")
-        self.root = Path(root)
+        self.root, self.reading = Path(root), reading
         self.settings = {
             "split": split,
             "size": list(size),
@@ -85,6 +88,7 @@ class Camus:
             "split_rule": split_rule,
             "split_seed": split_seed,
             "classes": classes,
+            "reading": reading,
         }
         self.classes = CLASSES[classes]
         folders = patient_folders(self.root)
@@ -108,6 +112,7 @@ class Camus:
             data.split,
             data.split_seed,
             data.classes,
+            Reading.from_config(data),
         )
 
     @staticmethod
@@ -117,19 +122,18 @@ class Camus:
         check_choice("data.classes", data.classes, CLASSES)
 
     @staticmethod
-    def check(root: str | Path, progress: Progress | None = None) -> Report:
+    def check(data: Any, progress: Progress | None = None) -> Report:
         """Reads every frame; see `integrity.check_camus`."""
         from motfm_jax.data.integrity import check_camus
 
-        return check_camus(root, progress)
+        return check_camus(data.root, progress, Reading.from_config(data))
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Record:
         frame = self.frames[index]
-        image, affine, spacing = read_frame(frame.image_path)
-        mask = read_mask(frame, image.shape) if self.mask_labels else None
+        (image, affine, spacing), mask = read_frame(frame, bool(self.mask_labels), self.reading)
         resized = geometry.fit(
             image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"]
         )
@@ -209,24 +213,26 @@ def read_info(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def read_frame(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """One frame as [H, W] (rows are depth), its affine from (row, column), its spacing likewise."""
-    array, affine, spacing = nifti.read(path)
-    if array.ndim < 2 or any(extent != 1 for extent in array.shape[2:]):
+def read_frame(
+    frame: Frame, with_mask: bool, reading: Reading
+) -> tuple[nifti.Volume, np.ndarray | None]:
+    """A frame's image [H, W] (rows are depth), and its mask [H, W] uint8 on the same grid.
+
+    Raises:
+      ValueError: a file that cannot be used; see `Reading`.
+    """
+    image, mask = reading.image(frame.image_path), None
+    if image.array.ndim < 2 or any(extent != 1 for extent in image.array.shape[2:]):
         raise ValueError(
-            f"{path}: shape {array.shape}, one 2-D frame needed; is it a sequence? only the "
-            "ED and ES frames are used"
+            f"{frame.image_path}: shape {image.array.shape}, one 2-D frame needed; is it a "
+            "sequence? only the ED and ES frames are used"
         )
-    array = array.reshape(array.shape[:2])
-    return array.T, affine[:, [1, 0, 2, 3]], (spacing[1], spacing[0])
-
-
-def read_mask(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
-    """A frame's mask, [H, W] uint8; the image's shape is checked against."""
-    mask = read_frame(frame.mask_path)[0]
-    # Told as the files hold them, x first.
-    nifti.check_same_space(frame.mask_path, mask.T, frame.image_path, shape[::-1])
-    return nifti.to_labels(frame.mask_path, mask, range(len(MASK_LABELS))).astype(np.uint8)
+    if with_mask:
+        values = reading.mask(frame.mask_path, image, frame.image_path)
+        labels = nifti.to_labels(frame.mask_path, values, range(len(MASK_LABELS)))
+        mask = labels.reshape(labels.shape[:2]).T.astype(np.uint8)
+    rows = image.array.reshape(image.array.shape[:2]).T
+    return nifti.Volume(rows, image.affine[:, [1, 0, 2, 3]], image.spacing_mm[1::-1]), mask
 
 
 def patient_folders(root: Path) -> dict[str, Path]:
@@ -286,11 +292,7 @@ def read_list(root: Path, split: str) -> list[str] | None:
 
 
 def split_patients(
-    root: Path,
-    folders: dict[str, Path],
-    split: str,
-    rule: str,
-    seed: int,
+    root: Path, folders: dict[str, Path], split: str, rule: str, seed: int
 ) -> list[str]:
     """The patients of one split, in order.
 

@@ -9,16 +9,29 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data import camus, decathlon, pickles
+from motfm_jax.data.dataset_json import (
+    Entry,
+    allowed_labels,
+    read_channels,
+    read_description,
+    read_entry,
+    read_labels,
+)
 from motfm_jax.data.examination import Content, Item, Report, examine, listed
-from motfm_jax.data.nifti import read
+from motfm_jax.data.orientation import Reading
 
 
-def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
+def check_camus(
+    root: str | Path,
+    progress: Progress | None = None,
+    reading: Reading = Reading(),  # noqa: B008
+) -> Report:
     """Reads every frame of a CAMUS folder of either release.
 
     Args:
       root: as for `Camus`.
       progress: called with (done, total) as examples are read.
+      reading: how files are placed in space.
 
     Raises:
       ValueError: this is not a CAMUS folder.
@@ -46,7 +59,7 @@ def check_camus(root: str | Path, progress: Progress | None = None) -> Report:
                     splits[patient],
                     f"{frame.view}_{frame.phase}",
                     frame.mask_path.is_file(),
-                    lambda frame=frame: _read_frame(frame),
+                    lambda frame=frame: _read_frame(frame, reading),
                 )
             )
     spacings = examine(items, camus.MASK_LABELS, report, progress)
@@ -83,34 +96,35 @@ def _camus_splits(root: Path, folders: dict[str, Path], report: Report) -> dict[
     return splits
 
 
-def _read_frame(frame: camus.Frame) -> Content:
-    image, _, spacing = camus.read_frame(frame.image_path)
-    mask = camus.read_mask(frame, image.shape) if frame.mask_path.is_file() else None
-    return Content(image[..., None], mask, spacing)
+def _read_frame(frame: camus.Frame, reading: Reading) -> Content:
+    image, mask = camus.read_frame(frame, frame.mask_path.is_file(), reading)
+    return Content(image.array[..., None], mask, image.spacing_mm)
 
 
-def check_decathlon(root: str | Path, progress: Progress | None = None) -> Report:
+def check_decathlon(
+    root: str | Path,
+    progress: Progress | None = None,
+    reading: Reading = Reading(),  # noqa: B008
+    label_map: Sequence[tuple[int, int]] = (),
+) -> Report:
     """Reads every volume that dataset.json lists; splits are those of split_seed=0.
 
-    Args and errors as for `check_camus`.
+    Args and errors as for `check_camus`; label_map as for `Decathlon`.
     """
     root = Path(root)
-    description = decathlon.read_description(root)
-    channels = decathlon.read_channels(root, description)
-    labels = decathlon.read_labels(root, description)
+    description = read_description(root)
+    channels = read_channels(root, description)
+    labels = read_labels(root, description)
     report = Report(f"Decathlon {root}, channels {', '.join(channels)}")
     if not description["training"]:
         report.errors.append(f"{root / 'dataset.json'}: lists nothing under training")
-    try:
-        decathlon.name_labels(labels, {})
-    except ValueError as error:
-        report.warnings.append(str(error))
+    allowed = allowed_labels(labels, (old for old, _ in label_map))
     entries = {}
     for part in ("training", "test"):
         entries[part] = []
         for item in description.get(part) or []:
             try:
-                entries[part].append(decathlon.read_entry(root, item))
+                entries[part].append(read_entry(root, item))
             except ValueError as error:
                 report.errors.append(str(error))
     training = [entry.patient for entry in entries["training"]]
@@ -133,7 +147,7 @@ def check_decathlon(root: str | Path, progress: Progress | None = None) -> Repor
             "unlabelled" if part == "test" else splits[entry.patient],
             "",
             entry.mask_path is not None,
-            lambda entry=entry: _read_entry(entry, channels, labels),
+            lambda entry=entry: _read_entry(entry, channels, allowed, reading),
         )
         for part, listed in entries.items()
         for entry in listed
@@ -154,18 +168,11 @@ def _compare_with_folders(root: Path, entries: dict[str, list], report: Report) 
             )
 
 
-def _read_entry(entry: decathlon.Entry, channels: Sequence[str], labels: dict) -> Content:
-    volume = decathlon.read_image(entry.image_path, channels)
-    mask = None
-    if entry.mask_path:
-        mask = decathlon.read_mask(entry, volume.array.shape[:3], tuple(labels))
-        shift = np.abs(volume.affine - read(entry.mask_path).affine).max()
-        if shift > 0.01:
-            raise ValueError(
-                f"{entry.mask_path}: its affine differs from {entry.image_path.name}'s by "
-                f"{shift:.3g} mm; resample one to the other's grid"
-            )
-    return Content(volume.array, mask, volume.spacing_mm)
+def _read_entry(
+    entry: Entry, channels: Sequence[str], labels: Sequence[int], reading: Reading
+) -> Content:
+    image, mask = decathlon.read_volume(entry, channels, labels, reading)
+    return Content(image.array, mask, image.spacing_mm)
 
 
 def check_pickle(path: str | Path, progress: Progress | None = None) -> Report:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError
 
 from motfm_jax.io.folders import whole_file
 
@@ -29,7 +30,9 @@ PASSING = {
     errno.EINTR,
     errno.ENOLCK,
 }
-SPACING_TOLERANCE = 0.01  # between pixel sizes and affine, relative
+GEOMETRIES = ("sform", "qform", "pixdim")  # what in a NIfTI header places voxels
+MILLIMETRES = {1: 1e3, 3: 1e-3}  # of a unit, by NIfTI's xyzt_units: metres, microns
+SPACING_TOLERANCE = 0.01  # between the fields of a header, relative
 
 
 class Volume(NamedTuple):
@@ -46,12 +49,19 @@ class Volume(NamedTuple):
     spacing_mm: tuple[float, ...]
 
 
-def read(path: Path) -> Volume:
+def read(path: Path, geometry: str = "") -> Volume:
     """Reads a NIfTI or, through SimpleITK, a MetaImage (.mhd) file.
+
+    Args:
+      path: the file.
+      geometry: the field of a NIfTI header that places its voxels: "sform", "qform" or "pixdim"
+        (axes to the left, front and top, centred, as nibabel takes headers without the others).
+        "" takes the first one there is, if the others agree.
 
     Raises:
       ValueError: no such file, of another type, unreadable, not of numbers, NaN or infinite
-        values, a spacing that is not positive, or an affine that does not fit it.
+        values, a spacing that is not positive, fields of the header that disagree, or no such
+        field.
       OSError: the system failed, such as a network's file system (`PASSING`).
     """
     if not path.is_file():
@@ -63,7 +73,8 @@ def read(path: Path) -> Volume:
             "needed: convert it"
         )
     try:
-        volume = read_nifti(path) if name.endswith(NIFTI_SUFFIXES) else read_metaimage(path)
+        decode = read_nifti if name.endswith(NIFTI_SUFFIXES) else read_metaimage
+        array, affines = decode(path)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path}: .mhd files need SimpleITK, which is not installed; "
@@ -79,39 +90,70 @@ def read(path: Path) -> Volume:
             f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "
             "copy it again"
         ) from error
-    if volume.array.dtype.kind not in "buif":
+    if array.dtype.kind not in "buif":
         raise ValueError(
-            f"{path}: voxels of type {volume.array.dtype}, real numbers needed; convert the file"
+            f"{path}: voxels of type {array.dtype}, real numbers needed; convert the file"
         )
-    if volume.array.size == 0:
-        raise ValueError(f"{path}: no voxels, shape {volume.array.shape}; copy the file again")
-    if not np.isfinite(volume.array).all():
-        count = int((~np.isfinite(volume.array)).sum())
+    if array.size == 0:
+        raise ValueError(f"{path}: no voxels, shape {array.shape}; copy the file again")
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
         raise ValueError(
             f"{path}: {count} NaN or infinite voxels, finite ones needed; repair the file or "
             "take it out of the data set"
         )
-    _check_grid(path, volume)
-    return volume
+    return _place(path, array, affines, geometry)
 
 
-def _check_grid(path: Path, volume: Volume) -> None:
-    spacing = np.array(volume.spacing_mm)
-    if not np.isfinite(volume.affine).all() or not (np.isfinite(spacing) & (spacing > 0)).all():
+def _place(path: Path, array: np.ndarray, affines: dict[str, np.ndarray], geometry: str) -> Volume:
+    """The array where the chosen one of a header's affines puts it."""
+    field = geometry or next(iter(affines))
+    if field not in affines:
         raise ValueError(
-            f"{path}: spacing {volume.spacing_mm} mm, positive numbers needed; repair its header"
+            f"{path}: config.data.geometry={geometry!r}, but its header has only "
+            f"{' and '.join(affines)}; choose of these"
         )
-    steps = volume.affine[:3, : len(spacing)]
-    lengths = np.linalg.norm(steps, axis=0)
-    if (
-        np.linalg.matrix_rank(steps) < len(spacing)
-        or (np.abs(lengths / spacing - 1) > SPACING_TOLERANCE).any()
-    ):
+    steps = {name: affine[:3, : min(array.ndim, 3)] for name, affine in affines.items()}
+    spacings = {name: np.linalg.norm(step, axis=0) for name, step in steps.items()}
+    spacing = spacings[field]
+    if not np.isfinite(affines[field]).all() or not (spacing > 0).all():
         raise ValueError(
-            f"{path}: its affine has steps of {tuple(lengths.round(4).tolist())} mm, its header "
-            f"has {volume.spacing_mm}; they must agree and point to different directions: repair "
-            "the header"
+            f"{path}: spacing {_times(spacing)} mm, positive numbers needed; repair its header, "
+            "or choose another field of it: config.data.geometry"
         )
+    if np.linalg.matrix_rank(steps[field]) < len(spacing):
+        raise ValueError(
+            f"{path}: the axes of its {field} lie in one plane, they must point to different "
+            "directions; repair its header, or choose another field of it: config.data.geometry"
+        )
+    has_same_spacing = np.allclose(spacings["pixdim"], spacing, rtol=SPACING_TOLERANCE, atol=0)
+    turned = (steps["qform"] * steps[field]).sum(0) if "qform" in steps else spacing**2
+    if not geometry and not (has_same_spacing and (turned > spacing**2 / 2).all()):
+        ways = [
+            f"{name} {_times(spacings[name])} mm {_directions(affines[name])}"
+            if name in affines
+            else f"{name} not set"
+            for name in GEOMETRIES
+        ]
+        raise ValueError(
+            f"{path}: its header disagrees with itself: {', '.join(ways)}; choose the field that "
+            f"is right: config.data.geometry={'|'.join(GEOMETRIES)}, in motfm prepare --geometry"
+        )
+    return Volume(
+        array,
+        affines[field],
+        # pixdim has no rounding of a rotation
+        tuple((spacings["pixdim"] if has_same_spacing else spacing).tolist()),
+    )
+
+
+def _times(spacing: np.ndarray) -> str:
+    return " x ".join(f"{step:.4g}" for step in spacing)
+
+
+def _directions(affine: np.ndarray) -> str:
+    """Where the axes lead, such as "RAS"."""
+    return "".join(code or "" for code in nibabel.aff2axcodes(affine))
 
 
 def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:
@@ -144,17 +186,11 @@ def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndar
     return labels if labels is values else labels.astype(np.int64)
 
 
-def check_same_space(path: Path, mask: np.ndarray, image_path: Path, shape: Sequence[int]) -> None:
-    """Raises ValueError if a mask's shape is not its image's spatial shape."""
-    if mask.shape != tuple(shape):
-        raise ValueError(
-            f"{path}: mask {mask.shape} and image {tuple(shape)} ({image_path.name}) differ in "
-            "space; resample one to the other's grid"
-        )
+def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The array of a .nii or .nii.gz file of either version, and its affines by field, in mm.
 
-
-def read_nifti(path: Path) -> Volume:
-    """Reads a .nii or .nii.gz file of either version; raises anything for a bad file."""
+    Raises anything for a bad file.
+    """
     content = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         content = gzip.decompress(content)
@@ -166,12 +202,23 @@ def read_nifti(path: Path) -> Volume:
     if expected != len(content):
         raise ValueError(f"{shape} voxels need {expected} bytes, it has {len(content)}")
     array = np.asanyarray(ArrayProxy(io.BytesIO(content), header))
-    spacing = tuple(abs(float(extent)) for extent in header.get_zooms()[:3])
-    return Volume(array, header.get_best_affine(), spacing)
+    sform, qform = header.get_sform(coded=True)[0], None
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):  # no rotation; an sform makes up for it
+        if sform is None:
+            raise
+    stated = {"sform": sform, "qform": qform, "pixdim": header.get_base_affine()}
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    to_mm = np.diag([unit, unit, unit, 1.0])
+    return array, {name: to_mm @ affine for name, affine in stated.items() if affine is not None}
 
 
-def read_metaimage(path: Path) -> Volume:
-    """Reads an .mhd or .mha file through SimpleITK; raises anything for a bad file."""
+def read_metaimage(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The array of an .mhd or .mha file, through SimpleITK, and its affine under each field's name.
+
+    Raises anything for a bad file.
+    """
     import SimpleITK  # optional: only the older CAMUS release needs it
 
     reader = SimpleITK.ImageFileReader()
@@ -188,7 +235,7 @@ def read_metaimage(path: Path) -> Volume:
     affine[:dims, :dims] = direction * np.array(image.GetSpacing())
     affine[:dims, 3] = image.GetOrigin()
     affine[:2] *= -1  # ITK counts millimetres to the left and back, NIfTI to the right and front
-    return Volume(array, affine, image.GetSpacing())
+    return array, dict.fromkeys(GEOMETRIES, affine)
 
 
 def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: str = "") -> None:

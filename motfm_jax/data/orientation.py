@@ -6,14 +6,42 @@ top (superior): RAS+, the world of NIfTI.
 
 import itertools
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import scipy.ndimage
 
+from motfm_jax.data import nifti
 from motfm_jax.data.nifti import Volume
 
 TOLERANCE = 0.1  # between the corners of one grid, in voxels
+
+
+class Reading(NamedTuple):
+    """How image files and their masks are placed in space.
+
+    Attributes:
+      geometry: the field of NIfTI headers that places voxels, see `nifti.read`.
+      resample_masks: take the nearest voxels of masks on another grid instead of refusing them.
+    """
+
+    geometry: str = ""
+    resample_masks: bool = False
+
+    @classmethod
+    def from_config(cls, data: Any) -> "Reading":
+        """From the fields of config.data."""
+        return cls(data.geometry, data.resample_masks)
+
+    def image(self, path: Path) -> Volume:
+        """An image file; see `nifti.read`."""
+        return nifti.read(path, self.geometry)
+
+    def mask(self, path: Path, image: Volume, image_path: Path) -> np.ndarray:
+        """A mask file on the grid of its image; see `onto_grid`."""
+        mask = nifti.read(path, self.geometry)
+        return onto_grid(mask, image, path, image_path, self.resample_masks)
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +55,13 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
       A view of the array, its first axes towards right, front and top, and its affine.
     """
     return _reorient(array, affine, nibabel.io_orientation(affine))
+
+
+def ras_volume(volume: Volume) -> Volume:
+    """A volume [I, J, K, ...] with its axes as `to_ras` orders them."""
+    array, affine = to_ras(volume.array, volume.affine)
+    order = np.argsort(nibabel.io_orientation(volume.affine)[:, 0])
+    return Volume(array, affine, tuple(volume.spacing_mm[axis] for axis in order))
 
 
 def onto_grid(

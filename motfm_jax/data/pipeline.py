@@ -8,21 +8,20 @@ import numpy as np
 from absl import flags
 
 from motfm_jax.core import Batch
+from motfm_jax.data.augment import layout
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.speckle import Speckle
 
-# (scaled image [*S, C], mask [*S] or None, numpy generator) -> the same, augmented
-Augmentation = Callable[
-    [np.ndarray, np.ndarray | None, np.random.Generator], tuple[np.ndarray, np.ndarray | None]
-]
+# see `Augment.__call__`
+Augmentation = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 Start = Speckle | Intensity  # see `Examples`
 READ_THREADS = 4
 
 
 class Examples:
-    """Random access to scaled examples, for Grain: dicts of "image", and if any "mask", "label" and
-    "source".
+    """Random access to scaled examples, for Grain: dicts of "image", if any "mask", "label" and
+    "source", and what `augment.layout` gives.
 
     Args:
       arrays: raw examples.
@@ -42,8 +41,9 @@ class Examples:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         arrays = self.arrays
-        name = arrays.meta[index]["name"]
-        example = {"image": self.intensity.apply(np.asarray(arrays.images[index]), name)}
+        meta, image = arrays.meta[index], np.asarray(arrays.images[index])
+        name = meta["name"]
+        example = {"image": self.intensity.apply(image, name), **layout(meta, image.ndim - 1)}
         if arrays.masks is not None:
             example["mask"] = np.asarray(arrays.masks[index])
         if arrays.labels is not None:
@@ -167,7 +167,9 @@ def _for_evaluation(examples: Examples, position: int, seed: int) -> dict[str, n
 def _augment(augment: Augmentation, example: dict, rng: np.random.Generator) -> dict:
     names = [name for name in ("image", "source") if name in example]
     stacked = np.concatenate([example[name] for name in names], axis=-1)
-    stacked, mask = augment(stacked, example.get("mask"), rng)
+    stacked, mask = augment(
+        stacked, example.get("mask"), rng, example["left_right"], example["spacing_mm"]
+    )
     changed = dict(zip(names, np.split(stacked, len(names), axis=-1)))
     return {**example, **changed, **({} if mask is None else {"mask": mask})}
 

@@ -12,7 +12,7 @@ from motfm_jax.data.pipeline import Examples, eval_batches, read_pairs, train_ba
 from motfm_jax.data.speckle import Speckle
 
 IDENTITY = Intensity.fit([], mode="none")
-AUGMENT = Augment(flip_axis=1, affine=0.2, gamma=0.3)
+AUGMENT = Augment(flip=True, affine=0.2, gamma=0.3)
 
 
 def arrays_of(count, shape=(8, 8), conditioned=True):
@@ -213,7 +213,7 @@ def paired(count):
 
 def test_sources_of_another_channel_are_scaled_on_their_own_and_move_with_the_image():
     twice = dataclasses.replace(IDENTITY, mode="minmax", low=0.0, high=1.0, range=(0.0, 2.0))
-    moving = Augment(flip_axis=1, affine=0.2)
+    moving = Augment(flip=True, affine=0.2)
     for batches in (
         train_batches(Examples(paired(6), IDENTITY, twice), batch_size=6, seed=0, augment=moving),
         eval_batches(Examples(paired(6), IDENTITY, twice), batch_size=6),

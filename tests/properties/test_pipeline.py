@@ -17,7 +17,7 @@ from motfm_jax.data.pipeline import Examples, eval_batches, train_batches
 from motfm_jax.data.speckle import Speckle
 
 LONGEST = 72  # examples of a stream that are looked at
-AUGMENT, SPECKLE = Augment(flip_axis=1, affine=0.2, gamma=0.3), Speckle((0.02, 0.2))
+AUGMENT, SPECKLE = Augment(flip=True, affine=0.2, gamma=0.3), Speckle((0.02, 0.2))
 COUNTS, SEEDS = st.sampled_from([1, 5, 12, 30]), st.integers(0, 2)
 PROCESSES, ROWS = st.integers(1, 4), st.integers(1, 6)
 FIELDS = ("image", "mask", "label", "source")
