@@ -46,7 +46,7 @@ DATA: Fields = {
     "channel": Field(""),
     "crop_foreground": Field(False),  # decathlon
     "spacing_mm": Field(()),  # decathlon: resample to this before fitting to size; () = never
-    # field of NIfTI headers that places voxels: sform | qform | pixdim; "" = the first, others agree
+    # the field of NIfTI headers that places voxels: sform | qform | pixdim; "" = the first of them
     "geometry": choice("", *GEOMETRIES),
     "resample_masks": Field(False),  # masks on another grid: take the nearest voxels, or refuse
     "label_map": Field(()),  # decathlon: pairs (from, to); () = unchanged

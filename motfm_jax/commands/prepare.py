@@ -11,6 +11,7 @@ original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 """
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,11 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
 def check(args: argparse.Namespace) -> int:
     kind = SOURCES[args.layout]
     if not hasattr(kind, "check"):
-        raise ValueError(f"--layout={args.layout}: {kind.__name__} has no check(data, progress)")
+        raise ValueError(f"--layout={args.layout}: {kind.__name__} has no check(root, progress)")
+    takes_fields = "data" in inspect.signature(kind.check).parameters
+    options = {"data": fields_of(args)} if takes_fields else {}
     with progress_bar() as progress:
-        report = kind.check(fields_of(args), progress)
+        report = kind.check(args.root, progress, **options)
     print(report)
     return 2 if report.errors else 0
 

@@ -122,11 +122,11 @@ class Camus:
         check_choice("data.classes", data.classes, CLASSES)
 
     @staticmethod
-    def check(data: Any, progress: Progress | None = None) -> Report:
+    def check(root: str | Path, progress: Progress | None = None, data: Any = None) -> Report:
         """Reads every frame; see `integrity.check_camus`."""
         from motfm_jax.data.integrity import check_camus
 
-        return check_camus(data.root, progress, Reading.from_config(data))
+        return check_camus(root, progress, Reading.from_config(data))
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -147,11 +147,12 @@ class Decathlon:
                 )
 
     @staticmethod
-    def check(data: Any, progress: Progress | None = None) -> Report:
+    def check(root: str | Path, progress: Progress | None = None, data: Any = None) -> Report:
         """Reads every volume; see `integrity.check_decathlon`."""
         from motfm_jax.data.integrity import check_decathlon
 
-        return check_decathlon(data.root, progress, Reading.from_config(data), data.label_map)
+        label_map = data.label_map if data else ()
+        return check_decathlon(root, progress, Reading.from_config(data), label_map)
 
     def __len__(self) -> int:
         return len(self.entries)

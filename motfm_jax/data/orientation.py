@@ -31,8 +31,8 @@ class Reading(NamedTuple):
 
     @classmethod
     def from_config(cls, data: Any) -> "Reading":
-        """From the fields of config.data."""
-        return cls(data.geometry, data.resample_masks)
+        """From the fields of config.data; the defaults for None."""
+        return cls(data.geometry, data.resample_masks) if data else cls()
 
     def image(self, path: Path) -> Volume:
         """An image file; see `nifti.read`."""

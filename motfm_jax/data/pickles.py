@@ -82,11 +82,11 @@ class PickleSet:
         return cls(data.root, split, data.size, data.fit)
 
     @staticmethod
-    def check(data: Any, progress: Progress | None = None) -> Report:
+    def check(root: str | Path, progress: Progress | None = None) -> Report:
         """Reads every entry; see `integrity.check_pickle`."""
         from motfm_jax.data.integrity import check_pickle
 
-        return check_pickle(data.root, progress)
+        return check_pickle(root, progress)
 
     def __len__(self) -> int:
         return len(self.entries)
