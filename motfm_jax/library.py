@@ -84,7 +84,7 @@ class Model(Bundle):
           seed: image i starts from noise of (seed, i).
           progress: called after each batch.
           options: of the solver: rtol, atol, eta, spacing. Of the request: noise or source (arrays
-            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle. Of the conditions:
+            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the conditions:
             split, fit. timed=True measures seconds an image after warm-up.
 
         Returns:

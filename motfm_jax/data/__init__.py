@@ -10,8 +10,8 @@ will give. Its instances are one split each (see `source.Source`). The class bri
   from_config(data, split): a split ("train", "valid" or "test") from the fields of config.data,
     read as attributes. With `has_channels` it also takes source_channel="".
   check_config(data): raises ValueError for fields that cannot work. Optional.
-  check(root, progress): an `examination.Report` for `prepare check`; or check(root, progress, data),
-    with the fields of config.data. Optional.
+  check(root, progress): an `examination.Report` for `prepare check`. It may take a third argument,
+    data: the fields of config.data. Optional.
 
     motfm_jax.data.SOURCES["mine"] = Mine
 """

@@ -49,7 +49,7 @@ class Decathlon:
       split_seed: of the split.
       reading: how files are placed in space.
 
-    Records: image [*S, C] float32 in the file's range, source the same or None, mask [*S] uint16 or
+    Records: image [*S, C] float32 in the file's range, source the same or None, mask [*S] or
     None; meta has name, patient, channel, spacing_mm and affine.
 
     Raises:
@@ -96,7 +96,8 @@ class Decathlon:
         self.label_values = tuple(names)
         # None: as found in the masks
         self.mask_labels = tuple(names.values()) if names or not self.has_masks else None
-        self._targets = np.arange(LABELS, dtype=np.uint16)
+        dtype = np.uint8 if max(self.label_values, default=LABELS) < 256 else np.uint16
+        self._targets = np.arange(LABELS).astype(dtype)
         for old, new in self.label_map.items():
             self._targets[old] = new
         self.settings = {

@@ -244,12 +244,13 @@ def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: 
     Args:
       path: the file.
       image: [*S, C]; C = 1 is dropped. A volume keeps its axis order; rows and columns of a frame
-        are swapped back to the files' x-first order.
+        are swapped back to the files' x-first order. Unsigned integers keep their type, the rest
+        becomes float32.
       affine: 4 x 4, array index (of S as in memory) to RAS+ millimetres; None for the identity.
       description: for the header, at most 79 characters.
     """
     affine = np.eye(4) if affine is None else np.array(affine, np.float64)
-    image = np.asarray(image, np.float32)
+    image = image if image.dtype.kind == "u" else np.asarray(image, np.float32)
     if image.ndim == 3:  # 2-D: rows are depth in memory
         image, affine = image.swapaxes(0, 1)[:, :, None], affine[:, [1, 0, 2, 3]]
     image = image[..., 0] if image.shape[-1] == 1 else image

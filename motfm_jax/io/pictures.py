@@ -126,6 +126,20 @@ def write_grid(
         page.save(draft)
 
 
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes one frame pixel by pixel as an 8-bit PNG: 0 is black, 1 is white.
+
+    Args:
+      path: the PNG file.
+      image: [H, W, C]; C = 3 is red, green and blue; other channels are put side by side.
+    """
+    levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if levels.shape[-1] != 3:
+        levels = np.concatenate(np.moveaxis(levels, -1, 0), axis=1)
+    with whole_file(path) as draft:
+        Image.fromarray(levels).save(draft)
+
+
 def window_caption(window: Window) -> str:
     """The line that states a picture's window."""
     return f"grey window {window[0]:.4g} to {window[1]:.4g}, the same for all images"

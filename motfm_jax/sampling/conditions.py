@@ -118,6 +118,7 @@ def choose(
             model.facts.size,
             selection.fit,
             model.mask_channels,
+            model.config.data.geometry,
         )
         if masks.are_rows:
             rows["--masks"] = len(masks.values)

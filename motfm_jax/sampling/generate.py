@@ -88,6 +88,7 @@ class Request(NamedTuple):
       trajectory: also the way of the first TRAJECTORY_IMAGES images.
       nifti: also one NIfTI an image; None: for volumes.
       pickle: also the original's layout.
+      png: also one PNG an image, of frames.
     """
 
     solver: Any
@@ -98,6 +99,7 @@ class Request(NamedTuple):
     trajectory: bool = False
     nifti: bool | None = None
     pickle: bool = False
+    png: bool = False
 
 
 def make_sampler(

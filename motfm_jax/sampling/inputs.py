@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from motfm_jax.data import geometry, nifti
+from motfm_jax.data import nifti
+from motfm_jax.data.geometry import fit as fit_to_size
+from motfm_jax.data.orientation import to_ras
 
 MASK_SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".npy", ".png")
 
@@ -90,6 +92,7 @@ def read_masks(
     size: Sequence[int],
     fit: str | None = None,
     channels: int = 0,
+    geometry: str = "",
 ) -> Masks:
     """Masks from an array or from files.
 
@@ -102,6 +105,7 @@ def read_masks(
       size: S, which every mask must have unless fit is given.
       fit: "pad" or "stretch" resizes labels to S, nearest neighbour; see `geometry.fit`.
       channels: C, the mask channels of the network.
+      geometry: the field of NIfTI headers that places voxels, see `nifti.read`.
 
     Raises:
       ValueError: a file that is no mask, or none of this model's.
@@ -119,7 +123,7 @@ def read_masks(
     elif isinstance(masks, np.ndarray):
         raise ValueError(f"{name}: array {array.shape}, labels {_axes(*size)} needed")
     else:
-        named = ((str(path), *_read_mask(path, dims)) for path in _listed(masks))
+        named = ((str(path), *_read_mask(path, dims, geometry)) for path in _listed(masks))
     values, affines, origins = [], [], []
     for origin, mask, affine in named:
         if affine is None:
@@ -158,18 +162,18 @@ def _listed(paths: Sequence[str | Path]) -> list[Path]:
     return listed
 
 
-def _read_mask(path: Path, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """One file as [*S0], with its affine where it states one."""
+def _read_mask(path: Path, dims: int, geometry: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """One file as [*S0], volumes in RAS axes, with its affine where it states one."""
     if not path.is_file():
         raise ValueError(f"{path}: no such mask file; check --masks")
     suffix = path.suffix.lower()
     if path.name.lower().endswith(nifti.NIFTI_SUFFIXES):
-        values, affine, _ = nifti.read(path)
+        values, affine, _ = nifti.read(path, geometry)
         while values.ndim > dims and values.shape[-1] == 1:
             values = values[..., 0]
         if dims == 2:  # files are x first; here rows are depth
             return values.T, affine[:, [1, 0, 2, 3]]
-        return values, affine
+        return to_ras(values, affine) if values.ndim == 3 else (values, affine)
     if suffix == ".npy":
         return read_array(path), None
     if suffix != ".png":
@@ -211,7 +215,7 @@ def _to_size(
     if affine is not None:
         spacing = np.linalg.norm(affine[:3, : mask.ndim], axis=0)
     empty = np.empty((*mask.shape, 0), np.float32)  # no channel: only the mask is resampled
-    resized: Any = geometry.fit(empty, mask, affine, spacing, size, fit)
+    resized: Any = fit_to_size(empty, mask, affine, spacing, size, fit)
     return resized.mask, resized.affine
 
 

@@ -1,7 +1,8 @@
 """The folder of generated images: taking it, writing it, and its sidecar.
 
 out/{samples.npz, samples.json (the sidecar), grid.png, [trajectory.npz, trajectory.png],
-     [sample_0000.nii.gz, ...], [samples.pkl]}      and out/.partial/, out/lock while sampling
+     [sample_0000.nii.gz, sample_0000_mask.nii.gz, ...], [sample_0000.png, ...], [samples.pkl]}
+and out/.partial/, out/lock while sampling
 """
 
 import contextlib
@@ -11,13 +12,15 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel
 import numpy as np
 
 from motfm_jax.data import convert, nifti
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.source import Record
 from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
@@ -31,7 +34,7 @@ FORMAT = "motfm_jax samples 1"
 SIDECAR, PARTIAL, SETTINGS = "samples.json", ".partial", "settings.json"
 # Everything that is written here. The sidecar shows whose folder this is, so it is deleted last.
 OWN = (
-    r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+\.nii\.gz",
+    r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+(\.png|(_mask)?\.nii\.gz)",
     re.escape(SIDECAR),
 )
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
@@ -132,7 +135,7 @@ def write(out: Path, samples: "Samples") -> None:
       out: the folder, claimed.
       samples: N images.
     """
-    images, conditions, settings = samples.images, samples.conditions, samples.settings()
+    images, settings = samples.images, samples.settings()
     write_npz(out / "samples.npz", images=images, masks=samples.masks, classes=samples.labels)
     draw_grid(out / "grid.png", samples)
     states = samples.trajectory
@@ -147,21 +150,59 @@ def write(out: Path, samples: "Samples") -> None:
             window=pictures.shared_window(images),
             caption=_note(samples),
         )
+    digits = max(4, len(str(len(images) - 1)))
+    stems = [out / f"sample_{index:0{digits}}" for index in range(len(images))]
     if settings["nifti"]:
-        digits = max(4, len(str(len(images) - 1)))
-        affines = conditions.affines or [None] * len(images)
-        for index, (image, affine) in enumerate(zip(images, affines)):
-            nifti.write_nifti(
-                out / f"sample_{index:0{digits}}.nii.gz",
-                image,
-                samples.model.facts.affine if affine is None else affine,
-                f"synthetic; {FORMAT}",
-            )
+        _write_niftis(stems, samples)
+    if settings.get("png"):
+        low, high = _grey_range(samples)
+        for stem, image in zip(stems, images):
+            pictures.write_image(stem.with_suffix(".png"), (image - low) / (high - low))
     if settings["pickle"]:
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
         convert.write_pickle(out / "samples.pkl", {"train": entries, "valid": entries})
     write_json(out / SIDECAR, describe(samples))
+
+
+def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
+    """Each image, and its mask with the values that the training files have."""
+    facts, conditions = samples.model.facts, samples.conditions
+    masks = None if conditions.raw_masks else samples.masks
+    if masks is not None:
+        values = np.array(facts.label_values or range(len(facts.mask_labels)), np.uint32)
+        masks = values.astype(np.min_scalar_type(values.max()))[masks]
+    for index, stem in enumerate(stems):
+        affine = conditions.affines[index] if conditions.affines else None
+        affine = facts.affine if affine is None else affine
+        parts = {".nii.gz": samples.images[index]}
+        if masks is not None:
+            parts["_mask.nii.gz"] = masks[index][..., None]
+        for end, array in parts.items():
+            path = stem.with_name(stem.name + end)
+            nifti.write_nifti(path, array, affine, f"synthetic; {FORMAT}")
+
+
+def _grey_range(samples: "Samples") -> tuple[np.ndarray, np.ndarray]:
+    """What is black and white in single pictures, by channel, [C] each: the bounds of the scaling,
+    or percentiles of the images where it has none."""
+    intensity, images = samples.model.facts.intensity, samples.images
+    if intensity["mode"] in ("none", "zscore") or samples.settings()["raw"]:
+        channels = np.moveaxis(images, -1, 0)
+        low, high = np.transpose([pictures.shared_window(channel) for channel in channels])
+        return low, high
+    return tuple(np.broadcast_to(intensity[end], images.shape[-1:]) for end in ("low", "high"))
+
+
+def _orientation(facts: Facts) -> str:
+    """Where the axes of the images lead."""
+    if len(facts.size) == 2:
+        return "rows from top to bottom, columns from left to right"
+    if facts.affine is None:
+        return "unknown: the training data do not state it"
+    codes = "".join(nibabel.aff2axcodes(np.array(facts.affine)))
+    words = dict(zip("LRPASI", ("left", "right", "back", "front", "top", "bottom")))
+    return f"{codes}: axes lead to the patient's {', '.join(words[code] for code in codes)}"
 
 
 def describe(samples: "Samples") -> dict[str, Any]:
@@ -196,14 +237,21 @@ def describe(samples: "Samples") -> dict[str, Any]:
         },
         "images": {
             "shape": list(generated.images.shape),
+            "orientation": _orientation(model.facts),
             "units": _units(model.facts.intensity, settings["raw"]),
             "intensity": dict(model.facts.intensity),
             "min": float(generated.images.min()),
             "max": float(generated.images.max()),
+            **({"png": _png(samples)} if settings.get("png") else {}),
         },
         "environment": environment(),
         "settings": settings,
     }
+
+
+def _png(samples: "Samples") -> dict[str, Any]:
+    black, white = _grey_range(samples)
+    return {"black": black.tolist(), "white": white.tolist()}
 
 
 def _class_names(samples: "Samples") -> list[str]:

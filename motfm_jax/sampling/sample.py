@@ -113,6 +113,8 @@ def check_request(model: Bundle, conditions: Conditions, request: Request) -> No
         raise ValueError(
             "--pickle with --masks of floats: that layout holds label numbers; leave --pickle out"
         )
+    if request.png and len(model.facts.size) == 3:
+        raise ValueError("--png of volumes: only frames are single pictures; use --nifti")
     if request.batch:
         generate.check_batch(request.batch)
 
@@ -133,6 +135,7 @@ def settings_of(model: Bundle, conditions: Conditions, request: Request) -> dict
         "trajectory": request.trajectory,
         "nifti": dims == 3 if request.nifti is None else request.nifti,
         "pickle": request.pickle,
+        **({"png": True} if request.png else {}),  # folders of 0.1.0 do not state it
     }
 
 
