@@ -84,8 +84,8 @@ class Model(Bundle):
           seed: image i starts from noise of (seed, i).
           progress: called after each batch.
           options: of the solver: rtol, atol, eta, spacing. Of the request: noise or source (arrays
-            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the conditions:
-            split, fit. timed=True measures seconds an image after warm-up.
+            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the
+            conditions: split, fit. timed=True measures seconds an image after warm-up.
 
         Returns:
           Samples: images [N, *S, C] in the units of the data, calls [N] (NFE), show(), save().

@@ -87,7 +87,7 @@ def find_channels(
             came = f"{number or 'no'} channels are called {name!r}" if name else "no channel chosen"
             raise ValueError(
                 f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
-                f"name one of them, or several: {flag}"
+                f"name one of them: {flag}"
             )
         found.append(known.index(name.lower()))
     return found

@@ -15,7 +15,7 @@ import scipy.ndimage
 from motfm_jax.data import nifti
 from motfm_jax.data.nifti import Volume
 
-TOLERANCE = 0.1  # between the corners of one grid, in voxels
+TOLERANCE = 0.02  # between the corners of one grid, in voxels
 
 
 class Reading(NamedTuple):
@@ -79,7 +79,7 @@ def onto_grid(
 
     Raises:
       ValueError: a mask with channels; or another grid without `resample`: the corners of the two
-        are further apart than a tenth of a voxel.
+        are further apart than a fiftieth of a voxel.
     """
     shape = image.array.shape[: len(image.spacing_mm)]
     full = (*shape, 1)[:3]
@@ -96,10 +96,13 @@ def onto_grid(
     if values.shape == full and distance <= TOLERANCE * min(image.spacing_mm):
         return values.reshape(shape)
     if not resample:
+        how = f"mask {mask.array.shape} and image {shape} ({image_path.name}) differ in space"
+        if values.shape == full:
+            how = f"its affine differs from {image_path.name}'s"
         raise ValueError(
-            f"{mask_path}: mask {mask.array.shape} and image {shape} ({image_path.name}) differ in "
-            f"space, their corners by {distance:.3g} mm; correct the header that is wrong, or "
-            "resample masks to the nearest voxel: config.data.resample_masks=True"
+            f"{mask_path}: {how}, at a corner by {distance:.3g} mm; correct the header that is "
+            "wrong, or resample masks to the nearest voxels: config.data.resample_masks=True, in "
+            "motfm prepare --resample-masks"
         )
     matrix = np.linalg.inv(source) @ target
     nearest = scipy.ndimage.affine_transform(

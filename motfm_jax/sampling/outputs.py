@@ -170,7 +170,8 @@ def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
     facts, conditions = samples.model.facts, samples.conditions
     masks = None if conditions.raw_masks else samples.masks
     if masks is not None:
-        values = np.array(facts.label_values or range(len(facts.mask_labels)), np.uint32)
+        values = getattr(facts, "label_values", ()) or range(len(facts.mask_labels))
+        values = np.array(values, np.uint32)
         masks = values.astype(np.min_scalar_type(values.max()))[masks]
     for index, stem in enumerate(stems):
         affine = conditions.affines[index] if conditions.affines else None

@@ -76,6 +76,19 @@ def test_files_are_x_first_and_records_rows_first(tree):
     assert record.meta["quality"] == "2CH-Good"
 
 
+def test_a_mask_stored_mirrored_or_transposed_lies_on_its_image(tree):
+    _, mask = frame(0)
+    x, y = np.diag([*SPACING, 1, 1]).T[:2]
+    mirrored = np.diag([-SPACING[0], SPACING[1], 1, 1])
+    mirrored[0, 3] = SPACING[0] * (SHAPE[0] - 1)
+    transposed = np.array([y, x, *np.eye(4)[2:]]).T
+    for array, affine in ((mask[::-1], mirrored), (mask.T, transposed)):
+        path = image_path(tree, name="2CH_ED_gt")
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+        record = Camus(tree, "train", (16, 24), fit="stretch")[0]
+        np.testing.assert_array_equal(record.mask, mask.T)
+
+
 @pytest.mark.parametrize("fit, spacing", [("stretch", [0.5, 1.5]), ("pad", [1.5, 1.5])])
 def test_spacing_after_resizing(tree, fit, spacing):
     """The frame is 16 x 0.25 = 4 mm deep and 24 x 0.5 = 12 mm wide."""

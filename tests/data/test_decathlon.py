@@ -127,8 +127,80 @@ def test_labels_are_remapped_and_merged_names_joined(tree):
     source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w", label_map=((2, 1), (3, 2)))
     assert source.mask_labels == ("background", "edema+core", "enhancing")
     np.testing.assert_array_equal(source[0].mask, np.array([0, 1, 1, 2])[mask()])
-    with pytest.raises(ValueError, match="label 9 is not in"):
-        Decathlon(tree, "train", Grid(SHAPE), channel="T1w", label_map=((9, 1),))
+
+
+def test_labels_with_gaps_are_declared_by_name_and_value(tree):
+    edit(tree, labels={"0": "background", "1": "edema", "2": "core", "300": "far"})
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w", label_map=((2, 1), (3, 300)))
+    assert source.mask_labels == ("background", "edema+core", "far")
+    assert source.label_values == (0, 1, 300)
+    np.testing.assert_array_equal(source[0].mask, np.array([0, 1, 1, 300])[mask()])
+
+
+def test_an_undeclared_label_can_be_remapped(tree):
+    """BraTS holds 4 where dataset.json may name 0 to 3."""
+    path = mask_of(Decathlon(tree, "train", Grid(SHAPE), "T1w").entries[0].image_path)
+    save(path, np.where(mask() == 3, 4, mask()).astype(np.uint8))
+    with pytest.raises(ValueError, match="label 4 found, only 0, 1, 2, 3 declared"):
+        Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w")[0]
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w", label_map=((4, 3),))
+    assert source.mask_labels == tuple(LABELS.values())
+    np.testing.assert_array_equal(source[0].mask, mask())
+
+
+@pytest.mark.parametrize("channel", ["T2w, FLAIR", ("T2w", "flair")])
+def test_several_channels_become_the_channels_of_the_image(tree, channel):
+    source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), channel)
+    number = int(source.entries[0].patient[-2:])
+    np.testing.assert_array_equal(source[0].image, volume(number, 4)[..., [3, 0]])
+    assert source.channel_names == ("T2w", "FLAIR") and source[0].meta["channel"] == "T2w, FLAIR"
+    assert source.fingerprint() != Decathlon(tree, "train", Grid(SHAPE), "T2w").fingerprint()
+
+
+@pytest.mark.parametrize("channel", ["T1w,t1W", ("T1w", 2), ","])
+def test_channels_that_are_no_different_names_are_refused(tree, channel):
+    with pytest.raises(ValueError, match=r"several different ones, such as \"T1w,FLAIR\""):
+        Decathlon(tree, "train", Grid(SHAPE), channel)
+
+
+def test_channels_are_made_from_as_many(tree):
+    pair = Decathlon(tree, "train", Grid(SHAPE), "T1w,FLAIR", source_channel="T2w,t1gd")
+    assert pair[0].source.shape == pair[0].image.shape == (*SHAPE, 2)
+    with pytest.raises(ValueError, match="1 channels to make 2 from"):
+        Decathlon(tree, "train", Grid(SHAPE), "T1w,FLAIR", source_channel="T2w")
+
+
+# of files whose axes lead to the right (R) or left (L), front (A), top (S)
+AFFINES = {
+    "RAS": [[2, 0, 0, -7], [0, 2, 0, 5], [0, 0, 3, 1], [0, 0, 0, 1]],
+    "LAS": [[-2, 0, 0, 7], [0, 2, 0, 5], [0, 0, 3, 1], [0, 0, 0, 1]],
+    "SAR": [[0, 0, 2, -7], [0, 2, 0, 5], [3, 0, 0, 1], [0, 0, 0, 1]],
+}
+
+
+def stored(array, axes):
+    """A volume with axes to the right, front and top as a file with other axes holds it."""
+    if axes == "LAS":
+        return array[::-1]
+    return array.transpose(2, 1, 0) if axes == "SAR" else array
+
+
+@pytest.mark.parametrize("of_mask", AFFINES)
+@pytest.mark.parametrize("of_image", AFFINES)
+def test_volumes_of_any_orientation_are_ras_and_masks_follow_them(tmp_path, of_image, of_mask):
+    """The lesion is at the right, and its mask marks it, however either file is stored."""
+    write_tree(tmp_path, 2, modality={"0": "T1w"})
+    image, labels = np.zeros((8, 8, 6), np.int16), np.zeros((8, 8, 6), np.uint8)
+    image[5:7, 2:5, 1:3], labels[5:7, 2:5, 1:3] = 100, 1
+    for folder, array, axes in (("imagesTr", image, of_image), ("labelsTr", labels, of_mask)):
+        for number in range(2):
+            path = tmp_path / folder / f"V_{number:02d}.nii.gz"
+            save(path, stored(array, axes), np.array(AFFINES[axes], float))
+    record = Decathlon(tmp_path, "train", Grid((8, 8, 6), "stretch"))[0]
+    np.testing.assert_array_equal(record.image[..., 0], image)
+    np.testing.assert_array_equal(record.mask, labels)
+    np.testing.assert_allclose(record.affine, AFFINES["RAS"])
+    assert record.spacing_mm == (2, 2, 3)
 
 
 def split(root, seed=0):
@@ -191,7 +263,7 @@ def entry_without_label(root):
         (lambda root: edit(root, training=[]), "0 entries leave none"),
         (lambda root: edit(root, modality={"1": "T1w"}), "keys"),
         (lambda root: edit(root, labels={"background": 0}), "'labels'"),
-        (lambda root: edit(root, labels={"0": "background", "300": "far"}), "masks hold 0 .. 255"),
+        (lambda root: edit(root, labels={"0": "background", "70000": "far"}), "from 0 to 65535"),
         (lambda root: (root / "imagesTr/V_00.nii.gz").unlink(), "V_00.nii.gz: no such file"),
         (entry_without_label, "has no label"),
     ],

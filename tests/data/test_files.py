@@ -41,3 +41,48 @@ def test_nifti_swaps_a_frames_rows_and_columns_back_with_its_affine(tmp_path):
     read = nibabel.load(tmp_path / "x.nii")
     np.testing.assert_array_equal(read.get_fdata(), frame[..., 0].T[:, :, None])
     np.testing.assert_allclose(read.affine @ [2, 1, 0, 1], affine @ [1, 2, 0, 1])
+
+
+def header_of(path, sform=None, qform=None, zooms=None, unit="mm"):
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
+    image.header.set_qform(qform, int(qform is not None))
+    image.header.set_sform(sform, int(sform is not None))
+    if zooms:
+        image.header["pixdim"][1:4] = zooms
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("unit, step", [("mm", 0.5), ("micron", 500.0), ("meter", 0.0005)])
+def test_microns_and_metres_become_millimetres(tmp_path, unit, step):
+    affine = np.diag([step, step, step, 1])
+    affine[:3, 3] = 10 * step
+    volume = nifti.read(header_of(tmp_path / "a.nii", affine, None, (step,) * 3, unit))
+    np.testing.assert_allclose(volume.spacing_mm, 0.5, rtol=1e-6)
+    np.testing.assert_allclose(volume.affine[:3], [[0.5, 0, 0, 5], [0, 0.5, 0, 5], [0, 0, 0.5, 5]])
+
+
+def test_a_header_that_disagrees_is_refused_unless_one_of_its_fields_is_chosen(tmp_path):
+    path = header_of(tmp_path / "a.nii", np.eye(4), None, (1.316, 1.316, 10))
+    ways = r"sform 1 x 1 x 1 mm RAS, qform not set, pixdim 1.316 x 1.316 x 10 mm"
+    with pytest.raises(ValueError, match=rf"{ways}.*config\.data\.geometry=sform\|qform\|pixdim"):
+        nifti.read(path)
+    assert nifti.read(path, "sform").spacing_mm == (1, 1, 1)
+    volume = nifti.read(path, "pixdim")
+    np.testing.assert_allclose(volume.spacing_mm, (1.316, 1.316, 10))
+    # centred, like a header without sform and qform in nibabel
+    np.testing.assert_allclose(np.abs(np.diag(volume.affine)), (1.316, 1.316, 10, 1))
+    np.testing.assert_allclose(volume.affine @ [1.5, 2, 2.5, 1], [0, 0, 0, 1], atol=1e-6)
+    with pytest.raises(ValueError, match="geometry='qform', but its header has only sform and pix"):
+        nifti.read(path, "qform")
+
+
+def test_an_sform_and_a_qform_of_opposite_directions_disagree(tmp_path):
+    path = header_of(tmp_path / "a.nii", np.eye(4), np.diag([-1, -1, 1, 1]))
+    with pytest.raises(ValueError, match="sform 1 x 1 x 1 mm RAS, qform 1 x 1 x 1 mm LPS"):
+        nifti.read(path)
+    assert nifti.read(path, "qform").affine[0, 0] == -1
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]  # a patient who turned the head between two scans
+    assert nifti.read(header_of(path, np.eye(4), turned)).affine[0, 0] == 1

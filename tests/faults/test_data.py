@@ -209,8 +209,8 @@ REFUSED = {
     "an unknown type": (header(datatype=77), "cannot be read"),
     "complex voxels": (again(make=lambda values: values.astype(np.complex64)), "real numbers"),
     "NaN": (again(make=with_value(np.nan)), "NaN or infinite"),
-    "NaN spacing": (header(pixdim_2=np.nan), "mm, positive numbers needed"),
-    "another spacing than the affine": (header(pixdim_1=3), "they must agree"),
+    "NaN spacing": (header(pixdim_2=np.nan), "its header disagrees with itself"),
+    "another spacing than the affine": (header(pixdim_1=3), "its header disagrees with itself"),
     "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),
     "affine in one plane": (again(affine=AFFINE[:, [0, 0, 2, 3]]), "point to different directions"),
 }
