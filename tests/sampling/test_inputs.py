@@ -38,11 +38,12 @@ def test_masks_are_read_from_every_kind_of_file_alike(tmp_path):
         np.testing.assert_allclose(np.array(masks.affines[3]) @ [1, 2, 0, 1], affine @ [2, 1, 0, 1])
 
 
-def test_volumes_keep_the_files_axes(tmp_path):
+def test_volumes_come_in_ras_axes(tmp_path):
     mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask[::-1], np.diag([-1, 1, 1, 1])), tmp_path / "a.nii.gz")
     masks = read_masks([tmp_path / "a.nii.gz"], LABELS, (4, 5, 6))
     np.testing.assert_array_equal(masks.values[0], mask)
+    np.testing.assert_array_equal(np.array(masks.affines[0]) @ [0, 1, 2, 1], [-3, 1, 2, 1])
 
 
 def test_a_mask_of_another_size_is_refused_or_resized_to_the_nearest_label(tmp_path):

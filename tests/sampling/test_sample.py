@@ -1,11 +1,13 @@
 """The folder of outputs: its files, its sidecar, continuing, refusing, overwriting."""
 
+import dataclasses
 import functools
 import json
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from motfm_jax import settings
 from motfm_jax.core import Condition, Network
@@ -89,7 +91,7 @@ def test_raw_and_scaled_images_in_every_format(tmp_path):
     assert names(tmp_path / "plain") == names(tmp_path / "raw")
     assert names(tmp_path / "raw") == [
         "grid.png",
-        *(f"sample_000{index}.nii.gz" for index in range(5)),
+        *(f"sample_000{index}{end}.nii.gz" for index in range(5) for end in ("", "_mask")),
         "samples.json",
         "samples.npz",
         "samples.pkl",
@@ -126,6 +128,48 @@ def test_volumes_are_written_as_nifti_by_default_with_their_affines(tmp_path):
         np.testing.assert_array_equal(volume.get_fdata(dtype=np.float32), images[index, ..., 0])
         np.testing.assert_allclose(volume.affine, affine)
     assert sidecar["condition"]["classes"] is None and list(arrays(tmp_path)) == ["images"]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 4, 6)])
+def test_the_mask_of_each_image_lies_beside_it_with_the_values_of_the_files(tmp_path, size):
+    facts = dataclasses.replace(model(size).facts, label_values=(0, 255, 300))
+    trained = dataclasses.replace(model(size), facts=facts, samplers={})
+    request = Request(Solver("midpoint", 3), nifti=True)
+    sample_to_folder(tmp_path, trained, make_conditions(size=size), request)
+    saved = arrays(tmp_path)["masks"]
+    assert set(np.unique(saved)) == {0, 1, 2}
+    for index in range(5):
+        image, mask = (
+            nibabel.load(tmp_path / f"sample_000{index}{end}.nii.gz") for end in ("", "_mask")
+        )
+        assert mask.header.get_data_dtype() == np.uint16
+        written = np.asanyarray(mask.dataobj)
+        written = written[..., 0].T if len(size) == 2 else written
+        np.testing.assert_array_equal(written, np.array([0, 255, 300])[saved[index]])
+        np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_frames_become_single_pictures_on_demand(tmp_path):
+    sidecar = sample(tmp_path, png=True)
+    assert [name for name in names(tmp_path) if name.startswith("sample_")] == [
+        f"sample_000{index}.png" for index in range(5)
+    ]
+    assert sidecar["images"]["png"] == {"black": [10.0], "white": [50.0]}
+    with Image.open(tmp_path / "sample_0003.png") as picture:
+        levels = np.asarray(picture)
+    expected = np.clip((arrays(tmp_path)["images"][3, ..., 0] - 10) / 40, 0, 1) * 255
+    np.testing.assert_array_equal(levels, np.rint(expected))
+    sample(tmp_path, overwrite=True)  # which deletes them
+    assert names(tmp_path) == ["grid.png", "samples.json", "samples.npz"]
+    with pytest.raises(ValueError, match="--png of volumes"):
+        sample(tmp_path / "volumes", size=(4, 4, 6), png=True)
+
+
+def test_the_sidecar_states_the_orientation(tmp_path):
+    assert sample(tmp_path / "frames")["images"]["orientation"].startswith("rows from top")
+    volumes = sample(tmp_path / "volumes", Conditions(1), size=(4, 4, 6))
+    ways = "RAS: axes lead to the patient's right, front, top"
+    assert volumes["images"]["orientation"] == ways
 
 
 def test_adaptive_reports_the_spread_of_its_calls(tmp_path):
