@@ -5,7 +5,8 @@
 
 Arguments after the colon: method=flow|ddpm|spade; cond=none|mask (such a folder has no classes);
 size=debug (16 voxels a side), small (32) or paper (96 and the 3-D network of MOTFM: a GPU). The
-channel is named as in `modality` of dataset.json, and can be left out where there is one.
+channel is named as in `modality` of dataset.json, and can be left out where there is one; several
+become the channels of one image: T1w,FLAIR. Volumes are brought to RAS axes.
 """
 
 from motfm_jax import presets

@@ -126,15 +126,16 @@ def write_grid(
         page.save(draft)
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray, is_colour: bool = False) -> None:
     """Writes one frame pixel by pixel as an 8-bit PNG: 0 is black, 1 is white.
 
     Args:
       path: the PNG file.
-      image: [H, W, C]; C = 3 is red, green and blue; other channels are put side by side.
+      image: [H, W, C]; channels are put side by side.
+      is_colour: they are red, green and blue instead.
     """
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    if levels.shape[-1] != 3:
+    if not is_colour:
         levels = np.concatenate(np.moveaxis(levels, -1, 0), axis=1)
     with whole_file(path) as draft:
         Image.fromarray(levels).save(draft)

@@ -37,6 +37,7 @@ OWN = (
     r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+(\.png|(_mask)?\.nii\.gz)",
     re.escape(SIDECAR),
 )
+RGB = ("red", "green", "blue")
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
@@ -156,8 +157,11 @@ def write(out: Path, samples: "Samples") -> None:
         _write_niftis(stems, samples)
     if settings.get("png"):
         low, high = _grey_range(samples)
+        names = getattr(samples.model.facts, "channel_names", ())
         for stem, image in zip(stems, images):
-            pictures.write_image(stem.with_suffix(".png"), (image - low) / (high - low))
+            pictures.write_image(
+                stem.with_suffix(".png"), (image - low) / (high - low), names == RGB
+            )
     if settings["pickle"]:
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.

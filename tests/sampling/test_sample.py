@@ -139,9 +139,8 @@ def test_the_mask_of_each_image_lies_beside_it_with_the_values_of_the_files(tmp_
     saved = arrays(tmp_path)["masks"]
     assert set(np.unique(saved)) == {0, 1, 2}
     for index in range(5):
-        image, mask = (
-            nibabel.load(tmp_path / f"sample_000{index}{end}.nii.gz") for end in ("", "_mask")
-        )
+        image = nibabel.load(tmp_path / f"sample_000{index}.nii.gz")
+        mask = nibabel.load(tmp_path / f"sample_000{index}_mask.nii.gz")
         assert mask.header.get_data_dtype() == np.uint16
         written = np.asanyarray(mask.dataobj)
         written = written[..., 0].T if len(size) == 2 else written
