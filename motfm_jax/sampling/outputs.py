@@ -196,7 +196,8 @@ def _grey_range(samples: "Samples") -> tuple[np.ndarray, np.ndarray]:
         channels = np.moveaxis(images, -1, 0)
         low, high = np.transpose([pictures.shared_window(channel) for channel in channels])
         return low, high
-    return tuple(np.broadcast_to(intensity[end], images.shape[-1:]) for end in ("low", "high"))
+    low, high = (np.broadcast_to(intensity[end], images.shape[-1:]) for end in ("low", "high"))
+    return low, high
 
 
 def _orientation(facts: Facts) -> str:
