@@ -4,6 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from motfm_jax import settings
+from motfm_jax.commands import prepare
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.decathlon import Decathlon
 from motfm_jax.data.geometry import Grid
@@ -273,6 +275,39 @@ def test_a_bad_folder_is_refused_in_one_line(tree, tmp_path, spoil, message):
     with pytest.raises(ValueError, match=message) as error:
         open_cached(Decathlon(tree, "train", Grid(SHAPE), "T1w"), tmp_path / "cache")
     assert "\n" not in str(error.value)
+
+
+def test_geometry_and_resampling_of_masks_reach_every_entry(tmp_path, capsys):
+    """Headers with an sform of 1 mm and a pixdim of 2 x 2 x 3; masks of twice the voxel size."""
+    root = tmp_path / "brains"
+    write_tree(root, 3, modality={"0": "T1w"})
+    for path in root.glob("images*/*"):
+        image = nibabel.Nifti1Image(volume(1, 1), np.eye(4))
+        image.header.set_zooms((2, 2, 3))
+        nibabel.save(image, path)
+    for path in root.glob("labelsTr/*"):
+        image = nibabel.Nifti1Image(mask()[::2, ::2, ::2], None)
+        image.header.set_zooms((4, 4, 6))
+        nibabel.save(image, path)
+    common = ["--layout=decathlon", f"--root={root}"]
+    size = ["--size", "4", "5", "3"]
+    assert prepare.main(["check", *common]) == 2
+    assert "errors: 5" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="disagrees with itself"):
+        prepare.main(["preview", *common, *size])
+    with pytest.raises(ValueError, match="differ in space"):
+        prepare.main(["preview", *common, *size, "--geometry=pixdim"])
+    common += ["--geometry=pixdim", "--resample-masks"]
+    assert prepare.main(["check", *common]) == 0
+    assert prepare.main(["preview", *common, *size, f"--out={tmp_path / 'a.png'}"]) == 0
+    assert prepare.main(["convert", *common, *size, f"--out={tmp_path / 'a.pkl'}"]) == 0
+    config = settings.default()
+    config.data.update(root=str(root), size=SHAPE, fit="stretch")
+    config.data.update(geometry="pixdim", resample_masks=True)
+    record = Decathlon.from_config(config.data, "train")[0]
+    expected = np.kron(mask()[::2, ::2, ::2], np.ones((2, 2, 2), np.uint8))
+    np.testing.assert_array_equal(record.mask, expected[::-1])  # pixdim alone leads to the left
+    assert record.spacing_mm == (2, 2, 3)
 
 
 def truncate(path):
