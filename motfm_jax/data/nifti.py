@@ -152,7 +152,9 @@ def _times(spacing: np.ndarray) -> str:
 
 
 def _directions(affine: np.ndarray) -> str:
-    """Where the axes lead, such as "RAS"."""
+    """Where the axes lead, such as "RAS"; "" if there are no numbers."""
+    if not np.isfinite(affine).all():
+        return ""
     return "".join(code or "" for code in nibabel.aff2axcodes(affine))
 
 
