@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax.data import find_source
 from motfm_jax.data.nifti import GEOMETRIES
+from motfm_jax.data.slices import AXES, PLANES
 from motfm_jax.fields import Field, choice, number, numbers, one_of, positive
 from motfm_jax.methods import METHODS
 
@@ -35,17 +36,24 @@ def fields() -> Fields:
 DATA: Fields = {
     # a name in motfm_jax.data.SOURCES; a run can be sampled without its source
     "source": Field("phantom_echo"),
-    "root": Field(""),  # folder (camus, decathlon) or file (pickle)
+    "root": Field(""),  # folder, or file (pickle)
     "cache": Field(""),  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
     "size": numbers((64, 64), kind=int, above=0),  # that the networks see, (H, W) or (D, H, W)
     "fit": choice("pad", "stretch"),  # what happens to the aspect ratio
     "split": Field("official"),  # camus: official | paper; the others: seeded by split_seed
     "split_seed": number(0),
     "classes": Field("view_phase"),  # camus, phantom_echo: view_phase | view | phase
-    # decathlon: names in dataset.json's "modality", "T1w" or "T1w,FLAIR"; "" = the only one
+    # decathlon, folder: names of channels, "T1w" or "T1w,FLAIR"; "" = the only one, or all
     "channel": Field(""),
-    "crop_foreground": Field(False),  # decathlon
-    "spacing_mm": Field(()),  # decathlon: resample to this before fitting to size; () = never
+    # folder: pictures out of volumes, in a plane or across an axis; every so many slices, without
+    # so many at either end, and without those that have a smaller share of foreground
+    "slices": choice("", *PLANES, *AXES),
+    "slice_step": positive(1),
+    "slice_margin": number(0),
+    "slice_foreground": number(0.0, high=1),
+    "crop_foreground": Field(False),  # decathlon, folder
+    # decathlon, folder: resample to this before fitting to size; () = never
+    "spacing_mm": Field(()),
     # the field of NIfTI headers that places voxels: sform | qform | pixdim; "" = the first of them
     "geometry": choice("", *GEOMETRIES),
     "resample_masks": Field(False),  # masks on another grid: take the nearest voxels, or refuse

@@ -18,6 +18,7 @@ will give. Its instances are one split each (see `source.Source`). The class bri
 
 from motfm_jax.data.camus import Camus
 from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.folder import Folder
 from motfm_jax.data.phantom import PhantomBrain, PhantomEcho
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.source import FromPython
@@ -28,6 +29,7 @@ SOURCES: dict[str, type] = {
     "phantom_brain": PhantomBrain,
     "camus": Camus,
     "decathlon": Decathlon,
+    "folder": Folder,
     "pickle": PickleSet,
     "python": FromPython,
 }

@@ -7,14 +7,16 @@ splits). A warning is something that a person should know.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from motfm_jax.core import Progress
+from motfm_jax.data.geometry import Grid
 
 SHOWN = 20  # lines of one kind in a printed report
 
@@ -26,11 +28,13 @@ class Content(NamedTuple):
       image: [*S, C].
       mask: [*S] labels, or None.
       spacing_mm: one number an axis, or None.
+      pictures: (image, mask, spacing_mm) of each part that is an example; None for the whole.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     spacing_mm: Sequence[float] | None
+    pictures: Sequence[Any] | None = None
 
 
 class Item(NamedTuple):
@@ -54,6 +58,9 @@ class Summary(NamedTuple):
     high: tuple[float, ...]
     digest: str  # of the image's values
     labels: dict[int, int]  # voxels by label
+    examples: int
+    held: Counter  # examples by label
+    lost: Counter  # likewise, of the label lost by resizing
 
 
 @dataclasses.dataclass
@@ -64,6 +71,7 @@ class Report:
       title: the data set.
       counts: the table, a heading and a row a split.
       facts: name -> text: shapes, spacing, intensities, labels.
+      summaries: of the examples that can be read.
       warnings, errors: one line each.
     """
 
@@ -72,6 +80,7 @@ class Report:
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     errors: list[str] = dataclasses.field(default_factory=list)
+    summaries: list[Summary] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         facts = [[name, text] for name, text in self.facts.items()]
@@ -88,7 +97,8 @@ def examine(
     labels: Sequence[str] | dict[int, str],
     report: Report,
     progress: Progress | None,
-    channels: Sequence[str] = ("",),
+    channels: Sequence[str] = (),
+    grid: Grid | None = None,
 ) -> Counter:
     """Reads all items into the report.
 
@@ -97,14 +107,15 @@ def examine(
       labels: names of the mask labels, for the report.
       report: receives counts, facts, warnings and errors.
       progress: called with (done, total).
-      channels: names of the images' channels.
+      channels: names of the images' channels; () if they have none.
+      grid: count the labels that masks lose on it.
 
     Returns:
       How often each spacing occurs.
     """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         summaries = []
-        for summary in pool.map(_summarise, items):
+        for summary in pool.map(functools.partial(_summarise, grid=grid), items):
             summaries.append(summary)
             if progress is not None:
                 progress("files", len(summaries), len(items))
@@ -114,7 +125,7 @@ def examine(
             report.errors.append(summary)
         else:
             readable.append((item, summary))
-    report.counts = _count(items, report)
+    report.counts = _count(items, readable, report)
     usable = [summary for _, summary in readable]
     spacings = Counter(summary.spacing_mm for summary in usable if summary.spacing_mm)
     report.facts |= {
@@ -122,7 +133,9 @@ def examine(
         "spacing_mm": _extents([summary.spacing_mm for summary in usable if summary.spacing_mm]),
         "type": listed(Counter(summary.dtype for summary in usable)),
     }
-    for index, channel in enumerate(channels):
+    kinds = Counter(len(summary.low) for summary in usable)
+    for index in range(max(kinds, default=0)):
+        channel = channels[index] if channels else f"channel {index}" * (max(kinds) > 1)
         present = [summary for summary in usable if len(summary.low) > index]
         if present:
             low = [summary.low[index] for summary in present]
@@ -133,15 +146,25 @@ def examine(
             )
     if any(summary.labels for summary in usable):
         report.facts["labels"] = _label_shares(usable, labels)
+    report.summaries = usable
+    _compare_channels(readable, report)
+    _warn_of_lost_labels(usable, labels, report, grid)
     _warn_of_single_images(readable, report)
     _warn_of_identical_images(readable, report)
     return spacings
 
 
-def _summarise(item: Item) -> Summary | str:
+def _summarise(item: Item, grid: Grid | None) -> Summary | str:
     """The facts of one example, or the reason why it cannot be used."""
+    held, lost = Counter(), Counter()
     try:
-        image, mask, spacing = item.read()
+        image, mask, spacing, pictures = item.read()
+        pictures = [(image, mask, spacing)] if pictures is None else pictures
+        if grid is not None and mask is not None:
+            for picture in pictures:
+                present, missing = _lost_labels(grid, *picture)
+                held.update(present)
+                lost.update(missing)
     except ValueError as error:
         return str(error)
     axes = tuple(range(image.ndim - 1))
@@ -157,13 +180,33 @@ def _summarise(item: Item) -> Summary | str:
         high=tuple(image.max(axis=axes).tolist()),
         digest=digest.hexdigest(),
         labels={int(label): int(count) for label, count in counted},
+        examples=len(pictures),
+        held=held,
+        lost=lost,
     )
 
 
-def _count(items: Sequence[Item], report: Report) -> list[list[str]]:
+def _lost_labels(
+    grid: Grid, image: np.ndarray, mask: np.ndarray, spacing: Sequence[float] | None
+) -> tuple[list[int], list[int]]:
+    """The labels of a mask, and those that it has not got on the grid."""
+    image = image if grid.crop_foreground else image[..., :0]
+    placed = grid.place(image, mask, None, spacing).mask
+    present = np.unique(mask)
+    return present.tolist(), np.setdiff1d(present, placed).tolist()
+
+
+def _count(
+    items: Sequence[Item], readable: Sequence[tuple[Item, Summary]], report: Report
+) -> list[list[str]]:
     """The table: a row a split; masks that some examples of a split lack are an error."""
     groups = sorted({item.group for item in items} - {""})
-    rows = [["split", "patients", "images", "images a patient", "masks", *groups]]
+    slices = Counter()
+    for item, summary in readable:
+        slices[item.split] += summary.examples
+    has_slices = any(summary.examples != 1 for _, summary in readable)
+    heading = ["split", "patients", "images", "images a patient", "masks"]
+    rows = [[*heading, *["slices"] * has_slices, *groups]]
     order = [*dict.fromkeys(("train", "valid", "test", *(item.split for item in items)))]
     for split in (*order, "all"):
         chosen = [item for item in items if split in (item.split, "all")]
@@ -173,6 +216,7 @@ def _count(items: Sequence[Item], report: Report) -> list[list[str]]:
         masks = sum(item.has_mask for item in chosen)
         of_group = Counter(item.group for item in chosen)
         numbers = [len(of_patient), len(chosen), _span(of_patient), masks]
+        numbers += [slices[split] if split != "all" else slices.total()] * has_slices
         rows.append([split, *map(str, numbers), *(str(of_group[group]) for group in groups)])
         if split != "all" and 0 < masks < len(chosen):
             lacking = next(item.name for item in chosen if not item.has_mask)
@@ -180,7 +224,43 @@ def _count(items: Sequence[Item], report: Report) -> list[list[str]]:
                 f"{split}: {len(chosen) - masks} of {len(chosen)} images have no mask, such as "
                 f"{lacking}; add the masks or take the images out"
             )
+    learned = {item.group for item in items if item.split == "train"}
+    for group in groups if learned - {""} else ():
+        if group not in learned:
+            found = sorted({item.split for item in items if item.group == group})
+            report.warnings.append(
+                f"class {group}: only in {', '.join(found)}, so it is never learned"
+            )
     return rows
+
+
+def _compare_channels(readable: Sequence[tuple[Item, Summary]], report: Report) -> None:
+    """Images of different numbers of channels are an error."""
+    kinds = collections.defaultdict(list)
+    for item, summary in readable:
+        kinds[len(summary.low)].append(item.name)
+    if len(kinds) > 1:
+        found = [f"{len(names)} of {count}, such as {names[0]}" for count, names in kinds.items()]
+        report.errors.append(
+            f"images of different numbers of channels: {'; '.join(found)}; save all as one kind"
+        )
+
+
+def _warn_of_lost_labels(
+    summaries: Sequence[Summary],
+    labels: Sequence[str] | dict[int, str],
+    report: Report,
+    grid: Grid | None,
+) -> None:
+    names = labels if isinstance(labels, dict) else dict(enumerate(labels))
+    held = sum((summary.held for summary in summaries), Counter())
+    lost = sum((summary.lost for summary in summaries), Counter())
+    for label, times in sorted(lost.items()):
+        size = " x ".join(map(str, grid.size)) if grid else ""
+        report.warnings.append(
+            f"label {label} {names.get(label, '')}".strip()
+            + f" is lost in {times} of the {held[label]} masks that have it, resized to {size}"
+        )
 
 
 def _warn_of_single_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:

@@ -1,10 +1,11 @@
 """Reads NIfTI and MetaImage files, with checks; writes NIfTI."""
 
+import contextlib
 import errno
 import gzip
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ PASSING = {
 }
 GEOMETRIES = ("sform", "qform", "pixdim")  # what in a NIfTI header places voxels
 MILLIMETRES = {1: 1e3, 3: 1e-3}  # of a unit, by NIfTI's xyzt_units: metres, microns
+PACKAGES = {"SimpleITK": "itk", "pydicom": "dicom"}  # the extra that brings each
 SPACING_TOLERANCE = 0.01  # between the fields of a header, relative
 
 
@@ -47,6 +49,36 @@ class Volume(NamedTuple):
     array: np.ndarray
     affine: np.ndarray
     spacing_mm: tuple[float, ...]
+
+
+class Refused(Exception):
+    """A file that is whole and cannot be used all the same; `decoding` adds its path."""
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """What a decoder raises within it becomes a ValueError that names the file, or an OSError where
+    the system failed."""
+    try:
+        yield
+    except Refused as error:
+        raise ValueError(f"{path}: {error}") from error
+    except ModuleNotFoundError as error:
+        extra = PACKAGES.get(error.name or "", error.name)
+        raise ValueError(
+            f"{path}: reading it needs {error.name}, which is not installed; "
+            f"pip install 'motfm_jax[{extra}]'"
+        ) from error
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error
+    except Exception as error:  # a decoder may raise anything on foreign bytes
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "
+            "copy it again"
+        ) from error
 
 
 def read(path: Path, geometry: str = "") -> Volume:
@@ -72,24 +104,9 @@ def read(path: Path, geometry: str = "") -> Volume:
             f"{path}: unknown type of image; {', '.join((*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES))} "
             "needed: convert it"
         )
-    try:
+    with decoding(path):
         decode = read_nifti if name.endswith(NIFTI_SUFFIXES) else read_metaimage
         array, affines = decode(path)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{path}: .mhd files need SimpleITK, which is not installed; "
-            "pip install SimpleITK, or use the NIfTI release"
-        ) from error
-    except MemoryError as error:
-        raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error
-    except Exception as error:  # a decoder may raise anything on foreign bytes
-        if isinstance(error, OSError) and error.errno in PASSING:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as an image ({reason}); the file is damaged or incomplete, "
-            "copy it again"
-        ) from error
     if array.dtype.kind not in "buif":
         raise ValueError(
             f"{path}: voxels of type {array.dtype}, real numbers needed; convert the file"
@@ -221,23 +238,28 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
     Raises anything for a bad file.
     """
-    import SimpleITK  # optional: only the older CAMUS release needs it
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("MetaImageIO")
-    reader.SetFileName(str(path))
-    image = reader.Execute()
-    array = SimpleITK.GetArrayFromImage(image).T
+    volume = read_itk(path)
     voxels = path.with_suffix(".raw")
-    if voxels.is_file() and voxels.stat().st_size != array.nbytes:
-        raise ValueError(f"{voxels.name} has {voxels.stat().st_size} bytes, {array.nbytes} needed")
+    if voxels.is_file() and voxels.stat().st_size != volume.array.nbytes:
+        size = voxels.stat().st_size
+        raise ValueError(f"{voxels.name} has {size} bytes, {volume.array.nbytes} needed")
+    return volume.array, dict.fromkeys(GEOMETRIES, volume.affine)
+
+
+def read_itk(path: Path) -> Volume:
+    """An image of any format of SimpleITK, channels last; raises anything for a bad file."""
+    import SimpleITK  # optional
+
+    image = SimpleITK.ReadImage(str(path))
     dims = image.GetDimension()
+    array = SimpleITK.GetArrayFromImage(image)
+    array = array.transpose(*range(dims)[::-1], *range(dims, array.ndim))
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dims, dims)
     affine[:dims, :dims] = direction * np.array(image.GetSpacing())
     affine[:dims, 3] = image.GetOrigin()
     affine[:2] *= -1  # ITK counts millimetres to the left and back, NIfTI to the right and front
-    return array, dict.fromkeys(GEOMETRIES, affine)
+    return Volume(array, affine, image.GetSpacing())
 
 
 def write_nifti(path: Path, image: np.ndarray, affine: Any = None, description: str = "") -> None:

@@ -152,7 +152,8 @@ def _check(config: Any) -> None:
                 "percentile send to a known value; use one of them"
             )
     if flow.source == "channel":
-        if not flow.source_channel or flow.source_channel.lower() == str(data.channel).lower():
+        has_column = data.source == "folder" and not flow.source_channel  # of its table
+        if not has_column and flow.source_channel.lower() in ("", str(data.channel).lower()):
             raise ValueError(
                 f"config.flow.source_channel={flow.source_channel!r}, config.data.channel="
                 f"{data.channel!r}: give two different names of dataset.json's modality, the first "
