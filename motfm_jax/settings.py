@@ -147,7 +147,7 @@ def field(config: ConfigDict, path: str) -> Any:
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value or a pair of values cannot work."""
     check_network(config)
-    _check_data(config)
+    check_data(config)
     if config.flow.source != "noise" and not METHODS[config.method].starts_from_images:
         raise ValueError(
             f"config.flow.source={config.flow.source!r} with config.method={config.method!r}: only "
@@ -171,12 +171,17 @@ def check(config: ConfigDict) -> None:
 
 def check_network(config: ConfigDict) -> None:
     """The part of `check` that needs no data: each field by itself, and the network's sizes."""
+    check_fields(config)
+    _check_model(config)
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises ValueError for a field whose value cannot work, whatever the others are."""
     for path, each in leaves(fields()):
         value = field(config, path)
         needed = each.rule(value)
         if needed:
             raise ValueError(f"config.{path}={value!r:.80}: {needed}")
-    _check_model(config)
 
 
 def _check_model(config: ConfigDict) -> None:
@@ -214,7 +219,8 @@ def _check_model(config: ConfigDict) -> None:
             )
 
 
-def _check_data(config: ConfigDict) -> None:
+def check_data(config: ConfigDict) -> None:
+    """The part of `check` that concerns the data."""
     data = config.data
     kind = find_source(data.source)
     if kind.dims and len(data.size) not in kind.dims:

@@ -1,12 +1,13 @@
 """Looks at data before training, and turns one layout into another.
 
-    motfm prepare check --layout=camus --root=DIR
+    motfm prepare check --layout=folder --root=DIR
     motfm prepare preview --layout=camus --root=DIR --size 128 128
     motfm prepare convert --layout=decathlon --root=DIR --channel=T1w --size 64 64 64 \\
         --out=brains.pkl
     motfm prepare phantom --layout=camus --out=DIR --patients=20
 
-`check` exits with 2 if there are errors, with 0 if there are only warnings. `convert` writes the
+`check` says what it finds, and which size suits the data; it exits with 2 if there are errors, with
+0 if there are only warnings. `convert` writes the
 original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 """
 
@@ -16,16 +17,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from motfm_jax import cli, settings
+import jax
+import jax.numpy as jnp
+
+from motfm_jax import build, cli, presets, settings
+from motfm_jax.core import Batch
 from motfm_jax.data import SOURCES, phantom
 from motfm_jax.data.convert import to_pickle
-from motfm_jax.data.nifti import GEOMETRIES
+from motfm_jax.data.examination import Report
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.pickles import PickleSet
 from motfm_jax.data.source import Fitted, Source
+from motfm_jax.data.survey import Proposal, propose
 from motfm_jax.io.folders import whole_folder
 from motfm_jax.io.pictures import write_preview
 from motfm_jax.io.progress import progress_bar
+from motfm_jax.training import memory
 
+# Fields of config.data that are flags of check, preview and convert.
+FIELDS = {
+    "fit": "pad or stretch: keep the aspect ratio or not",
+    "channel": "decathlon, folder: names of channels, T1w or T1w,FLAIR",
+    "slices": "folder: axial, coronal, sagittal, 0, 1 or 2 makes pictures of volumes",
+    "slice_step": "folder: every so many slices",
+    "slice_margin": "folder: so many slices less at either end",
+    "slice_foreground": "folder: least share of foreground",
+    "spacing_mm": "decathlon, folder: resample to this",
+    "crop_foreground": "decathlon, folder: cut away the background",
+    "geometry": "NIfTI field that places voxels: sform, qform or pixdim",
+    "resample_masks": "of another grid: nearest voxels",
+    "split_seed": "of a random split",
+}
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
 
 
@@ -43,21 +65,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.set_defaults(run=run, on_fault="stop")
         add = command.add_argument
         add("--layout", required=True, choices=layouts, help="as config.data.source")
-        add("--root", required=True, type=Path, help="folder (camus, decathlon) or file (pickle)")
-        add("--geometry", default="", choices=GEOMETRIES, help="NIfTI field that places voxels")
-        add("--resample-masks", action="store_true", help="of another grid: nearest voxels")
-        if name == "check":
-            continue
-        add("--size", required=True, type=int, nargs="+", help="H W or D H W")
-        add("--fit", default="pad", choices=("pad", "stretch"), help="keep the aspect ratio or not")
-        add("--channel", default="", help="decathlon: name of the channel, or T1w,FLAIR")
-        add("--split-rule", default="official", choices=("official", "paper"), help="camus")
-        add("--split-seed", default=0, type=int, help="of a random split")
+        add("--root", required=True, type=Path, help="folder, or file (pickle)")
+        size = "H W or D H W" + "; counts the labels that are lost" * (name == "check")
+        add("--size", required=name != "check", default=[], type=int, nargs="+", help=size)
+        _add_fields(command)
         if name == "preview":
-            add("--split", default="train", help="train, valid, test; decathlon: unlabelled")
+            add("--split", default="train", help="train, valid, test; some layouts: unlabelled")
             add("--num", default=8, type=int, help="examples, spread over the split")
             add("--out", default=Path("preview.png"), type=Path, help="PNG file")
-        else:
+        elif name == "convert":
             add("--out", required=True, type=Path, help=".pkl file")
             add(
                 "--on-fault",
@@ -73,28 +89,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _add_fields(command: argparse.ArgumentParser) -> None:
+    """A flag for each field of config.data that says how files are read."""
+    defaults, add = settings.default().data, command.add_argument
+    for name, text in FIELDS.items():
+        flag, default = "--" + name.replace("_", "-"), defaults[name]
+        if isinstance(default, bool):
+            add(flag, action="store_true", help=text)
+        elif isinstance(default, tuple):
+            add(flag, default=default, type=float, nargs="+", help=text)
+        else:
+            add(flag, default=default, type=type(default), help=text)
+    add("--split-rule", default="official", choices=("official", "paper"), help="camus")
+
+
 def fields_of(args: argparse.Namespace) -> Any:
-    """config.data with the flags that every layout takes."""
-    data = settings.default().data
-    data.root, data.geometry = str(args.root), args.geometry
-    data.resample_masks = args.resample_masks
-    return data
+    """The fields of config.data that the flags name, checked; no size where none is given."""
+    if any(extent < 1 for extent in args.size):
+        raise ValueError(f"--size {args.size}: numbers above 0 needed")
+    config = settings.default()
+    values = {name: getattr(args, name) for name in FIELDS}
+    values |= {"source": args.layout, "root": str(args.root), "split": args.split_rule}
+    if args.size:
+        values["size"] = args.size
+    settings.assign(config, {"data": values})
+    settings.check_fields(config)
+    if args.size:
+        settings.check_data(config)
+    else:
+        config.data.size = ()
+    return config.data
 
 
 def open_split(args: argparse.Namespace, split: str) -> Source:
     """A split of the source that the flags name."""
-    if min(args.size) < 1:
-        raise ValueError(f"--size {args.size}: numbers above 0 needed")
     data = fields_of(args)
-    data.update(
-        dict(
-            size=tuple(args.size),
-            fit=args.fit,
-            channel=args.channel,
-            split=args.split_rule,
-            split_seed=args.split_seed,
-        )
-    )
     source = SOURCES[args.layout].from_config(data, split)
     # A pickle is converted from its entries, not from its records.
     return source if isinstance(source, PickleSet) else Fitted(source, args.size, args.fit)
@@ -109,7 +138,65 @@ def check(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         report = kind.check(args.root, progress, **options)
     print(report)
+    if not args.size and (size := propose(report.summaries, options.get("data"))):
+        print(*_suggest(args, report, size), sep="\n")
     return 2 if report.errors else 0
+
+
+def _suggest(args: argparse.Namespace, report: Report, proposal: Proposal) -> list[str]:
+    """Lines: the size that suits the data, half of it, and the memory that either takes."""
+    lines = ["", "size: the median field of view at the median spacing, and half of it"]
+    masks = any(summary.labels for summary in report.summaries)
+    cond = "+".join(["mask"] * masks + ["class"] * bool(report.classes)) or "none"
+    preset = f"folder:cond={cond},size=small,dims={len(proposal.size)}"
+    for chosen in dict.fromkeys((proposal, proposal.half())):
+        config = presets.read_config(preset)
+        config.data.size = chosen.size
+        fields = f"--config.data.size={_text(chosen.size)}"
+        if chosen.spacing_mm:
+            fields += f" --config.data.spacing_mm={_text(chosen.spacing_mm)}"
+        lines.append(
+            f"  {fields}: about {_memory(config, report) / 1e9:.2g} GB with size=small, "
+            f"{config.train.batch_size} images an update"
+        )
+    lines.append("  (weights, optimiser, and what the backward pass keeps, without XLA's savings)")
+    if args.layout == "folder":
+        lines += [
+            "train:",
+            f"  motfm train --config={preset} --config.data.root={args.root} --workdir=runs/mine",
+        ]
+    return lines
+
+
+def _text(numbers: Sequence[float]) -> str:
+    return "'(" + ",".join(f"{each:g}" for each in numbers) + ")'"
+
+
+def _memory(config: Any, report: Report) -> int:
+    """Bytes that training takes, from the shapes of its arrays."""
+    labels = sorted({0}.union(*(summary.labels for summary in report.summaries)))
+    facts = Facts(
+        tuple(config.data.size),
+        len(report.summaries[0].low),
+        report.classes,
+        tuple(map(str, labels)),
+        {},
+    )
+    built = build.architecture(config, facts)
+    size, rows = facts.size, config.train.batch_size // config.train.accumulation
+
+    def shaped(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    batch = Batch(
+        shaped(jnp.float32, *size, facts.channels),
+        shaped(jnp.uint8, *size),
+        shaped(jnp.int32),
+        shaped(bool),
+        shaped(jnp.int32),
+    )
+    params = jax.eval_shape(built.init, jax.random.key(0))
+    return memory.of_shapes(build.loss(config, built), params, batch)
 
 
 def preview(args: argparse.Namespace) -> int:

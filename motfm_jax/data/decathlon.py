@@ -25,7 +25,7 @@ from motfm_jax.data.dataset_json import (
     read_entry,
     read_labels,
 )
-from motfm_jax.data.examination import Report
+from motfm_jax.data.examination import Report, grid_of
 from motfm_jax.data.orientation import Reading, ras_volume
 from motfm_jax.data.source import NoSplit, Record
 
@@ -153,7 +153,8 @@ class Decathlon:
         from motfm_jax.data.integrity import check_decathlon
 
         label_map = data.label_map if data else ()
-        return check_decathlon(root, progress, Reading.from_config(data), label_map)
+        reading = Reading.from_config(data)
+        return check_decathlon(root, progress, reading, label_map, grid_of(data))
 
     def __len__(self) -> int:
         return len(self.entries)

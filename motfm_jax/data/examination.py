@@ -72,6 +72,7 @@ class Report:
       counts: the table, a heading and a row a split.
       facts: name -> text: shapes, spacing, intensities, labels.
       summaries: of the examples that can be read.
+      classes: of all examples.
       warnings, errors: one line each.
     """
 
@@ -81,6 +82,7 @@ class Report:
     warnings: list[str] = dataclasses.field(default_factory=list)
     errors: list[str] = dataclasses.field(default_factory=list)
     summaries: list[Summary] = dataclasses.field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         facts = [[name, text] for name, text in self.facts.items()]
@@ -90,6 +92,13 @@ class Report:
             lines += [f"  {message}" for message in messages[:SHOWN]]
             lines += [f"  and {len(messages) - SHOWN} more"] * (len(messages) > SHOWN)
         return "\n".join(lines)
+
+
+def grid_of(data: Any) -> Grid | None:
+    """The grid of the fields of config.data; None without them or without a size."""
+    if data is None or not data.size:
+        return None
+    return Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground)
 
 
 def examine(
@@ -147,6 +156,7 @@ def examine(
     if any(summary.labels for summary in usable):
         report.facts["labels"] = _label_shares(usable, labels)
     report.summaries = usable
+    report.classes = tuple(sorted({item.group for item in items} - {""}))
     _compare_channels(readable, report)
     _warn_of_lost_labels(usable, labels, report, grid)
     _warn_of_single_images(readable, report)

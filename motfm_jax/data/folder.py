@@ -16,7 +16,7 @@ from motfm_jax.data import dicom, formats, geometry, slices
 from motfm_jax.data.cases import Choices, find_channels, read_case
 from motfm_jax.data.dataset_json import list_channels
 from motfm_jax.data.decathlon import Decathlon
-from motfm_jax.data.examination import Report
+from motfm_jax.data.examination import Report, grid_of
 from motfm_jax.data.listing import class_names, read
 from motfm_jax.data.slices import Stack
 from motfm_jax.data.source import NoSplit, Record
@@ -131,10 +131,7 @@ class Folder:
         if data is None:
             return check_folder(root, progress)
         listing = read(Path(root), data.split_seed)
-        grid = geometry.Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground)
-        return check_folder(
-            root, progress, listing, choices(data), cut(data), grid if data.size else None
-        )
+        return check_folder(root, progress, listing, choices(data), cut(data), grid_of(data))
 
     @property
     def channel_names(self) -> tuple[str, ...]:

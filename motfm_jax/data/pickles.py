@@ -19,7 +19,7 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, unpickle
-from motfm_jax.data.examination import Report
+from motfm_jax.data.examination import Report, grid_of
 from motfm_jax.data.pickle_entries import numbers, read_entry
 from motfm_jax.data.source import NoSplit, Record
 
@@ -82,11 +82,11 @@ class PickleSet:
         return cls(data.root, split, data.size, data.fit)
 
     @staticmethod
-    def check(root: str | Path, progress: Progress | None = None) -> Report:
+    def check(root: str | Path, progress: Progress | None = None, data: Any = None) -> Report:
         """Reads every entry; see `integrity.check_pickle`."""
         from motfm_jax.data.integrity import check_pickle
 
-        return check_pickle(root, progress)
+        return check_pickle(root, progress, grid_of(data))
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,12 @@ class Proposal(NamedTuple):
 
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...] = ()
+
+    def half(self) -> "Proposal":
+        """Half as many steps, twice as long."""
+        factor = FACTORS[len(self.size)]
+        size = tuple(-(-extent // (2 * factor)) * factor for extent in self.size)
+        return Proposal(size, tuple(2 * step for step in self.spacing_mm))
 
 
 def check_folder(
@@ -102,12 +108,12 @@ def check_folder(
     return report
 
 
-def propose(summaries: Sequence[Summary], cut: Cut | None = None) -> Proposal | None:
+def propose(summaries: Sequence[Summary], data: Any = None) -> Proposal | None:
     """The median field of view at the median spacing, in a size that every built-in network takes.
 
     Args:
       summaries: of images of one rank.
-      cut: of the slices of volumes.
+      data: fields of config.data, for the slices of volumes.
 
     Returns:
       None for images of different ranks.
@@ -115,7 +121,8 @@ def propose(summaries: Sequence[Summary], cut: Cut | None = None) -> Proposal | 
     rank = len(summaries[0].shape) if summaries else 0
     if rank not in FACTORS or any(len(summary.shape) != rank for summary in summaries):
         return None
-    axes = list(cut.axes[:2]) if cut and rank == 3 else list(range(rank))
+    is_cut = data is not None and data.slices and rank == 3
+    axes = list(Cut(data.slices).axes[:2]) if is_cut else list(range(rank))
     shapes = np.array([summary.shape for summary in summaries])[:, axes]
     are_known = all(summary.spacing_mm for summary in summaries)
     spacings = np.ones_like(shapes, float)

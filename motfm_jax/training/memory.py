@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from motfm_jax.core import Array, Batch
+from motfm_jax.training.step import LossFn
+
 USED = 0.9  # part of a device's memory that the largest proposed batch fills
 
 
@@ -49,6 +52,26 @@ def of_training(compiled: Any, params: Any) -> Memory:
     planned = needed(compiled)
     working = compiled.memory_analysis().temp_size_in_bytes
     return Memory(planned, planned - max(working - gradients, 0), limit())
+
+
+def of_shapes(loss: LossFn, params: Any, batch: Batch) -> int:
+    """Bytes of an update from shapes alone, without compiling: weights with average, gradient and
+    two moments, and what the backward pass keeps of the forward pass. XLA may plan more or less.
+
+    Args:
+      loss: see `training.step`; params, batch: `jax.ShapeDtypeStruct`s.
+    """
+
+    def pull(params: Any, batch: Batch, key: Array) -> Any:
+        keys = jax.random.split(key, len(batch.valid))
+        return jax.vjp(lambda params: loss(params, batch, keys, key).sum(), params)[1]
+
+    kept = jax.eval_shape(pull, params, batch, jax.random.key(0))
+    return _bytes(kept) + 5 * _bytes(params)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def limit() -> int:
