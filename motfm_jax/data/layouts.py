@@ -86,9 +86,7 @@ def read_table(path: Path) -> Listing:
     cases = []
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(
-                f"{path}: line {number} has not as many cells as the header; correct it"
-            )
+            raise ValueError(f"{path}: line {number} has other cells than the header; correct it")
         cells = {name.strip(): cell.strip() for name, cell in row.items()}
         cases.append(
             _table_case(path.parent, f"{path}: line {number}", cells, channels or ["image"])

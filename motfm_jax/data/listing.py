@@ -55,11 +55,11 @@ def class_names(listing: Listing) -> tuple[str, ...]:
 
 
 def _complete(root: Path, listing: Listing, seed: int) -> Listing:
+    files = Counter(file for case in listing.cases for file in case.images)
+    for file, times in files.items():
+        if times > 1:
+            raise ValueError(f"{file}: listed {times} times; keep one")
     cases, notes = _name(root, listing.cases), list(listing.notes)
-    files = Counter(file for case in cases for file in case.images)
-    for case in cases:
-        if files[case.images[0]] > 1:
-            raise ValueError(f"{case.images[0]}: listed {files[case.images[0]]} times; keep one")
     listed = [case for case in cases if case.split != UNLABELLED]
     _check_all(listed, "patient")
     _check_all(listed, "split")
@@ -94,9 +94,7 @@ def _name(root: Path, cases: Sequence[Case]) -> list[Case]:
     names = Counter(case.name for case in named)
     for case in named:
         if names[case.name] > 1:
-            raise ValueError(
-                f"{case.images[0]}: {names[case.name]} images are called {case.name}; rename it"
-            )
+            raise ValueError(f"{case.images[0]}: another image is called {case.name}; rename one")
     return named
 
 
