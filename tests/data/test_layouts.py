@@ -215,7 +215,7 @@ def test_an_incomplete_nnunet_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"c0_0000\.nii\.gz: 2 files of this case, 3 channels"):
         read(tmp_path, 0)
     (tmp_path / "dataset.json").write_text('{"modality": {}, "training": []}')
-    with pytest.raises(ValueError, match="KeyError.*Decathlon folder is data.source=decathlon"):
+    with pytest.raises(ValueError, match=r"KeyError.*Decathlon folder is data.source=decathlon"):
         read(tmp_path, 0)
 
 
