@@ -111,7 +111,7 @@ def _on_grid(path: Path, scan: Scan, first_path: Path, first: Scan) -> np.ndarra
         try:
             channels.append(orientation.onto_grid(volume, target, path, first_path, False))
         except ValueError as error:
-            reason = str(error).partition(";")[0].removeprefix(f"{path}: mask ")
+            reason = str(error).partition(";")[0].removeprefix(f"{path}: ")
             raise ValueError(
                 f"{path}: {reason}; channels of one image need one grid: resample them first"
             ) from error
