@@ -20,7 +20,7 @@ FILES = presets.built_in()
 
 def get_config(text):
     config = presets.read_config(text)
-    if config.data.source in ("camus", "decathlon", "pickle"):
+    if config.data.source in ("camus", "decathlon", "folder", "pickle"):
         config.data.root = "data"
     return config
 
@@ -32,6 +32,10 @@ VARIANTS = {
     ),
     "camus": (settings.CONDITIONS, [f"size={size}" for size in settings.SIZES]),
     "brain": (("none", "mask"), [f"size={size}" for size in settings.SIZES]),
+    "folder": (
+        settings.CONDITIONS,
+        [f"size={s},dims={d}" for s in settings.SIZES for d in (2, 3)],
+    ),
     "original": (settings.CONDITIONS, ["dims=2", "dims=3"]),
 }
 

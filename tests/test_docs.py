@@ -64,7 +64,7 @@ def added():
     for example in examples(ROOT / "docs/design.md"):
         exec(example, names)
     yield names
-    del METHODS["robust"], SOURCES["folder"]
+    del METHODS["robust"], SOURCES["arrays"]
 
 
 def test_the_method_of_the_design_page_has_settings_and_a_loss(added):
@@ -85,9 +85,9 @@ def test_the_source_of_the_design_page_reads_its_folder(added, tmp_path):
     (tmp_path / "train").mkdir()
     np.save(tmp_path / "train/a.npy", np.ones((8, 8)))
     config = settings.default()
-    config.data.source, config.data.root = "folder", str(tmp_path)
+    config.data.source, config.data.root = "arrays", str(tmp_path)
     settings.check(config)
-    source = SOURCES["folder"].from_config(config.data, "train")
+    source = SOURCES["arrays"].from_config(config.data, "train")
     assert len(source) == 1 and source[0].image.shape == (8, 8)
 
 

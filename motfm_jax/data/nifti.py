@@ -64,10 +64,10 @@ def decoding(path: Path) -> Iterator[None]:
     except Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except ModuleNotFoundError as error:
-        extra = PACKAGES.get(error.name or "", error.name)
+        package = error.name or str(error)
         raise ValueError(
-            f"{path}: reading it needs {error.name}, which is not installed; "
-            f"pip install 'motfm_jax[{extra}]'"
+            f"{path}: reading it needs {package}, which is not installed; "
+            f"pip install 'motfm_jax[{PACKAGES.get(package, package)}]'"
         ) from error
     except MemoryError as error:
         raise OSError(errno.ENOMEM, "no memory left to read it", str(path)) from error

@@ -200,7 +200,7 @@ def test_without_simpleitk_the_older_release_says_what_to_install(tmp_path, monk
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match="pip install SimpleITK"):
+    with pytest.raises(ValueError, match=r"pip install 'motfm_jax\[itk\]'"):
         Camus(tmp_path, "train", (8, 8), split_rule="paper")[0]
 
 
