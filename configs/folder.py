@@ -5,7 +5,7 @@
         --config.data.root=DIR --workdir=runs/mine
 
 Arguments after the colon: method=flow|ddpm|spade; cond=none|class|mask|mask+class;
-size=debug|small|paper; dims=2 (pictures, or slices of volumes: --config.data.slices=axial) or 3.
+size=debug|small|paper; dims=2 (pictures, or volumes in slices: data.slices=axial) or 3 (volumes).
 docs/data.md says which layouts there are; `check` says what it finds, and which data.size suits.
 """
 
