@@ -1,6 +1,7 @@
 """A folder from `prepare check` to written images, as a user runs it."""
 
 import csv
+import re
 
 import nibabel
 import numpy as np
@@ -40,6 +41,13 @@ def volumes(root, num=6):
     return root
 
 
+@pytest.fixture(autouse=True)
+def _memory_is_not_estimated(request, monkeypatch):
+    """It traces a network for each size."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(prepare, "_memory", lambda config, report: 10**8)
+
+
 def check(*arguments):
     return prepare.main(["check", "--layout=folder", *map(str, arguments)])
 
@@ -56,7 +64,7 @@ def test_check_says_what_it_finds_and_which_size_suits(tmp_path, capsys):
         "no patients are named: each image is its own",
         "80, 10 and 10% of the patients, drawn with seed 0",
         "1 files that are no images are left out, such as",
-        "--config.data.size='(16,32)': about 0.",
+        "--config.data.size='(16,32)': about 0.1 GB",
         f"--config=folder:cond=mask+class,size=small,dims=2 --config.data.root={root}",
     ):
         assert text in printed
@@ -92,9 +100,8 @@ def test_check_counts_labels_lost_by_resizing_and_names_unlearned_classes(tmp_pa
 def test_images_of_different_channels_are_an_error(tmp_path, capsys):
     for number in range(4):
         shape = (8, 8, 3) if number == 3 else (8, 8)
-        Image.fromarray(RNG.integers(0, 255, shape, dtype=np.uint8)).save(
-            tmp_path / f"{number}.png"
-        )
+        image = Image.fromarray(RNG.integers(0, 255, shape, dtype=np.uint8))
+        image.save(tmp_path / f"{number}.png")
     assert check(f"--root={tmp_path}") == 2
     assert "3 of 1, such as 0; 1 of 3, such as 3; save all as one kind" in capsys.readouterr().out
 
@@ -109,6 +116,14 @@ def train(root, workdir, *fields, preset="cond=none,size=debug"):
     for steps in (1, 2):
         arguments = [f"--config=folder:{preset}", f"--config.train.steps={steps}", *common]
         command("train")([*arguments, "--resume"])
+
+
+@pytest.mark.slow
+def test_check_tells_the_memory_that_training_takes(tmp_path, capsys):
+    assert check(f"--root={volumes(tmp_path / 'data')}") == 0
+    printed = capsys.readouterr().out
+    sizes = re.findall(r"size='\((.*?)\)'.*spacing_mm='\(2,2,3\)': about [\d.]+ GB", printed)
+    assert sizes == ["16,16,8"]
 
 
 @pytest.mark.slow
