@@ -127,16 +127,6 @@ def test_check_tells_the_memory_that_training_takes(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_pictures_train_resume_and_sample(tmp_path):
-    root = pictures(tmp_path / "data")
-    train(root, tmp_path / "run", preset="cond=mask+class,size=debug")
-    command("sample")([f"--run={tmp_path / 'run'}", "--num=2", f"--out={tmp_path / 'out'}"])
-    with np.load(tmp_path / "out/samples.npz") as samples:
-        assert samples["images"].shape == (2, 16, 16, 1)
-        assert set(np.unique(samples["masks"])) == {0, 1}
-
-
-@pytest.mark.slow
 def test_slices_of_volumes_train_resume_and_sample(tmp_path):
     root = volumes(tmp_path / "data")
     fields = ("data.slices=coronal", "data.slice_foreground=0.1")
