@@ -154,7 +154,7 @@ def _adversaries(blueprint: Blueprint) -> Parts:
             blueprint.mask_channels,
             settings.num_classes,
             settings.channels,
-            settings.res_blocks,
+            settings.blocks,
             spade.hidden,
             spade.width,
             spade.discriminators,
@@ -203,7 +203,7 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
     for level, features in enumerate(settings.channels):
         if not settings.attention[level] and level != last:
             continue
-        heads = settings.heads(features)
+        heads = settings.heads(level)
         choice = settings.choose_attention(features // heads)
         tokens = int(np.prod([extent // 2**level for extent in facts.size])) or "?"
         where = " and the middle" if level == last else ""

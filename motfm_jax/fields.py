@@ -15,11 +15,13 @@ class Field(NamedTuple):
       default: its value unless a config sets it; every value has this type.
       rule: value -> what it needs, in words; "" for a value that is right.
       fixed: trained weights mean something else under another value.
+      kind: of its values; None for the type of the default.
     """
 
     default: Any
     rule: Callable[[Any], str] = lambda value: ""
     fixed: bool = False
+    kind: type | None = None
 
     def fix(self) -> "Field":
         """The same field, marked `fixed`."""
@@ -69,6 +71,22 @@ def number(default: float, low: float = 0, high: float = math.inf, *, above: boo
 def positive(default: float, high: float = math.inf) -> Field:
     """A number above 0."""
     return number(default, 0, high, above=True)
+
+
+def each_level(default: int, low: int, high: int = LARGEST - 1) -> Field:
+    """A whole number from low to high for all levels of a network, or a tuple with one for each."""
+
+    def rule(value: Any) -> str:
+        values = value if isinstance(value, list | tuple) and value else (value,)
+        fits = all(type(one) is int and low <= one <= high for one in values)
+        return "" if fits else f"give a whole number from {low} to {high}, or one for each level"
+
+    return Field(default, rule, kind=object)
+
+
+def by_level(value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """The value of such a field at each level, the finest first."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * levels
 
 
 def numbers(

@@ -4,12 +4,21 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from motfm_jax.data import find_source
 from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.data.slices import AXES, PLANES
-from motfm_jax.fields import Field, choice, number, numbers, one_of, positive
+from motfm_jax.fields import (
+    Field,
+    by_level,
+    choice,
+    each_level,
+    number,
+    numbers,
+    one_of,
+    positive,
+)
 from motfm_jax.methods import METHODS
 
 CONDITIONS = ("none", "class", "mask", "mask+class")
@@ -80,9 +89,10 @@ DATA: Fields = {
 }
 MODEL: Fields = {
     "channels": numbers((32, 64, 128, 224, 256), kind=int, above=0).fix(),
-    "res_blocks": positive(2, MOST_BLOCKS).fix(),
+    "res_blocks": each_level(2, 1, MOST_BLOCKS).fix(),  # (2, 1) for each level its own
     "attention": Field((False, False, False, True, True)).fix(),
-    "head_dim": number(32).fix(),  # channels a head; 0 = the original's single head per level
+    # channels a head, or one number for each level; 0 = the original's single head per level
+    "head_dim": each_level(32, 0).fix(),
     "transformer_layers": positive(4, MOST_BLOCKS).fix(),  # with class conditioning
     "mask_embedding": positive(16),  # width of the first convolution that the mask passes
     "time": choice("continuous", "floor").fix(),  # floor: the original's floor(999 t)
@@ -123,9 +133,13 @@ def default() -> ConfigDict:
 
 def _defaults(tree: Fields) -> dict[str, Any]:
     return {
-        name: each.default if isinstance(each, Field) else _defaults(each)
+        name: _default(each) if isinstance(each, Field) else _defaults(each)
         for name, each in tree.items()
     }
+
+
+def _default(each: Field) -> Any:
+    return FieldReference(each.default, field_type=each.kind) if each.kind else each.default
 
 
 def leaves(tree: Fields, prefix: str = "") -> Iterator[tuple[str, Field]]:
@@ -192,27 +206,36 @@ def _check_model(config: ConfigDict) -> None:
         raise ValueError(
             f"config.model.attention={tuple(model.attention)}: each entry is True or False"
         )
-    if len(model.attention) != len(model.channels):
+    levels = len(model.channels)
+    if len(model.attention) != levels:
         raise ValueError(
             f"config.model.attention={tuple(model.attention)}: one flag for each of the "
-            f"{len(model.channels)} levels of config.model.channels"
+            f"{levels} levels of config.model.channels"
         )
-    factor = 2 ** (len(model.channels) - 1)
+    for name in ("res_blocks", "head_dim"):
+        if len(by_level(model[name], levels)) != levels:
+            raise ValueError(
+                f"config.model.{name}={model[name]}: one number, or one for each of the {levels} "
+                "levels of config.model.channels"
+            )
+    factor = 2 ** (levels - 1)
     if any(extent % factor for extent in size):
         nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
         raise ValueError(
-            f"config.data.size={tuple(size)}: {len(model.channels)} levels halve it "
-            f"{len(model.channels) - 1} times, so each side must be a multiple of {factor}; "
+            f"config.data.size={tuple(size)}: {levels} levels halve it "
+            f"{levels - 1} times, so each side must be a multiple of {factor}; "
             f"nearest: {nearest}"
         )
     # The middle always attends.
-    for width, attends in zip(model.channels, (*model.attention[:-1], True)):
+    attends_there = (*model.attention[:-1], True)
+    head_dims = by_level(model.head_dim, levels)
+    for width, attends, head_dim in zip(model.channels, attends_there, head_dims):
         if width % model.norm_groups:
             raise ValueError(
                 f"config.model.channels={tuple(model.channels)}: {width} does not divide into "
                 f"config.model.norm_groups={model.norm_groups} groups"
             )
-        if attends and model.head_dim and width % model.head_dim:
+        if attends and head_dim and width % head_dim:
             raise ValueError(
                 f"config.model.head_dim={model.head_dim}: the {width} channels of a level (or "
                 "the middle) that attends do not divide into such heads; 0 gives one head"

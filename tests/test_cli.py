@@ -101,7 +101,10 @@ def test_flags_change_fields_of_the_config_file(parse):
         "--config.model.remat=true",
         "--config.data.label_map=((2,1),)",
         "--config.cond=none",
+        "--config.model.res_blocks=2",
+        "--config.model.head_dim=(8,16)",
     )
+    assert (parsed.model.res_blocks, parsed.model.head_dim) == (2, (8, 16))
     assert (parsed.train.lr, parsed.model.remat, parsed.cond) == (1.0, True, "none")
     assert (parsed.data.size, parsed.data.label_map) == ((64, 48), ((2, 1),))
     assert parsed.model.channels == (16, 32), "from the preset"
@@ -128,6 +131,7 @@ def test_a_resumed_run_needs_no_config_file(parse, tmp_path):
         ((DEBUG, "--config.train.lr=fast"), "--config.train.lr=fast"),
         ((DEBUG, "--config.data.size=(64"), "config.data.size=.*whole numbers"),
         ((DEBUG, "--config.train.lr=nan"), "config.train.lr=nan"),
+        ((DEBUG, "--config.model.res_blocks=two"), "res_blocks='two': give a whole number"),
         ((DEBUG, "debug"), "'debug': flags are given as --name=value"),
         (("--config=phantm",), "there is no file phantm; .* a built-in config: brain, camus"),
         (("--config=phantom:cond=msk",), "cond=msk: use one of none, class, mask"),

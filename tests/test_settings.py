@@ -33,6 +33,12 @@ def test_the_default_is_valid_and_locked():
         (fields.number(0.0, 0, 1), [0.0, 1.0], [1.1], "of 0 or more, at most 1$"),
         (fields.positive(1), [1], [0, -1], "a number above 0"),
         (fields.positive(1.0), [1e-9], [0.0, NAN], "a number above 0$"),
+        (
+            fields.each_level(2, 1, 9),
+            [1, 9, (2, 1), [3]],
+            [0, 10, (2, 0), (), 1.0, True, "2"],
+            "a whole number from 1 to 9, or one for each level$",
+        ),
         (fields.numbers((1.0, 2.0), 2), [(0, 1)], [(1,), ("0", "1"), (0, NAN)], "give 2 numbers$"),
         (
             fields.numbers((8,), kind=int, above=0),
@@ -76,6 +82,8 @@ WRONG = [
     ({"model.attention": (0, 0, 0, 1, 1)}, "config.model.attention=.*True or False"),
     ({"model.head_dim": 33}, "config.model.head_dim=33: the 224 channels"),
     ({"model.head_dim": 48, "model.attention": (False,) * 5}, "head_dim=48: the 256.*middle"),
+    ({"model.head_dim": (32, 32, 32, 64, 32)}, "head_dim=.*: the 224 channels"),
+    ({"model.res_blocks": (2, 1)}, r"config.model.res_blocks=\(2, 1\): .*one for each of the 5"),
     ({"data.size": (64,)}, r"config.data.size=\(64,\): give \(H, W\) or"),
     ({"data.size": (64, 64, 64)}, "config.data.size=.*phantom_echo is 2-D"),
     ({"data.size": (3, 72)}, r"config.data.size=.*multiple of 16; nearest: \(16, (64|80)\)"),
@@ -111,6 +119,7 @@ EDGES = [
     {"model.channels": (32,), "model.attention": (True,), "data.size": (1, 1)},
     {"model.head_dim": 256, "model.attention": (False,) * 5},  # the middle alone attends
     {"model.head_dim": 0, "model.dropout": 0.99, "train.ema": 0.0},
+    {"model.head_dim": (5, 5, 5, 56, 0), "model.res_blocks": (1, 2, 3, 4, 5)},
     {"data.intensity.range": (0, 1), "data.intensity.percentiles": (0.0, 100.0)},
     {**DECATHLON, "cond": "mask", "data.spacing_mm": (1, 1.5, 2), "data.label_map": ((0, 255),)},
     {"train.steps": 1, "train.epochs": 0},
@@ -156,7 +165,8 @@ def test_arguments_that_a_config_file_does_not_take(text, message):
 
 
 def test_a_saved_config_comes_back_and_older_ones_take_defaults():
-    config = make_config({**DECATHLON, "data.label_map": ((2, 1), (3, 1)), "train.lr": 3e-4})
+    changes = {**DECATHLON, "data.label_map": ((2, 1), (3, 1)), "model.res_blocks": (2, 1, 1, 1, 1)}
+    config = make_config(changes)
     again = settings.from_json(json.loads(json.dumps(config.to_dict())))
     assert again.to_dict() == config.to_dict()
     assert again.data.label_map == ((2, 1), (3, 1)), "pairs are tuples again, not lists"

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax import presets
 from motfm_jax.data.facts import Facts
+from motfm_jax.fields import by_level
 from motfm_jax.settings import check, default, field
 
 
@@ -236,22 +237,20 @@ def translate(values: Mapping[str, Any], where: str) -> Translation:
 
 def _blocks_and_heads(theirs: _Theirs, model: ConfigDict) -> None:
     levels = len(model.channels)
-    name = "model_args.num_res_blocks"
-    blocks = theirs.per_level(name, levels, 2)
-    if len(set(blocks)) > 1:
-        raise theirs.error(name, blocks, "the same number on every level")
-    model.res_blocks = blocks[0]
+    blocks = theirs.per_level("model_args.num_res_blocks", levels, 2)
+    model.res_blocks = blocks if len(set(blocks)) > 1 else blocks[0]
     name = "model_args.num_head_channels"
     dims = theirs.per_level(name, levels, 8)
     attends = (*model.attention[:-1], True)  # the middle always does
     used = [(dim, width) for dim, width, on in zip(dims, model.channels, attends) if on]
+    if not all(dim for dim, _ in used):
+        raise theirs.error(name, dims, "1 or more on the levels that attend and the last")
     if all(dim == width for dim, width in used):
         model.head_dim = 0  # a single head on each level
-    elif len({dim for dim, _ in used}) == 1 and used[0][0]:
+    elif len({dim for dim, _ in used}) == 1:
         model.head_dim = used[0][0]
     else:
-        levels = "the levels that attend and the last"
-        raise theirs.error(name, dims, f"num_channels or one number for all on {levels}")
+        model.head_dim = dims
 
 
 def _switched_on(theirs: _Theirs, name: str, older_name: str) -> bool:
@@ -286,6 +285,7 @@ def _check(config: ConfigDict, where: str) -> None:
 def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]]:
     """The original's config for one of ours, and a line for each setting that it does not know."""
     model, data, train = config.model, config.data, config.train
+    levels = len(model.channels)
     with_class, with_mask = "class" in config.cond, "mask" in config.cond
     mask_channels = len(facts.mask_labels) if data.mask_encoding == "onehot" else 1
     fields = {name: field(config, ours) for name, (ours, *_) in FIELDS.items() if ours}
@@ -294,8 +294,11 @@ def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]
         "model_args.spatial_dims": len(facts.size),
         "model_args.in_channels": facts.channels,
         "model_args.out_channels": facts.channels,
-        "model_args.num_res_blocks": (model.res_blocks,) * len(model.channels),
-        "model_args.num_head_channels": [model.head_dim or width for width in model.channels],
+        "model_args.num_res_blocks": by_level(model.res_blocks, levels),
+        "model_args.num_head_channels": [
+            head_dim or width
+            for head_dim, width in zip(by_level(model.head_dim, levels), model.channels)
+        ],
         "model_args.resblock_updown": True,
         "model_args.use_flash_attention": False,
         "model_args.with_conditioning": with_class,

@@ -38,15 +38,15 @@ class AttentionBlock(nnx.Module):
     `proj_attn` keeps its place so that weights can move both ways.
     """
 
-    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
-        dtype = settings.dtype
+    def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
+        features, dtype = settings.channels[level], settings.dtype
         self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=dtype)
         self.to_q = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, dtype=dtype, rngs=rngs)
         self.proj_attn = linear(features, features, dtype=dtype, rngs=rngs)
-        self.heads = settings.heads(features)
-        self.implementation: Implementation = settings.attention_kernel(features)
+        self.heads = settings.heads(level)
+        self.implementation: Implementation = settings.attention_kernel(level)
 
     def encode(self, label: Array | None) -> None:
         """No part of this block depends on the class."""
@@ -63,14 +63,14 @@ class AttentionBlock(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with an output projection: [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
-        dtype = settings.dtype
+    def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
+        features, dtype = settings.channels[level], settings.dtype
         self.to_q = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_out = linear(features, features, dtype=dtype, rngs=rngs)
-        self.heads = settings.heads(features)
-        self.implementation: Implementation = settings.attention_kernel(features)
+        self.heads = settings.heads(level)
+        self.implementation: Implementation = settings.attention_kernel(level)
 
     def __call__(self, x: Array) -> Array:
         return self.to_out(
@@ -112,10 +112,10 @@ class FeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Self-attention, attention to the class token, feed-forward; each normalised and added."""
 
-    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
-        dtype = settings.dtype
+    def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
+        features, dtype = settings.channels[level], settings.dtype
         self.norm1 = LayerNorm(features, dtype=dtype)
-        self.attn1 = SelfAttention(features, settings, rngs)
+        self.attn1 = SelfAttention(level, settings, rngs)
         self.norm2 = LayerNorm(features, dtype=dtype)
         self.attn2 = TokenAttention(features, settings.num_classes, dtype=dtype, rngs=rngs)
         self.norm3 = LayerNorm(features, dtype=dtype)
@@ -131,11 +131,12 @@ class TransformerBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """Transformer blocks over all positions, conditioned on a class token; added to the input."""
 
-    def __init__(self, features: int, settings: UNetSettings, rngs: Draws):
+    def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
+        features = settings.channels[level]
         self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=settings.dtype)
         self.proj_in = conv(features, features, settings.compute, rngs, kernel=1)
         self.transformer_blocks = nnx.List(
-            TransformerBlock(features, settings, rngs) for _ in range(settings.transformer_layers)
+            TransformerBlock(level, settings, rngs) for _ in range(settings.transformer_layers)
         )
         self.proj_out = conv(features, features, settings.compute, rngs, kernel=1, zero=True)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array
+from motfm_jax.fields import by_level
 from motfm_jax.nn.dispatch import Choice, Implementation
 from motfm_jax.nn.layers import (
     Compute,
@@ -36,9 +37,9 @@ class UNetSettings:
       dims: 2 or 3 spatial axes.
       image_channels: of x and of the velocity.
       channels: features of each level, the finest first.
-      res_blocks: residual blocks per level (the decoder has one more).
+      res_blocks: residual blocks of every level, or of each (the decoder has one more).
       attention: for each level, whether its blocks attend.
-      head_dim: channels per head; 0 for one head.
+      head_dim: channels per head of every level, or of each; 0 for one head.
       num_classes: width of the class token; 0 without class conditioning.
       transformer_layers: blocks of each transformer, with class conditioning.
       norm_groups: groups of the group normalisation.
@@ -53,9 +54,9 @@ class UNetSettings:
     dims: int
     image_channels: int
     channels: tuple[int, ...]
-    res_blocks: int
+    res_blocks: int | tuple[int, ...]
     attention: tuple[bool, ...]
-    head_dim: int
+    head_dim: int | tuple[int, ...]
     num_classes: int
     transformer_layers: int
     norm_groups: int
@@ -71,13 +72,19 @@ class UNetSettings:
         """How the layers compute."""
         return Compute(self.dims, self.dtype, self.on_cpu)
 
-    def heads(self, features: int) -> int:
-        """Attention heads of a level with so many channels."""
-        return features // self.head_dim if self.head_dim else 1
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Residual blocks of each level."""
+        return by_level(self.res_blocks, len(self.channels))
 
-    def attention_kernel(self, features: int) -> Implementation:
-        """Implementation of attention at a level with so many channels."""
-        return self.choose_attention(features // self.heads(features)).implementation
+    def heads(self, level: int) -> int:
+        """Attention heads of a level."""
+        head_dim = by_level(self.head_dim, len(self.channels))[level]
+        return self.channels[level] // head_dim if head_dim else 1
+
+    def attention_kernel(self, level: int) -> Implementation:
+        """Implementation of attention at a level."""
+        return self.choose_attention(self.channels[level] // self.heads(level)).implementation
 
 
 def sinusoidal_embedding(level: Array, features: int) -> Array:

@@ -36,7 +36,7 @@ class SpadeSettings:
       mask_channels: channels of the mask.
       num_classes: number of classes; 0 without class conditioning.
       channels: of the generator's levels, the finest first, each half the size of the one before.
-      blocks: residual blocks a level.
+      blocks: residual blocks of each level.
       hidden: channels of the convolution by which a normalisation reads the mask.
       width: channels of a discriminator's first layer.
       discriminators: how many, each seeing the image at half the size of the one before.
@@ -49,7 +49,7 @@ class SpadeSettings:
     mask_channels: int
     num_classes: int
     channels: tuple[int, ...]
-    blocks: int
+    blocks: tuple[int, ...]
     hidden: int
     width: int
     discriminators: int
@@ -128,9 +128,9 @@ class Generator(nnx.Module):
         noise = self.factor**settings.dims * settings.image_channels
         self.conv_in = conv(noise + settings.map_channels, channels[-1], settings.compute, rngs)
         levels, features = [], channels[-1]
-        for width in reversed(channels):
+        for width, count in zip(reversed(channels), reversed(settings.blocks)):
             blocks = []
-            for _ in range(settings.blocks):
+            for _ in range(count):
                 blocks.append(SpadeBlock(features, width, settings, rngs))
                 features = width
             levels.append(nnx.List(blocks))

@@ -31,9 +31,9 @@ class ClassValues(NamedTuple):
     up: tuple[tuple, ...] = ()
 
 
-def _attention(features: int, settings: UNetSettings, rngs: Draws) -> Any:
+def _attention(level: int, settings: UNetSettings, rngs: Draws) -> Any:
     kind = SpatialTransformer if settings.num_classes else AttentionBlock
-    return kind(features, settings, rngs)
+    return kind(level, settings, rngs)
 
 
 def _recomputed(block: Callable, remat: bool) -> Callable:
@@ -68,7 +68,7 @@ class Level(nnx.Module):
             for index, width in enumerate(inputs)
         )
         self.attentions = nnx.List(
-            _attention(features, settings, rngs) for _ in (inputs if attends else ())
+            _attention(level, settings, rngs) for _ in (inputs if attends else ())
         )
         last = first + len(inputs)
         self.resampler = (
@@ -124,7 +124,7 @@ class Middle(nnx.Module):
     def __init__(self, settings: UNetSettings, first: int, rngs: Draws):
         features = settings.channels[-1]
         self.resnet_1 = ResBlock(features, features, settings, rngs, number=first)
-        self.attention = _attention(features, settings, rngs)
+        self.attention = _attention(len(settings.channels) - 1, settings, rngs)
         self.resnet_2 = ResBlock(features, features, settings, rngs, number=first + 1)
         self.remat = settings.remat
 
@@ -139,20 +139,19 @@ class Encoder(nnx.Module):
     """First convolution, the way down and the middle; shared by the UNet and the mask UNet."""
 
     def __init__(self, settings: UNetSettings, rngs: Draws):
-        channels, blocks = settings.channels, settings.res_blocks
+        channels = settings.channels
         self.conv_in = conv(settings.image_channels, channels[0], settings.compute, rngs)
         self.time_embed = TimeEmbedding(
             channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs
         )
         self.down_blocks = nnx.List()
-        width = channels[0]
-        for level, features in enumerate(channels):
+        width, first = channels[0], 0
+        for level, (features, blocks) in enumerate(zip(channels, settings.blocks)):
             inputs = [width] + [features] * (blocks - 1)
             resample = "down" if level < len(channels) - 1 else None
-            first = level * (blocks + 1)
             self.down_blocks.append(DownLevel(settings, level, inputs, resample, first, rngs))
-            width = features
-        self.middle_block = Middle(settings, len(channels) * (blocks + 1) - 1, rngs)
+            width, first = features, first + blocks + 1
+        self.middle_block = Middle(settings, first - 1, rngs)
 
     def encode(self, label: Array | None) -> ClassValues:
         """The class's value at each attention site."""
@@ -194,9 +193,9 @@ class Encoder(nnx.Module):
 def skip_features(settings: UNetSettings) -> list[int]:
     """Channels of the skips that an encoder returns, in its order."""
     features = [settings.channels[0]]
-    for level, width in enumerate(settings.channels):
+    for level, (width, blocks) in enumerate(zip(settings.channels, settings.blocks)):
         last = level == len(settings.channels) - 1
-        features += [width] * (settings.res_blocks + (not last))
+        features += [width] * (blocks + (not last))
     return features
 
 
@@ -205,18 +204,18 @@ class UNet(nnx.Module):
 
     def __init__(self, settings: UNetSettings, rngs: Draws):
         self.encoder = Encoder(settings, rngs)
-        channels, blocks = settings.channels, settings.res_blocks + 1
+        channels = settings.channels
         skips = skip_features(settings)
         self.up_blocks = nnx.List()
-        width = channels[-1]
-        for number, level in enumerate(reversed(range(len(channels)))):
+        width, first = channels[-1], 0
+        for level in reversed(range(len(channels))):
             inputs = []
-            for _ in range(blocks):
+            for _ in range(settings.blocks[level] + 1):
                 inputs.append(width + skips.pop())
                 width = channels[level]
             resample = "up" if level else None
-            first = number * (blocks + 1)
             self.up_blocks.append(UpLevel(settings, level, inputs, resample, first, rngs))
+            first += len(inputs) + 1
         self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
         self.conv_out = conv(
             channels[0], settings.image_channels, settings.compute, rngs, zero=True

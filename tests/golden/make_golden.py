@@ -1,6 +1,6 @@
 """Writes what the PyTorch original computes, for small networks, to this folder.
 
-    PYTHONPATH=tests/parity python tests/golden/make_golden.py
+    PYTHONPATH=tests/parity python tests/golden/make_golden.py [CASE ...]
 
 in an environment with torch 2.13.0 (CPU), monai 1.6.1 and monai-generative 0.2.3; the versions are
 written into each file. One case is one compressed .npz, see `torch_original.record`.
@@ -8,6 +8,7 @@ written into each file. One case is one compressed .npz, see `torch_original.rec
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,20 @@ CASES = {
     "mask_class": (
         Structure(2, (4, 8), 1, (True, True), 2, num_classes=3, mask_channels=1, mask_width=4),
         (14, 10),
+    ),
+    "per_level": (
+        Structure(
+            2,
+            (4, 8),
+            (2, 1),
+            (True, True),
+            2,
+            num_classes=3,
+            mask_channels=1,
+            mask_width=4,
+            head_dim=(2, 4),
+        ),
+        (10, 14),
     ),
     "unconditional_3d": (Structure(3, (4, 6), 1, (False, True), 2), (4, 8, 6)),
     "mask_class_3d": (
@@ -71,7 +86,8 @@ def check(case: str, arrays: dict[str, np.ndarray]) -> None:
 
 def main() -> None:
     folder = Path(__file__).parent
-    for case, (structure, size) in CASES.items():
+    for case in sys.argv[1:] or CASES:
+        structure, size = CASES[case]
         arrays = record(structure, size, SEED)
         # Parameters and inputs are exact in float16.
         for name in {"state", "x", "x0", "x1", "mask", "label"} & arrays.keys():

@@ -166,10 +166,9 @@ def test_a_null_counts_as_a_missing_field():
         ("data_args", "image_norm", {"mode": "zscore"}, "image_norm.mode='zscore': needs minmax"),
         ("data_args", "mask_norm", {"mode": "none"}, "mask_norm.mode='none': needs minmax or auto"),
         ("data_args", "split_train", "training", "split_train='training': needs train"),
-        ("model_args", "num_res_blocks", [1, 2, 2], "the same number on every level"),
         ("model_args", "num_res_blocks", [2, 2], "one number for each of the 3 levels"),
-        ("model_args", "num_head_channels", [8, 8, 12], "num_channels or one number for all"),
-        ("model_args", "num_head_channels", 0, "num_channels or one number for all"),
+        ("model_args", "num_head_channels", [8, 5, 12], "16 channels of a level"),
+        ("model_args", "num_head_channels", 0, "1 or more on the levels that attend"),
         ("model_args", "attention_levels", None, "attention_levels=None: needs true or false"),
         ("model_args", "attention_levels", [True], "attention=.*one flag for each of the 3 levels"),
         ("model_args", "resblock_updown", None, "resblock_updown=None: needs True"),
@@ -193,8 +192,16 @@ def test_what_has_no_counterpart_is_refused_by_name(section, field, value, messa
         translated(**{section: {field: value}})
 
 
-def test_there_and_back():
-    config = translated().config
+@pytest.mark.parametrize(
+    "fields, res_blocks, head_dim",
+    [
+        ({}, 2, 0),
+        ({"num_res_blocks": [2, 1, 3], "num_head_channels": [8, 4, 12]}, (2, 1, 3), (8, 4, 12)),
+    ],
+)
+def test_there_and_back(fields, res_blocks, head_dim):
+    config = translated(model_args=fields).config
+    assert (config.model.res_blocks, config.model.head_dim) == (res_blocks, head_dim)
     config.data.size = (32, 32)
     facts = Facts((32, 32), 1, tuple("abcd"), ("background", "a"), None)
     values, notes = original.to_yaml(config, facts)

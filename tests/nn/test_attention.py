@@ -69,7 +69,7 @@ def test_feed_forward_gates_with_the_exact_gelu():
 
 @pytest.mark.parametrize("space", [(2, 6), (2, 2, 3)])
 def test_the_attention_block_is_its_formula_and_proj_attn_has_no_effect(space):
-    block = attention.AttentionBlock(FEATURES, make_settings(), draws())
+    block = attention.AttentionBlock(1, make_settings(), draws())
     x = jnp.asarray(draw(2, *space, FEATURES))
     tokens = block.norm(x).reshape(2, -1, FEATURES)
     attended = plain_attention(*(f(tokens) for f in (block.to_q, block.to_k, block.to_v)), 2)
@@ -82,7 +82,7 @@ def test_the_attention_block_is_its_formula_and_proj_attn_has_no_effect(space):
 
 def make_transformer(layers, rngs=None):
     settings = make_settings(num_classes=4, transformer_layers=layers)
-    return attention.SpatialTransformer(FEATURES, settings, rngs or draws())
+    return attention.SpatialTransformer(1, settings, rngs or draws())
 
 
 def test_a_transformer_starts_as_the_identity():

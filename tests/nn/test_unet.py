@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import draw, make_settings, parameter_shapes, random_params
+from flax import nnx
+from networks import draw, draws, make_settings, parameter_shapes, random_params
 
 from motfm_jax.core import Condition
 from motfm_jax.nn.control import velocity_network
-from motfm_jax.nn.unet import skip_features
+from motfm_jax.nn.unet import UNet, skip_features
 
 MINIMAL = make_settings(channels=(8,), attention=(True,))
 X, T = draw(2, 4, 4, 1), np.array([0.5, 0.9], np.float32)
@@ -50,6 +51,18 @@ def test_the_decoder_takes_the_skips_of_the_original_in_reverse():
         [192, 128, 96],
         [96, 64, 64],
     ]
+
+
+def test_levels_of_other_numbers_of_blocks():
+    settings = make_settings(res_blocks=(2, 1), image_channels=3)
+    assert skip_features(settings) == [8, 8, 8, 8, 16]
+    shapes = parameter_shapes(velocity_network(settings)[1])
+    inputs = [
+        [shapes[f"unet/up_blocks/{level}/resnets/{block}/norm1/scale"][0] for block in blocks]
+        for level, blocks in enumerate((range(2), range(3)))
+    ]
+    assert inputs == [[32, 24], [24, 16, 16]]
+    assert "unet/up_blocks/0/resnets/2/norm1/scale" not in shapes
 
 
 def velocity_of(network, params, x, condition):
@@ -92,9 +105,8 @@ def test_the_number_of_heads_does_not_change_the_parameters():
         for head_dim in (0, 4, 16)
     ]
     assert shapes[0] == shapes[1] == shapes[2]
-    settings = make_settings(head_dim=0)
-    assert [settings.heads(features) for features in (8, 224)] == [1, 1]
-    assert make_settings(head_dim=32).heads(224) == 7
+    heads = lambda head_dim: [make_settings(head_dim=head_dim).heads(level) for level in (0, 1)]  # noqa: E731
+    assert [heads(0), heads(4), heads((2, 16))] == [[1, 1], [2, 4], [4, 1]]
 
 
 def test_heads_and_kernels_are_chosen_for_the_channels_of_each_level():
@@ -181,6 +193,19 @@ def test_dropout_is_active_with_a_key_alone():
 
 def test_every_residual_block_draws_its_own_dropout():
     """With all channels alike, equal draws in two blocks would show as equal counts of keys."""
+    network = nnx.eval_shape(
+        lambda: UNet(
+            make_settings(channels=(8, 8, 8), attention=(False,) * 3, res_blocks=(2, 1, 3)), draws()
+        )
+    )
+    for levels, extra in ((network.encoder.down_blocks, 2), (network.up_blocks, 0)):
+        found = [
+            each.number for level in levels for each in (*level.resnets, level.resampler) if each
+        ]
+        if extra:
+            middle = network.encoder.middle_block
+            found += [middle.resnet_1.number, middle.resnet_2.number]
+        assert found == list(range(len(found)))
     program = jax.make_jaxpr(compiled(dropout=0.3))(params(), X, T, jax.random.key(0))
     blocks = len({name.rpartition("/conv2/")[0] for name in params() if "/conv2/" in name})
     assert blocks == 5

@@ -93,12 +93,14 @@ def golden_case(path: Path) -> Case:
         record = dict(stored)
     structure = json.loads(str(record["structure"]))
     masks = {name: structure.pop(name) for name in ("mask_channels", "mask_width")}
-    lists = {name: tuple(structure.pop(name)) for name in ("channels", "attention")}
+    structure["head_dim"] = structure.get("head_dim") or 0
+    structure = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in structure.items()
+    }
     settings = UNetSettings(
         **structure,
-        **lists,
         image_channels=1,
-        head_dim=0,
         floor_time=True,
         dropout=0.0,
         dtype=jnp.float32,

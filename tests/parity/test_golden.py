@@ -16,6 +16,7 @@ from differences import (
 )
 
 CASES = ["unconditional", "class", "mask", "mask_class", "unconditional_3d", "mask_class_3d"]
+CASES += ["per_level"]  # residual blocks and heads that differ by level
 
 
 def nightly_but(default):

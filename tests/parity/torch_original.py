@@ -25,25 +25,27 @@ class Structure:
 
     Attributes:
       dims: 2 or 3 spatial axes.
-      channels: features of each level, the finest first; one attention head a level.
-      res_blocks: residual blocks a level.
+      channels: features of each level, the finest first.
+      res_blocks: residual blocks of every level, or of each.
       attention: for each level, whether its blocks attend.
       norm_groups: groups of the group normalisation.
       num_classes: width of the class token; 0 without class conditioning.
       transformer_layers: blocks of each transformer, with class conditioning.
       mask_channels: channels of the mask; 0 without a mask.
       mask_width: of the first convolution the mask passes.
+      head_dim: channels of an attention head at each level; () for one head a level.
     """
 
     dims: int
     channels: tuple[int, ...]
-    res_blocks: int
+    res_blocks: int | tuple[int, ...]
     attention: tuple[bool, ...]
     norm_groups: int
     num_classes: int = 0
     transformer_layers: int = 1
     mask_channels: int = 0
     mask_width: int = 16
+    head_dim: tuple[int, ...] = ()
 
 
 class Original(torch.nn.Module):
@@ -60,7 +62,7 @@ class Original(torch.nn.Module):
             norm_num_groups=structure.norm_groups,
             norm_eps=1e-6,
             resblock_updown=True,
-            num_head_channels=structure.channels,
+            num_head_channels=structure.head_dim or structure.channels,
             with_conditioning=structure.num_classes > 0,
             cross_attention_dim=structure.num_classes or None,
             transformer_num_layers=structure.transformer_layers,
