@@ -15,6 +15,7 @@ from motfm_jax import build, datasets, parallel, runs, settings
 from motfm_jax.core import Array, Batch
 from motfm_jax.data import pipeline
 from motfm_jax.data.facts import Facts
+from motfm_jax.fields import LARGEST
 from motfm_jax.io import pictures
 from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
 from motfm_jax.io.folders import differences, read_json
@@ -32,7 +33,7 @@ from motfm_jax.methods import METHODS
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
 from motfm_jax.training import loop, memory
-from motfm_jax.training.reports import draw_losses, skipped, startup_lines
+from motfm_jax.training.reports import draw_losses, resume_lines, skipped, startup_lines
 from motfm_jax.training.state import Packed, TrainState, by_name, init_state, restored
 from motfm_jax.training.step import make_eval_step, make_train_step
 
@@ -41,9 +42,18 @@ log = logging.getLogger(__name__)
 GRID_IMAGES = 8
 
 
-def num_steps(config: ConfigDict, num_examples: int) -> int:
-    """Optimiser updates in all: `train.steps`, or `train.epochs` passes over the data."""
-    return config.train.steps or config.train.epochs * -(-num_examples // config.train.batch_size)
+def num_steps(config: ConfigDict, num_examples: int, start: int = 0, images: int = 0) -> int:
+    """Optimiser updates in all: `train.steps`, or `train.epochs` passes over the data.
+
+    Args:
+      config: resolved.
+      num_examples: of the training split.
+      start, images: updates made before a resume, and images seen in them.
+    """
+    batch = config.train.batch_size
+    epochs = config.train.epochs * -(-num_examples // batch)
+    left = -(-(epochs * batch - images) // batch)
+    return config.train.steps or start + max(left, 0)
 
 
 def train(
@@ -120,8 +130,7 @@ def _train(
     progress: bool,
 ) -> loop.Outcome:
     fields, first = config.train, jax.process_index() == 0
-    total = num_steps(config, len(data.train))
-    optimizer, learning_rate = build.update(config, total)
+    optimizer, _ = build.update(config, LARGEST)  # the state is the same for any number of updates
     loss = build.loss(config, model)
     init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
 
@@ -136,9 +145,14 @@ def _train(
         state = jax.jit(make_state)(init_key, weights)
     start = int(state.step)
     check_same_step(start, run.checkpoints)
-    run.start(start)
+    images = int(parallel.gather(np.int32(run.start(start, fields.batch_size))).max())
+    total = num_steps(config, len(data.train), start, images)
+    optimizer, learning_rate = build.update(config, total)
     if first:
-        for line in startup_lines(config, data, model, total, start):
+        lines = startup_lines(config, data, model, total)
+        if start:
+            lines += resume_lines(start, images, run.changes, fields.schedule)
+        for line in lines:
             log.info(line)
     state = parallel.replicate(state)
     step = make_train_step(
@@ -149,7 +163,7 @@ def _train(
         evaluate = parallel.evaluator(
             make_eval_step(loss), lambda: _valid_batches(config, data), valid_key
         )
-    batches = _train_batches(config, data, start)
+    batches = _train_batches(config, data, images)
     if start < total:
         batch = next(batches)
         batches = itertools.chain([batch], batches)
@@ -208,12 +222,12 @@ def _may_change(config: ConfigDict, converted: bool) -> Collection[str]:
     return [name for name, _ in leaves(config.to_dict()) if not name.startswith(fixed)]
 
 
-def _train_batches(config: ConfigDict, data: datasets.Data, start: int) -> Iterator[Batch]:
+def _train_batches(config: ConfigDict, data: datasets.Data, images: int) -> Iterator[Batch]:
     return pipeline.train_batches(
         data.examples("train"),
         batch_size=config.train.batch_size,
         seed=config.seed,
-        start_step=start,
+        start_image=images,
         augment=datasets.augmentation(config),
         num_workers=config.data.workers,
         process_index=jax.process_index(),

@@ -20,7 +20,7 @@ from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.settings import CONDITIONS, check
 from motfm_jax.trainer import check_facts, num_steps, train
 from motfm_jax.training import loop
-from motfm_jax.training.reports import draw_losses
+from motfm_jax.training.reports import draw_losses, resume_lines
 
 # One whole run of each method; the other combinations at night. The flow with masks and classes is
 # that of test_resuming_is_exact.
@@ -100,6 +100,40 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert sampled(parts).shape == (3, *SIZES[2], 1)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_machine(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = tmp_path / "run"
+    train(tiny(2, "none", steps=2, warmup=2), run)
+    before = restore_weights(run, "last").params
+    other = dict(batch_size=2, accumulation=2, lr=1e-4, schedule="cosine", warmup=1, clip=0.0)
+    changed = tiny(2, "none", steps=4, dtype="bfloat16", **other)
+    changed.model.remat = True
+    assert train(changed, run, resume=True).step == 4
+    after = restore_weights(run, "last").params
+    assert max(np.abs(after[name] - before[name]).max() for name in before) > 0
+    start = json.loads((run / "environment.json").read_text())[-1]
+    assert start | {"step": 2, "images": 8, "batch_size": 2} == start
+    assert sorted(change.split()[0] for change in start["changes"]) == [
+        "model.remat",
+        *(f"train.{name}" for name in sorted([*other, "dtype", "steps"])),
+    ]
+    assert "resumed after update 2, 8 images" in caplog.text
+    assert "changed: train.batch_size was 4, is 2" in caplog.text
+    assert caplog.text.count("not comparable bit for bit") == 1
+    assert read_metrics(run)[-1]["step"] == 4
+    with pytest.raises(ValueError, match=r"train\.optimizer was 'adam', is 'sgd'"):
+        train(tiny(2, "none", steps=4, optimizer="sgd", **other), run, resume=True)
+
+
+def test_results_stay_comparable_where_only_the_length_changes():
+    longer = ["train.steps was 4, is 8"]
+    for schedule, comparable in (("constant", True), ("cosine", False)):
+        lines = resume_lines(4, 32, longer, schedule)
+        assert lines[:2] == ["resumed after update 4, 32 images", f"changed: {longer[0]}"]
+        assert (len(lines) == 2) is comparable
 
 
 @pytest.mark.nightly
@@ -211,8 +245,12 @@ def write_two_channels(root: Path) -> None:
 def test_epochs_count_the_last_short_batch():
     config = tiny(2, "none", steps=0, epochs=3, batch_size=8)
     assert num_steps(config, 17) == 9
+    # Three epochs are 60 places in batches of 4, of which 24 were filled in 3 updates of 8.
+    config.train.batch_size = 4
+    assert num_steps(config, 17, start=3, images=24) == 3 + (60 - 24) // 4
+    assert num_steps(config, 17, start=40, images=100) == 40
     config.train.steps = 5
-    assert num_steps(config, 17) == 5
+    assert num_steps(config, 17, start=3, images=24) == 5
 
 
 def test_a_loss_that_is_no_number_is_left_out_of_the_picture(tmp_path):

@@ -58,7 +58,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
+    start_image: int = 0,
     augment: Augmentation | None = None,
     num_workers: int = 0,
     process_index: int = 0,
@@ -66,14 +66,14 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches; each pass over the data has its own order and augmentation.
 
-    The global batch of a step depends on (examples, batch_size, seed, step) alone: not on the
-    number of processes, workers or threads, nor on the step at which an earlier run stopped.
+    The images stand in one order, which depends on (examples, seed) alone: not on the batch size,
+    the number of processes, workers or threads, nor on where an earlier run stopped.
     A pass may end inside a batch: a data set smaller than the batch appears in it more than once.
 
     Args:
       batch_size: over all processes; a process gets batch_size / process_count rows, of which
         row r stands at r * process_count + process_index in the global batch (`Batch.index`).
-      start_step: batches to skip: the step a resumed run continues at.
+      start_image: images to skip: those that a resumed run has seen.
       augment: changes image, source and mask alike in space.
       num_workers: Grain worker processes, 0 for threads. They are spawned: the caller's script
         needs its `if __name__ == "__main__"` guard, and absl flags must have been parsed.
@@ -97,7 +97,7 @@ def train_batches(
         dataset = dataset.random_map(functools.partial(_augment, augment))
     if examples.speckle is not None:
         dataset = dataset.random_map(functools.partial(_speckled, examples.speckle))
-    dataset = dataset[process_index::process_count].batch(num_rows)[start_step:]
+    dataset = dataset[start_image + process_index :: process_count].batch(num_rows)
     threads = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=4 * READ_THREADS)
     dataset = dataset.to_iter_dataset(threads)
     if num_workers:

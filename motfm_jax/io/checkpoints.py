@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -146,6 +147,8 @@ class Checkpoints:
         """
         (step, arrays, _), damaged = _first_whole(self._manager, which)
         needed, path = _flatten(template), self.folder / str(step)
+        if arrays.keys() != needed.keys():
+            arrays = _renumbered(arrays, needed)
         check_parameters(_under("params/", arrays), _under("params/", needed), str(path))
         if shapes(arrays) != shapes(needed):
             raise ValueError(
@@ -297,6 +300,19 @@ def _flatten(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _renumbered(
+    arrays: Mapping[str, np.ndarray], needed: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Arrays under the names needed, where an optimiser's chain had clipping before its rule and
+    has none now, or the reverse: its parts count from another number."""
+
+    def key(name: str) -> str:
+        return re.sub(r"^(opt_state|opt_state/.*/inner_state)/\d+/", r"\1/", name)
+
+    names = {key(name): name for name in needed}
+    return {names.get(key(name), name): leaf for name, leaf in arrays.items()}
 
 
 def _sums(arrays: Mapping[str, np.ndarray], beside: Any) -> dict[str, str]:

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from motfm_jax.io.environment import environment
-from motfm_jax.io.folders import DRAFT, claimed, leaves, read_json, whole_file, write_json
+from motfm_jax.io.folders import (
+    DRAFT,
+    claimed,
+    differences,
+    leaves,
+    read_json,
+    whole_file,
+    write_json,
+)
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
 SAVED = "saved"  # an empty file: the run has had a checkpoint
@@ -26,8 +34,21 @@ SAVED = "saved"  # an empty file: the run has had a checkpoint
 FILES = rf"{SAVED}|(facts|skipped)\.json|metrics\.jsonl|loss\.png|converted\.json"
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
-# What may change when a run is resumed. Anything else would be another experiment.
+# What may change when a run is resumed: what suits another machine, and how fast it learns. These
+# give other results than a run that was never interrupted.
+RETUNED = (
+    "train.batch_size",
+    "train.accumulation",
+    "train.lr",
+    "train.schedule",
+    "train.warmup",
+    "train.clip",
+    "train.dtype",
+    "model.remat",
+)
+# Anything else would be another experiment.
 MAY_CHANGE = (
+    *RETUNED,
     "train.steps",
     "train.epochs",
     "train.log_every",
@@ -51,12 +72,16 @@ class Run:
       path: the run's folder.
       checkpoints: the folder of its checkpoints.
       samples: the folder of its pictures.
+      changes: how its config differs from that of the run resumed, a line a field.
     """
 
-    def __init__(self, path: Path, claim: contextlib.ExitStack | None = None):
+    def __init__(
+        self, path: Path, claim: contextlib.ExitStack | None = None, changes: Sequence[str] = ()
+    ):
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.changes = list(changes)
         self._claim = claim  # None in the processes that do not write
         self._rows: Any = None
         self._tensorboard: Any = None
@@ -67,13 +92,24 @@ class Run:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, batch_size: int = 1) -> int:
         """Training starts or continues after `step`: drops what was logged later.
 
         A killed run has logged beyond its last checkpoint.
+
+        Args:
+          step: updates made so far.
+          batch_size: images of each update from now on.
+
+        Returns:
+          Images seen so far; 0 in the processes that do not write.
         """
         if self._claim is None:
-            return
+            return 0
+        *earlier, this = read_json(self.path / "environment.json", _RESTORE)
+        images = images_seen(earlier, step)
+        this |= {"step": step, "images": images, "batch_size": batch_size}
+        write_json(self.path / "environment.json", [*earlier, this])
         path = self.path / "metrics.jsonl"
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         with whole_file(path) as draft:
@@ -82,6 +118,7 @@ class Run:
         self._tensorboard = SummaryWriter(
             str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
         )
+        return images
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a row to metrics.jsonl and points to TensorBoard; NaN and inf become null."""
@@ -151,13 +188,26 @@ def open_run(
     with contextlib.ExitStack() as stack:
         own = (FILES, *FOLDERS)
         resumes = stack.enter_context(claimed(path, config, recall, own, may_change))
-        starts = []
+        starts, changes = [], []
         if resumes:
             mark_saved(path)
-            starts = read_json(path / "environment.json", _RESTORE)
-        write_json(path / "environment.json", [*starts, environment()])
+            starts, before = read_json(path / "environment.json", _RESTORE), recall(path) or {}
+            changes = differences(before, config)
+            if starts and not any("step" in start for start in starts):  # of an older version
+                batch_size = before.get("train.batch_size", 1)
+                starts[0] |= {"step": 0, "images": 0, "batch_size": batch_size}
+        write_json(path / "environment.json", [*starts, environment() | {"changes": changes}])
         write_json(path / "config.json", config)
-        return Run(path, stack.pop_all())
+        return Run(path, stack.pop_all(), changes)
+
+
+def images_seen(starts: Sequence[Mapping[str, Any]], step: int) -> int:
+    """Images of the first `step` updates of a run, whose starts may have had other batch sizes."""
+    for start in reversed(starts):
+        # What began after this step was lost with its checkpoints.
+        if start.get("step", step + 1) <= step:
+            return start["images"] + (step - start["step"]) * start["batch_size"]
+    return 0
 
 
 def check_workdir(path: Path, *, resume: bool = False, overwrite: bool = False) -> bool:

@@ -114,7 +114,7 @@ def train(
     once.
 
     Args:
-      state: replicated over devices; donated. Its step states where the batches start.
+      state: replicated over devices; donated.
       batches: this process's rows of each global batch, from the state's step on.
       key: the run's key.
       work, plan: what to do, and when.

@@ -1,5 +1,6 @@
 """The lines that a training logs at its start, and the picture of its losses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,12 @@ import jax
 import numpy as np
 
 from motfm_jax.io import pictures
-from motfm_jax.io.run_folder import read_metrics
+from motfm_jax.io.run_folder import RETUNED, read_metrics
 
 SHOWN_FAULTS = 5  # lines a split
 
 
-def startup_lines(config: Any, data: Any, model: Any, num_steps: int, start: int) -> list[str]:
+def startup_lines(config: Any, data: Any, model: Any, num_steps: int) -> list[str]:
     """Device, network and data of a training.
 
     Args:
@@ -20,7 +21,6 @@ def startup_lines(config: Any, data: Any, model: Any, num_steps: int, start: int
       data: `datasets.Data`.
       model: `build.Architecture`.
       num_steps: updates in all.
-      start: updates made before a resume.
     """
     devices, batch = jax.devices(), config.train.batch_size
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -51,8 +51,26 @@ def startup_lines(config: Any, data: Any, model: Any, num_steps: int, start: int
         if faults:
             lines.append(f"{split}: {len(faults)} left out, listed in skipped.json")
         lines += [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
-    if start:
-        lines.append(f"resumed after update {start}")
+    return lines
+
+
+def resume_lines(start: int, images: int, changes: Sequence[str], schedule: str) -> list[str]:
+    """Where a training goes on, and what is no longer as it was.
+
+    Args:
+      start: updates made.
+      images: seen in them.
+      changes: of the config, such as "train.lr was 0.1, is 0.2".
+      schedule: of the learning rate.
+    """
+    # A cosine is stretched to the number of updates.
+    telling = {*RETUNED, *(("train.steps", "train.epochs") if schedule == "cosine" else ())}
+    lines = [f"resumed after update {start}, {images} images"]
+    lines += [f"changed: {change}" for change in changes]
+    if any(change.partition(" ")[0] in telling for change in changes):
+        lines.append(
+            "the results are not comparable bit for bit with those of an uninterrupted run"
+        )
     return lines
 
 

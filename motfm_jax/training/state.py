@@ -93,7 +93,7 @@ class TrainState(NamedTuple):
     """The state of training.
 
     Attributes:
-      step: number of updates made, int32 scalar; also the position in the data.
+      step: number of updates made, int32 scalar.
       params: float32 parameters.
       ema: their exponential moving average, or None.
       opt_state: the optimiser's state.

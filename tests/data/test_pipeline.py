@@ -118,8 +118,18 @@ def test_two_processes_see_the_global_batch_of_one(augment):
 def test_resuming_continues_exactly(start_step):
     arrays, options = arrays_of(10), dict(batch_size=4, seed=2, augment=AUGMENT)
     whole = first(train_batches(Examples(arrays, IDENTITY), **options), 10)
-    resumed = train_batches(Examples(arrays, IDENTITY), start_step=start_step, **options)
+    resumed = train_batches(Examples(arrays, IDENTITY), start_image=4 * start_step, **options)
     assert_equal(first(resumed, 10 - start_step), whole[start_step:])
+
+
+def test_another_batch_size_continues_after_the_images_seen():
+    examples, options = Examples(arrays_of(10), IDENTITY), dict(seed=2, augment=AUGMENT)
+    whole = first(train_batches(examples, batch_size=4, **options), 5)
+    resumed = first(train_batches(examples, batch_size=2, start_image=12, **options), 4)
+    np.testing.assert_array_equal(
+        np.concatenate([batch.image for batch in resumed]),
+        np.concatenate([batch.image for batch in whole[3:]]),
+    )
 
 
 def test_augmentation_differs_between_passes():
@@ -139,7 +149,7 @@ def test_worker_processes_give_the_same_batches_and_resume():
     assert_equal(
         first(train_batches(Examples(arrays, IDENTITY), num_workers=2, **options), 7), whole
     )
-    resumed = train_batches(Examples(arrays, IDENTITY), num_workers=2, start_step=3, **options)
+    resumed = train_batches(Examples(arrays, IDENTITY), num_workers=2, start_image=12, **options)
     assert_equal(first(resumed, 4), whole[3:])
 
 
@@ -200,7 +210,7 @@ def test_batches_of_one_resume_anywhere():
     ]
     assert sorted(rows[:3]) == sorted(rows[3:]) == [0, 1, 2]
     later = first(
-        train_batches(Examples(arrays_of(3), IDENTITY), batch_size=1, seed=0, start_step=4), 2
+        train_batches(Examples(arrays_of(3), IDENTITY), batch_size=1, seed=0, start_image=4), 2
     )
     assert [numbers(batch)[0] for batch in later] == rows[4:]
 
@@ -247,7 +257,7 @@ def test_training_draws_new_speckle_at_every_pass_and_the_same_after_resuming():
     batches = first(train_batches(examples, **options), 3)
     noise = [batch.source - batch.image for batch in batches]
     assert np.abs(noise[0] - noise[1]).mean() > 0.01 and np.abs(noise[0]).mean() > 0.01
-    resumed = first(train_batches(examples, start_step=2, **options), 1)
+    resumed = first(train_batches(examples, start_image=8, **options), 1)
     np.testing.assert_array_equal(resumed[0].source, batches[2].source)
     shared = [
         first(train_batches(examples, process_index=index, process_count=2, **options), 1)[0].source

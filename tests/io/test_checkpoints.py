@@ -67,6 +67,26 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, optimizer, ema):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("clip", [0, 1])
+def test_a_state_comes_back_for_an_optimiser_that_clips_or_clips_no_more(tmp_path, clip):
+    def state(clip):
+        chain = optax.chain(*[optax.clip_by_global_norm(1.0)] * clip, optax.adam(lambda step: 0.1))
+        made = make_state()
+        return made._replace(opt_state=chain.init(made.params))
+
+    checkpoints = open_checkpoints(tmp_path)
+    saved = state(clip)._replace(
+        opt_state=jax.tree.map(lambda leaf: leaf + 3, state(clip).opt_state)
+    )
+    checkpoints.save(7, saved)
+    checkpoints.wait()
+    restored = checkpoints.restore(jax.eval_shape(lambda: state(1 - clip)))
+    checkpoints.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(state(1 - clip))
+    for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_a_run_is_marked_once_something_is_saved_whole(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
     checkpoints.wait()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def make_run(path, config=CONFIG, **settings):
     with open_run(path, config, **settings) as run:
-        run.start(0)
+        run.start(0, config["train"].get("batch_size", 1))
         run.log(1, {"loss": 0.5})
         run.write_json("facts.json", {"size": [16, 16]})
         (run.checkpoints / "1").mkdir(parents=True, exist_ok=True)
@@ -72,11 +72,35 @@ def test_resume_continues_and_adds_each_start(tmp_path):
     assert len(json.loads((path / "environment.json").read_text())) == 2
 
 
+def test_a_start_records_what_changed_and_where_it_began(tmp_path):
+    path = make_run(tmp_path / "run", changed("train.batch_size", 8))
+    for step, size, images in ((10, 8, 80), (30, 4, 240), (40, 4, 280), (20, 4, 160), (25, 2, 180)):
+        with open_run(path, changed("train.batch_size", size), resume=True) as run:
+            assert run.start(step, size) == images, "a start at 20 lost those at 30 and 40"
+    _, *starts = json.loads((path / "environment.json").read_text())
+    assert [start["changes"] for start in starts] == [
+        [],
+        ["train.batch_size was 8, is 4"],
+        [],
+        [],
+        ["train.batch_size was 4, is 2"],
+    ]
+    assert starts[1] | {"step": 30, "images": 240, "batch_size": 4} == starts[1]
+
+
+def test_a_run_of_an_older_version_had_one_batch_size(tmp_path):
+    path = make_run(tmp_path / "run", changed("train.batch_size", 8))
+    (path / "environment.json").write_text('[{"revision": null}, {"revision": null}]')
+    open_run(path, changed("train.batch_size", 4), resume=True).close()  # cut short
+    with open_run(path, changed("train.batch_size", 2), resume=True) as run:
+        assert run.start(10, 2) == 80
+
+
 def test_resume_with_another_config_is_refused_and_gives_up_the_lock(tmp_path):
     path = make_run(tmp_path / "run")
     before = tree(path)
-    with pytest.raises(ValueError, match=r"other settings \(train.lr was 0.0001, is 0.0002\)"):
-        open_run(path, changed("train.lr", 2e-4), resume=True)
+    with pytest.raises(ValueError, match=r"other settings \(train.ema was absent, is 0.5\)"):
+        open_run(path, changed("train.ema", 0.5), resume=True)
     assert tree(path) == before
     open_run(path, CONFIG, resume=True).close()
 

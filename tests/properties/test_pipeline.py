@@ -55,7 +55,7 @@ def assert_dealt(count, seed, processes, rows, start, workers=0):
             data(count),
             batch_size=size,
             seed=seed,
-            start_step=start,
+            start_image=start * size,
             num_workers=workers,
             process_index=process,
             process_count=processes,
