@@ -9,12 +9,13 @@ import errno
 import importlib
 import json
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "train a model",
@@ -83,7 +84,7 @@ def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        _leave(130)
     except Exception as error:
         code = 2 if str(error).startswith("RESOURCE_EXHAUSTED") else 1  # XLA's word for memory
         if code == 1:
@@ -91,6 +92,15 @@ def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
         else:
             print(f"error: {str(error).splitlines()[0]}{_NO_MEMORY}", file=sys.stderr)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process as it is: Python's own end would wait for a compilation that Ctrl-C has cut
+    short, which XLA carries on in the background."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _unraisable(ended: Any) -> None:

@@ -32,14 +32,14 @@ find_python() {
         fi
     done
     fail "no Python 3.11 or newer among: ${candidates[*]}" \
-        "the first says: $("${candidates[0]}" --version 2>&1 | tail -n 1 || true)" \
+        "the first says: $("${candidates[0]}" --version 2>&1 | head -n 1 || true)" \
         "install one and name it: PYTHON=/path/to/python3.12 bash scripts/setup.sh"
 }
 
 make_venv() {
     local python
     if is_recent $venv/bin/python && $venv/bin/python -m pip --version >/dev/null 2>&1; then
-        [[ -n ${PYTHON:-} && $("$PYTHON" --version) != $($venv/bin/python --version) ]] || return 0
+        [[ -n ${PYTHON:-} && $("$PYTHON" --version 2>&1) != $($venv/bin/python --version) ]] || return 0
     fi
     python=$(find_python)
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||

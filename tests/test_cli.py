@@ -2,6 +2,12 @@
 
 import errno
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -54,11 +60,52 @@ def test_a_users_mistake_and_want_of_room_are_one_line_and_code_2(capsys, error,
     assert line.startswith("error: ") and message in line
 
 
-def test_a_bug_shows_its_traceback_and_an_interrupt_none(capsys):
+def test_a_bug_shows_its_traceback_and_an_interrupt_none(capsys, monkeypatch):
     assert ending(TypeError("oops")) == 1
     assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr("os._exit", sys.exit)
     assert ending(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+COMPILES = """
+import jax, jax.numpy as jnp
+from motfm_jax import cli
+
+def main(arguments):
+    def long(x):
+        for number in range(400):
+            x = jnp.sin(x @ x) + jnp.cumsum(x * number, axis=0).sort(axis=1)
+        return x
+
+    lowered = jax.jit(long).lower(jnp.ones((64, 64)))
+    print("compiling", flush=True)
+    lowered.compile()
+    print("compiled")
+
+cli.run(main)
+"""
+
+
+@pytest.mark.nightly
+def test_ctrl_c_while_xla_compiles_ends_within_seconds():
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMPILES],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        cwd=Path(__file__).parents[1],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "compiling\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=5) == ("", "interrupted\n")
+    finally:
+        process.kill()
+    assert process.returncode == 130
 
 
 def test_motfm_lists_its_commands_and_knows_no_others(monkeypatch, capsys):

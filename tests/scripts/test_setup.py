@@ -124,6 +124,15 @@ def test_an_old_python_is_refused(repository):
     assert not calls
 
 
+def test_a_shim_without_its_python_is_quoted_by_its_first_line(repository):
+    says = "pyenv: python3.13: command not found\n\nNote: see 'pyenv help global'"
+    write_program(repository / "bin/python3.13", f'#!/bin/bash\necho "{says}" >&2\nexit 127\n')
+    done, _ = set_up(repository, PYTHON="python3.13")
+    assert done.returncode == 1
+    assert "the first says: pyenv: python3.13: command not found\n" in done.stderr
+    assert "help global" not in done.stderr
+
+
 def test_a_python_without_ensurepip_says_what_to_install(repository):
     write_program(
         repository / "bin/debian",
