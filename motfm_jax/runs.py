@@ -1,18 +1,26 @@
 """A trained run read back: its weights with the network they belong to."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from motfm_jax import build, datasets, settings
+from motfm_jax.core import Array
 from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.methods import METHODS
 from motfm_jax.model import Bundle
+from motfm_jax.nn.inherit import inherit
 from motfm_jax.settings import field
+
+# What the axes of a network count: by the names of `nn.inherit` and of a record.
+COUNTED = {"image": "image_channels", "mask": "mask_labels", "class": "classes"}
 
 
 def load_run(
@@ -105,3 +113,102 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
                 "needed; train the base with the same settings and data, without masks"
             )
     return base.params
+
+
+def converted_weights(run: Path, model: build.Architecture, facts: Facts) -> dict[str, np.ndarray]:
+    """The weights of a converted run, for training on this data; touches nothing.
+
+    Raises:
+      ValueError: the data has other channels, classes or mask labels than the network.
+    """
+    weights = restore_weights(run)
+    known = read_facts(weights)
+    for name, there, here in (
+        ("image channels", known.channels, facts.channels),
+        ("classes", len(known.classes), len(facts.classes)),
+    ):
+        if there and there != here:
+            raise ValueError(
+                f"{run}: the network has {there} {name}, the data {here}; give the data that it "
+                "was trained on, --config.data.root=PATH"
+            )
+    check_parameters(
+        weights.params, jax.eval_shape(model.init, jax.random.key(0)), str(weights.path)
+    )
+    return weights.params
+
+
+def inherited_weights(
+    config: ConfigDict, model: build.Architecture, facts: Facts, key: Array
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What the run config.train.init_from gives a network of other data, the rest begun anew.
+
+    Args:
+      config, model, facts: of the new run.
+      key: of its `init`.
+
+    Returns:
+      All its parameters, and the record of where they come from: `run` (its name), `checkpoint`,
+      `step`, what of the data's names and of the parameters was taken, anew and left, and the
+      intensities there and here.
+
+    Raises:
+      ValueError: no such run, or one of another method, network or number of axes.
+    """
+    path = Path(config.train.init_from)
+    parent = load_run(path)
+    _check_same_network(parent, config, facts)
+    named = bool(_channel_names(parent.facts) and _channel_names(facts))
+    theirs, ours = _names(parent.config, parent.facts, named), _names(config, facts, named)
+    result = inherit(parent.params, jax.device_get(model.init(key)), theirs, ours)
+    record = {
+        "run": path.resolve().name,
+        "checkpoint": parent.checkpoint_hash,
+        "step": parent.step,
+        **{COUNTED[kind]: _shared(theirs[kind], ours[kind]) for kind in COUNTED},
+        "parameters": {name: sorted(names) for name, names in result.names.items()},
+        "intensity": [parent.facts.intensity, facts.intensity],
+    }
+    return result.params, json.loads(json.dumps(record))
+
+
+def _check_same_network(parent: Bundle, config: ConfigDict, facts: Facts) -> None:
+    both_have_classes = "class" in parent.cond and "class" in config.cond
+    pairs = {"number of axes": (len(parent.facts.size), len(facts.size))}
+    for path, each in settings.leaves(settings.fields()):
+        section = path.partition(".")[0]
+        if (
+            each.fixed
+            and section in ("method", "model", METHODS[config.method].section)
+            and (path != "model.transformer_layers" or both_have_classes)
+        ):
+            pairs[path] = (field(parent.config, path), field(config, path))
+    for name, (there, here) in pairs.items():
+        if there != here:
+            raise ValueError(
+                f"config.train.init_from={config.train.init_from}: its {name} is {there!r}, here "
+                f"{here!r}; give the same, or start from another run"
+            )
+
+
+def _names(config: ConfigDict, facts: Facts, named: bool) -> dict[str, tuple[str, ...]]:
+    """What the axes of a network count, see `nn.inherit`; image channels by number or `named`."""
+    numbers = tuple(map(str, range(1, facts.channels + 1)))
+    labels = facts.mask_labels if config.data.mask_encoding == "onehot" else ("all, scaled",)
+    return {
+        "image": _channel_names(facts) if named else numbers,
+        "mask": labels if "mask" in config.cond else (),
+        "class": facts.classes if "class" in config.cond else (),
+    }
+
+
+def _channel_names(facts: Facts) -> tuple[str, ...]:
+    return getattr(facts, "channel_names", ())
+
+
+def _shared(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, list[str]]:
+    return {
+        "taken": [name for name in ours if name in theirs],
+        "anew": [name for name in ours if name not in theirs],
+        "left": [name for name in theirs if name not in ours],
+    }

@@ -11,7 +11,6 @@ from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.data.slices import AXES, PLANES
 from motfm_jax.fields import (
     Field,
-    by_level,
     choice,
     each_level,
     number,
@@ -20,6 +19,7 @@ from motfm_jax.fields import (
     positive,
 )
 from motfm_jax.methods import METHODS
+from motfm_jax.nn.sizes import check_sizes
 
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
@@ -105,6 +105,9 @@ TRAIN: Fields = {
     # ControlNet: a run without masks whose UNet stays unchanged, while the mask UNet, which starts
     # as a copy of its encoder, is trained; "" = both are trained together
     "base": Field(""),
+    # a run whose averaged weights this one begins with, whatever its classes, labels, channels and
+    # image size: fine-tuning; "" = begin anew
+    "init_from": Field(""),
     "steps": number(0),  # optimiser updates; 0 = epochs decide
     "epochs": number(200),
     "batch_size": positive(8),  # images an optimiser update, over all devices and accumulation
@@ -174,6 +177,11 @@ def check(config: ConfigDict) -> None:
             f"config.train.base={train.base!r} with config.cond={config.cond!r}: it keeps a UNet "
             "and trains the mask UNet beside it; use cond mask or mask+class"
         )
+    if train.base and train.init_from:
+        raise ValueError(
+            f"config.train.base={train.base!r} with config.train.init_from={train.init_from!r}: "
+            "both say what to begin with; choose one"
+        )
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")
     if train.batch_size % train.accumulation:
@@ -186,7 +194,7 @@ def check(config: ConfigDict) -> None:
 def check_network(config: ConfigDict) -> None:
     """The part of `check` that needs no data: each field by itself, and the network's sizes."""
     check_fields(config)
-    _check_model(config)
+    check_sizes(config.model, config.data.size)
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -196,50 +204,6 @@ def check_fields(config: ConfigDict) -> None:
         needed = each.rule(value)
         if needed:
             raise ValueError(f"config.{path}={value!r:.80}: {needed}")
-
-
-def _check_model(config: ConfigDict) -> None:
-    model, size = config.model, config.data.size
-    if len(size) not in (2, 3):
-        raise ValueError(f"config.data.size={tuple(size)}: give (H, W) or (D, H, W)")
-    if not all(isinstance(attends, bool) for attends in model.attention):
-        raise ValueError(
-            f"config.model.attention={tuple(model.attention)}: each entry is True or False"
-        )
-    levels = len(model.channels)
-    if len(model.attention) != levels:
-        raise ValueError(
-            f"config.model.attention={tuple(model.attention)}: one flag for each of the "
-            f"{levels} levels of config.model.channels"
-        )
-    for name in ("res_blocks", "head_dim"):
-        if len(by_level(model[name], levels)) != levels:
-            raise ValueError(
-                f"config.model.{name}={model[name]}: one number, or one for each of the {levels} "
-                "levels of config.model.channels"
-            )
-    factor = 2 ** (levels - 1)
-    if any(extent % factor for extent in size):
-        nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
-        raise ValueError(
-            f"config.data.size={tuple(size)}: {levels} levels halve it "
-            f"{levels - 1} times, so each side must be a multiple of {factor}; "
-            f"nearest: {nearest}"
-        )
-    # The middle always attends.
-    attends_there = (*model.attention[:-1], True)
-    head_dims = by_level(model.head_dim, levels)
-    for width, attends, head_dim in zip(model.channels, attends_there, head_dims):
-        if width % model.norm_groups:
-            raise ValueError(
-                f"config.model.channels={tuple(model.channels)}: {width} does not divide into "
-                f"config.model.norm_groups={model.norm_groups} groups"
-            )
-        if attends and head_dim and width % head_dim:
-            raise ValueError(
-                f"config.model.head_dim={model.head_dim}: the {width} channels of a level (or "
-                "the middle) that attends do not divide into such heads; 0 gives one head"
-            )
 
 
 def check_data(config: ConfigDict) -> None:

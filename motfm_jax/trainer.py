@@ -17,11 +17,12 @@ from motfm_jax.data import pipeline
 from motfm_jax.data.facts import Facts
 from motfm_jax.fields import LARGEST
 from motfm_jax.io import pictures
-from motfm_jax.io.checkpoints import Checkpoints, check_parameters, restore_weights
+from motfm_jax.io.checkpoints import Checkpoints
 from motfm_jax.io.folders import differences, read_json
 from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import (
     MAY_CHANGE,
+    PARENT,
     Run,
     check_workdir,
     has_checkpoints,
@@ -33,7 +34,13 @@ from motfm_jax.methods import METHODS
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
 from motfm_jax.training import loop, memory
-from motfm_jax.training.reports import draw_losses, resume_lines, skipped, startup_lines
+from motfm_jax.training.reports import (
+    draw_losses,
+    parent_lines,
+    resume_lines,
+    skipped,
+    startup_lines,
+)
 from motfm_jax.training.state import Packed, TrainState, by_name, init_state, restored
 from motfm_jax.training.step import make_eval_step, make_train_step
 
@@ -87,13 +94,16 @@ def train(
         with progress_bar(show=progress and first) as decoding:
             data = datasets.data(config, decoding)
     model = build.architecture(config, data.facts)
-    weights = {}
+    weights, parent = {}, None
+    begins = overwrite or not has_checkpoints(workdir)
     # Converted weights have no optimiser yet: training them is a new run of the same network.
     converted = resume and is_untrained(workdir)
     if converted:
-        weights = converted_weights(workdir, model, data.facts)
-    elif config.train.base and (overwrite or not has_checkpoints(workdir)):
+        weights = runs.converted_weights(workdir, model, data.facts)
+    elif config.train.base and begins:
         weights = runs.base_weights(config, data.facts)
+    elif config.train.init_from and begins:
+        weights, parent = runs.inherited_weights(config, model, data.facts, _keys(config)[0])
     if not first:
         parallel.barrier("run directory")
     with open_run(
@@ -112,6 +122,10 @@ def train(
         elif resume and not converted:
             check_facts(run.path / "facts.json", data.facts)
         run.write_json("facts.json", data.facts.to_json())
+        if parent and first:
+            run.write_json(PARENT, parent)
+            for line in parent_lines(parent):
+                log.info(line)
         if config.data.on_fault == "skip":
             run.write_json("skipped.json", skipped(data))
         with _checkpoints(run, config, data.facts) as checkpoints:
@@ -132,7 +146,7 @@ def _train(
     fields, first = config.train, jax.process_index() == 0
     optimizer, _ = build.update(config, LARGEST)  # the state is the same for any number of updates
     loss = build.loss(config, model)
-    init_key, run_key, valid_key = jax.random.split(jax.random.key(config.seed), 3)
+    init_key, run_key, valid_key = _keys(config)
 
     def make_state(key: Array, weights: Mapping[str, Array]) -> TrainState:
         params = model.init(key)
@@ -182,6 +196,11 @@ def _train(
     finally:
         if first:
             draw_losses(run.path)
+
+
+def _keys(config: ConfigDict) -> Array:
+    """Of the fresh parameters, the updates and the validation."""
+    return jax.random.split(jax.random.key(config.seed), 3)
 
 
 @contextlib.contextmanager
@@ -272,29 +291,6 @@ def check_facts(path: Path, facts: Facts) -> None:
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir"
         )
-
-
-def converted_weights(run: Path, model: build.Architecture, facts: Facts) -> dict[str, np.ndarray]:
-    """The weights of a converted run, for training on this data; touches nothing.
-
-    Raises:
-      ValueError: the data has other channels, classes or mask labels than the network.
-    """
-    weights = restore_weights(run)
-    known = runs.read_facts(weights)
-    for name, there, here in (
-        ("image channels", known.channels, facts.channels),
-        ("classes", len(known.classes), len(facts.classes)),
-    ):
-        if there and there != here:
-            raise ValueError(
-                f"{run}: the network has {there} {name}, the data {here}; give the data that it "
-                "was trained on, --config.data.root=PATH"
-            )
-    check_parameters(
-        weights.params, jax.eval_shape(model.init, jax.random.key(0)), str(weights.path)
-    )
-    return weights.params
 
 
 def sample_grid(

@@ -96,6 +96,10 @@ WRONG = [
     ({"train.steps": 0, "train.epochs": 0}, "config.train.steps=0 and config.train.epochs=0"),
     ({"train.batch_size": 8, "train.accumulation": 3}, "config.train.batch_size=8.*accumulation=3"),
     ({"train.base": "runs/base", "cond": "class"}, "config.train.base='runs/base' with .*'class'"),
+    (
+        {"train.base": "a", "train.init_from": "b", "cond": "mask"},
+        "train.base='a' with .*choose one",
+    ),
     ({"data.intensity.mode": "zscore", "method": "ddpm"}, "intensity.mode='zscore'.*'ddpm'"),
     ({"data.intensity.range": (0.0, 1.0), "method": "ddpm"}, r"range=\(0.0, 1.0\).*'ddpm'"),
     ({**SPADE, "data.intensity.range": (0.0, 1.0)}, "tanh"),

@@ -9,10 +9,10 @@ import jax
 import nibabel
 import numpy as np
 import pytest
-from tiny import SIZES, make_config
+from tiny import FACTS, ONE_LEVEL, SIZES, make_config, save_run
 
 import motfm_jax as motfm
-from motfm_jax import datasets, runs, trainer
+from motfm_jax import build, datasets, runs, trainer
 from motfm_jax.data import pipeline
 from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import restore_weights
@@ -189,6 +189,57 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
         with pytest.raises(ValueError, match=r"config.train.base=.*: its (method|cond) is"):
             train(other, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_weights_of_another_on_other_data(tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = tiny(2, "mask+class", steps=2)
+    train(config, tmp_path / "phantom")
+    parent = runs.load_run(tmp_path / "phantom")
+
+    def tuned(steps, **changes):
+        made = tiny(2, "mask+class", steps=steps, **changes)
+        made.train.init_from = str(tmp_path / "phantom")
+        made.data.classes, made.data.size = "phase", (24, 8)
+        return made
+
+    run = tmp_path / "tuned"
+    train(tuned(1, lr=1e-12, ema=0.0), run)
+    found = runs.load_run(run)
+    assert parent.facts.classes == ("2CH_ED", "2CH_ES", "4CH_ED", "4CH_ES")
+    assert found.facts.classes == ("ED", "ES") and found.facts.size == (24, 8)
+    name = "unet/encoder/conv_in/kernel"
+    np.testing.assert_allclose(found.params[name], parent.params[name], atol=1e-9)
+    record = json.loads((run / "parent.json").read_text())
+    assert (record["run"], record["step"]) == ("phantom", parent.step)
+    assert record["checkpoint"] == parent.checkpoint_hash
+    assert record["classes"]["anew"] == ["ED", "ES"] and not record["classes"]["taken"]
+    assert record["mask_labels"]["taken"] == list(parent.facts.mask_labels)
+    assert all("attn2/to_" in name for name in record["parameters"]["anew"])
+    assert "starts from the averaged weights of phantom, step 2" in caplog.text
+    assert "classes: ED, ES begun anew; 2CH_ED" in caplog.text
+
+    (tmp_path / "phantom").rename(tmp_path / "moved")  # a run that has begun needs it no more
+    assert train(tuned(2, lr=1e-12, ema=0.0), run, resume=True).step == 2
+    (tmp_path / "moved").rename(tmp_path / "phantom")
+    train(tiny(2, "none", steps=1), run, overwrite=True)
+    assert not (run / "parent.json").exists()
+
+
+def test_a_run_gives_no_weights_to_another_kind_of_network(tmp_path):
+    parent = save_run(tmp_path / "parent", make_config(**ONE_LEVEL))
+    for changes, message in (
+        (dict(method="ddpm"), "its method is 'flow', here 'ddpm'"),
+        (dict(model__norm_groups=2), "its model.norm_groups is 4, here 2"),
+        (dict(dims=3), "its number of axes is 2, here 3"),
+    ):
+        config = make_config(**ONE_LEVEL, **changes, train__init_from=str(parent))
+        facts = dataclasses.replace(FACTS, size=tuple(config.data.size))
+        model = build.architecture(config, facts)
+        with pytest.raises(ValueError, match=message) as error:
+            runs.inherited_weights(config, model, facts, jax.random.key(0))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.nightly

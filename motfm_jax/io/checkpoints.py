@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from motfm_jax.io.folders import sync, sync_tree
 from motfm_jax.io.hashes import hash_json, hash_parts
-from motfm_jax.io.parameters import check_parameters, shapes
+from motfm_jax.io.parameters import check_parameters, renumbered, shapes
 from motfm_jax.io.run_folder import mark_saved
 
 Which = str | int  # "last", "best" (lowest validation loss), or a step
@@ -148,7 +147,7 @@ class Checkpoints:
         (step, arrays, _), damaged = _first_whole(self._manager, which)
         needed, path = _flatten(template), self.folder / str(step)
         if arrays.keys() != needed.keys():
-            arrays = _renumbered(arrays, needed)
+            arrays = renumbered(arrays, needed)
         check_parameters(_under("params/", arrays), _under("params/", needed), str(path))
         if shapes(arrays) != shapes(needed):
             raise ValueError(
@@ -300,19 +299,6 @@ def _flatten(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _renumbered(
-    arrays: Mapping[str, np.ndarray], needed: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Arrays under the names needed, where an optimiser's chain had clipping before its rule and
-    has none now, or the reverse: its parts count from another number."""
-
-    def key(name: str) -> str:
-        return re.sub(r"^(opt_state|opt_state/.*/inner_state)/\d+/", r"\1/", name)
-
-    names = {key(name): name for name in needed}
-    return {names.get(key(name), name): leaf for name, leaf in arrays.items()}
 
 
 def _sums(arrays: Mapping[str, np.ndarray], beside: Any) -> dict[str, str]:

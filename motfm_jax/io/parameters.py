@@ -1,5 +1,6 @@
 """Compares parameters of a file with those of a network."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,3 +31,14 @@ def check_parameters(saved: Mapping[str, Any], needed: Mapping[str, Any], where:
             f"from the {len(needed)} parameters needed): {'; '.join(problems[:10])}{more}; use "
             "the config it was trained with"
         )
+
+
+def renumbered(saved: Mapping[str, Any], needed: Mapping[str, Any]) -> dict[str, Any]:
+    """What is saved under the names needed, where the chain of an optimiser had clipping before its
+    rule and has none now, or the reverse: its parts count from another number."""
+
+    def key(name: str) -> str:
+        return re.sub(r"^(opt_state|opt_state/.*/inner_state)/\d+/", r"\1/", name)
+
+    names = {key(name): name for name in needed}
+    return {names.get(key(name), name): leaf for name, leaf in saved.items()}

@@ -1,7 +1,7 @@
 """A run's folder: who may write there, and the records of the run.
 
-run/{config.json, environment.json, facts.json, [converted.json], metrics.jsonl, loss.png, saved,
-     tensorboard/, checkpoints/STEP/, samples/}, and `lock` while a process writes there
+run/{config.json, environment.json, facts.json, [converted.json, parent.json], metrics.jsonl,
+     loss.png, saved, tensorboard/, checkpoints/STEP/, samples/}, and `lock` while a process writes
 """
 
 import contextlib
@@ -27,11 +27,12 @@ from motfm_jax.io.folders import (
 )
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
+PARENT = "parent.json"  # the run whose weights a training began with, see train.init_from
 SAVED = "saved"  # an empty file: the run has had a checkpoint
 
 # What overwriting a run deletes. config.json and environment.json make it recognisable and are
 # replaced. A run without checkpoints but with these files would count as damaged: they go first.
-FILES = rf"{SAVED}|(facts|skipped)\.json|metrics\.jsonl|loss\.png|converted\.json"
+FILES = rf"{SAVED}|(facts|skipped)\.json|metrics\.jsonl|loss\.png|(converted|parent)\.json"
 FOLDERS = ("tensorboard", "checkpoints", "samples")
 
 # What may change when a run is resumed: what suits another machine, and how fast it learns. These

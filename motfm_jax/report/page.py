@@ -17,11 +17,19 @@ from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import read_json, whole_file
+from motfm_jax.io.run_folder import PARENT
 from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
-from motfm_jax.report.stages import Stage, downstream_folder, sample_folder, sampled, seconds
+from motfm_jax.report.stages import (
+    Stage,
+    downstream_folder,
+    run_folder,
+    sample_folder,
+    sampled,
+    seconds,
+)
 
 ROWS = {"echo": 2, "brain": 1}  # of figure 2
 _STYLE = """
@@ -194,6 +202,22 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     return path
 
 
+def _parents(plan: Plan, out: Path) -> str:
+    """The runs that some of the networks began with, a paragraph each."""
+    paths = {
+        f"{name}/{system}": run_folder(out, name, system) / PARENT
+        for name, anatomy in anatomies(plan).items()
+        for system in anatomy.systems
+    }
+    begun = [
+        f"<p>{system} began with the weights of {escape(parent['run'])}, step {parent['step']}.</p>"
+        for system, path in paths.items()
+        if path.is_file()
+        for parent in [read_json(path)]
+    ]
+    return "\n".join(begun)
+
+
 def _page(
     plan: Plan,
     out: Path,
@@ -213,6 +237,7 @@ def _page(
 <html lang="en"><meta charset="utf-8"><title>{escape(plan.title)}</title><style>{_STYLE}</style>
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
+{_parents(plan, out)}
 <p>The pictures show real images: keep this page where the data may be.</p>
 {"".join(table.html() for table in report_tables)}
 {pictures_html}

@@ -1,6 +1,6 @@
 """The lines that a training logs at its start, and the picture of its losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from motfm_jax.io import pictures
-from motfm_jax.io.run_folder import RETUNED, read_metrics
+from motfm_jax.io.run_folder import PARENT, RETUNED, read_metrics
 
 SHOWN_FAULTS = 5  # lines a split
+SHOWN_NAMES = 4  # parameters a line
 
 
 def startup_lines(config: Any, data: Any, model: Any, num_steps: int) -> list[str]:
@@ -71,6 +72,36 @@ def resume_lines(start: int, images: int, changes: Sequence[str], schedule: str)
         lines.append(
             "the results are not comparable bit for bit with those of an uninterrupted run"
         )
+    return lines
+
+
+def parent_lines(parent: Mapping[str, Any]) -> list[str]:
+    """What a training has from another run: `runs.inherited_weights`' record in words."""
+    parameters = parent["parameters"]
+    lines = [
+        f"starts from the averaged weights of {parent['run']}, step {parent['step']}: "
+        f"{len(parameters['taken'])} parameters taken, {len(parameters['in_part'])} in part, "
+        f"{len(parameters['anew'])} begun anew, {len(parameters['left'])} left; see {PARENT}"
+    ]
+    for kind in ("image_channels", "mask_labels", "classes"):
+        parts = [
+            f"{', '.join(parent[kind][fate])} {word}"
+            for fate, word in (("taken", "taken"), ("anew", "begun anew"), ("left", "left"))
+            if parent[kind][fate]
+        ]
+        if parts:
+            lines.append(f"  {kind.replace('_', ' ')}: {'; '.join(parts)}")
+    for fate, word in (("in_part", "in part"), ("anew", "begun anew"), ("left", "left")):
+        names = parameters[fate]
+        more = f" and {len(names) - SHOWN_NAMES} more" * (len(names) > SHOWN_NAMES)
+        if names:
+            lines.append(f"  {word}: {', '.join(names[:SHOWN_NAMES])}{more}")
+    there, here = (
+        f"{each['mode']} per {each['scope']} to {each['range'][0]:g} .. {each['range'][1]:g}"
+        for each in parent["intensity"]
+    )
+    if there != here:
+        lines.append(f"  intensities were scaled by {there}; here by {here}")
     return lines
 
 
