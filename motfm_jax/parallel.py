@@ -57,10 +57,12 @@ def connect(
         heartbeat_timeout_seconds=TIMEOUT_S,
         shutdown_timeout_seconds=TIMEOUT_S,
     )
-    # Every group of devices meets here, while the processes are at the same point: gloo waits 30 s
-    # at a group's first collective, and compiling may separate the processes by more than that.
+    # Both groups of devices meet here, all of them and those of one number (`gather`), while the
+    # processes are at the same point: gloo waits 30 s at a group's first collective, and compiling
+    # may separate the processes by more than that.
     ones = np.ones(jax.local_device_count(), np.float32)
     jax.block_until_ready(jax.pmap(lambda one: jax.lax.psum(one, AXIS), axis_name=AXIS)(ones))
+    gather(ones)
     barrier("connected")
 
 

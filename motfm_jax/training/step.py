@@ -121,7 +121,11 @@ def make_train_step(
             average: Any = None
             if state.ema is not None:
                 decay = ema_decay(state.step, ema)
-                average = cast(Any, optax.incremental_update(params, old.ema, 1 - decay))
+                # Not optax.incremental_update: its d x + (1 - d) x is not x, and weights that are
+                # not trained (the UNet of a ControlNet) must stay as they are.
+                average = jax.tree.map(
+                    lambda new, mean: new + decay * (mean - new), params, old.ema
+                )
             return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted
