@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from motfm_jax import library, starts
+from motfm_jax import datasets, library, starts
 from motfm_jax.core import Progress
 from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import comparison, restoration, sets, synthetic
@@ -47,8 +47,10 @@ def score(
     """
     images, model = _images(samples)
     reference = sets.Real("real", real)
+    knows_bounds = model.facts.bounds is not None
+    train = None if floor is not None and knows_bounds else _training_data(model)
     if floor is None:
-        floor = _training_data(model)
+        floor = train
     if floor is None:
         half = len(real) // 2
         reference = sets.Real("real, first half", real.take(slice(half)))
@@ -59,6 +61,7 @@ def score(
         reference,
         sets.Real("other real images", floor),
         model.intensity,
+        bounds=datasets.bounds(model, train),
         features=extractor,
         networks=networks,
         seed=seed,

@@ -128,7 +128,8 @@ def architecture(
             if needed in config.cond and array is None:
                 raise ValueError(f"the network is conditioned on {config.cond}: give a {needed}")
         if "mask" in config.cond and not jnp.issubdtype(mask.dtype, jnp.floating):
-            mask = encode_mask(mask, len(facts.mask_labels), config.data.mask_encoding)
+            encoding, values = config.data.mask_encoding, facts.label_values
+            mask = encode_mask(mask, len(facts.mask_labels), encoding, values)
         return Condition(
             mask=mask if "mask" in config.cond else None,
             label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,

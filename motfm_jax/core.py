@@ -1,6 +1,6 @@
 """Types shared by all modules: batches, conditions, and a network as plain functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,14 +76,15 @@ class Adversaries(NamedTuple):
     perceive: Callable[[Array], list[Array]] | None = None
 
 
-def encode_mask(mask: Array, num_labels: int, encoding: str) -> Array:
+def encode_mask(mask: Array, num_labels: int, encoding: str, values: Sequence[int] = ()) -> Array:
     """Integer mask to network input.
 
     Args:
       mask: [B, *S] labels in 0 .. num_labels - 1.
       num_labels: number of labels, background included.
-      encoding: "onehot" (one channel a label) or "scalar" (one channel, label / largest label:
+      encoding: "onehot" (one channel a label) or "scalar" (one channel, value / largest value:
         the original's min-max).
+      values: the files' value of each label; () where it is the label.
 
     Returns:
       [B, *S, num_labels] or [B, *S, 1], float32.
@@ -91,7 +92,9 @@ def encode_mask(mask: Array, num_labels: int, encoding: str) -> Array:
     if encoding == "onehot":
         return jax.nn.one_hot(mask, num_labels, dtype=jnp.float32)
     if encoding == "scalar":
-        return mask.astype(jnp.float32)[..., None] / max(num_labels - 1, 1)
+        largest = max(*values, 1) if values else max(num_labels - 1, 1)
+        numbers = jnp.asarray(values, jnp.float32)[mask] if values else mask.astype(jnp.float32)
+        return numbers[..., None] / largest
     raise ValueError(f"mask encoding {encoding!r}: use 'onehot' or 'scalar'")
 
 

@@ -1,24 +1,27 @@
 """Config to data: the examples of each split, their scaling, and what a flow starts from."""
 
 import dataclasses
-import functools
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from motfm_jax.core import Progress
-from motfm_jax.data import find_source
+from motfm_jax.data import find_source, labels, remarks
 from motfm_jax.data.augment import Augment
 from motfm_jax.data.cache import Arrays, in_memory, open_cached
 from motfm_jax.data.decode import Decoding
 from motfm_jax.data.facts import Facts
-from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.intensity import Bound, Intensity
+from motfm_jax.data.labels import Labels
 from motfm_jax.data.pipeline import Examples, Start
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.data.speckle import Speckle
+from motfm_jax.io.folders import read_json
+from motfm_jax.model import Bundle
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,11 @@ class Data(NamedTuple):
     def examples(self, split: str) -> Examples:
         """The scaled examples of "train" or "valid"."""
         return Examples(getattr(self, split), self.intensity, self.start)
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the examples, a line each."""
+        lines = remarks.of_split("train", self.train) + remarks.of_split("valid", self.valid)
+        return lines + remarks.of_classes(self.train, self.valid)
 
 
 def cache_dir(config: ConfigDict) -> Path:
@@ -62,18 +70,46 @@ def source(config: ConfigDict, split: str) -> Source:
     return kind.from_config(config.data, split)
 
 
-def arrays(config: ConfigDict, split: str, progress: Progress | None = None) -> Arrays:
+def facts_of(run: Path) -> Facts | None:
+    """What a run directory remembers of its data; None before its first start."""
+    path = run / "facts.json"
+    return Facts.from_json(read_json(path)) if path.exists() else None
+
+
+def arrays(
+    config: ConfigDict,
+    split: str,
+    progress: Progress | None = None,
+    facts: Facts | None = None,
+) -> Arrays:
     """The examples of one split, decoded (or read from the cache) and checked against `cond`.
 
     Args:
       split: "train", "valid" or "test".
       progress: called while examples are decoded.
+      facts: of the run they are for, whose mask labels they get; None for those of the training
+        examples.
 
     Raises:
       ValueError: files that cannot be used, or a condition the data does not have.
     """
-    opened = _decoded(config, source(config, split), progress)
+    examples = source(config, split)
+    named = _labels(config, examples, facts)
+    if named is None and split != "train":
+        named = labels.known(arrays(config, "train", progress))
+    opened = _decoded(config, examples, progress, named)
     return _limited(config, opened) if split == "train" else opened
+
+
+def of_run(model: Bundle, split: str) -> Arrays:
+    """`arrays` of a run's data, with its mask labels."""
+    return arrays(model.config, split, facts=model.facts)
+
+
+def _labels(config: ConfigDict, examples: Source, known: Facts | Arrays | None) -> Labels | None:
+    """The mask labels of examples: the known ones where they have the names of those declared."""
+    declared = labels.declared(examples, config.data.labels)
+    return declared if known is None else labels.known(known).of(declared)
 
 
 def data(
@@ -81,6 +117,7 @@ def data(
     progress: Progress | None = None,
     train: Source | None = None,
     valid: Source | None = None,
+    facts: Facts | None = None,
 ) -> Data:
     """Training and validation examples; statistics from the training examples alone.
 
@@ -88,6 +125,7 @@ def data(
       config: its data.source is read unless sources are given.
       progress: see `arrays`.
       train, valid: anything with a length whose items are records, see `data.source.Source`.
+      facts: of the run that goes on, see `arrays`.
 
     Raises:
       ValueError: see `arrays`; only one of train and valid; or valid has classes or mask labels
@@ -100,21 +138,21 @@ def data(
         )
     if train is None or valid is None:
         train, valid = source(config, "train"), source(config, "valid")
-    return _data(
-        config,
-        _limited(config, _decoded(config, train, progress)),
-        _decoded(config, valid, progress),
-    )
+    learned = _decoded(config, train, progress, _labels(config, train, facts))
+    held_out = _decoded(config, valid, progress, _labels(config, valid, learned))
+    return _data(config, _limited(config, learned), held_out, facts)
 
 
-def _decoded(config: ConfigDict, examples: Source, progress: Progress | None) -> Arrays:
+def _decoded(
+    config: ConfigDict, examples: Source, progress: Progress | None, named: Labels | None
+) -> Arrays:
     intensity = config.data.intensity
     how = Decoding(
         on_fault=config.data.on_fault,
-        varied=intensity.scope == "sample" and intensity.mode != "none",
+        varied=intensity.scope == "sample" and intensity.mode != "none" and not intensity.window,
         verify=config.data.verify,
     )
-    fitted = Fitted(examples, config.data.size, config.data.fit)
+    fitted = Fitted(examples, config.data.size, config.data.fit, named, intensity.nan)
     if hasattr(examples, "fingerprint"):
         opened = open_cached(fitted, cache_dir(config), progress, how)
     else:
@@ -145,7 +183,7 @@ def _named_as(train: Arrays, valid: Arrays) -> Arrays:
     return dataclasses.replace(valid, classes=train.classes, mask_labels=train.mask_labels)
 
 
-def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
+def _data(config: ConfigDict, train: Arrays, valid: Arrays, past: Facts | None) -> Data:
     valid = _named_as(train, valid)
     channels = [each.images.shape[-1] for each in (train, valid)]
     if channels[0] != channels[1]:
@@ -160,17 +198,11 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
             len(train),
             len(valid),
         )
-    scaling = config.data.intensity
-    fit = functools.partial(
-        Intensity.fit,
-        mode=scaling.mode,
-        scope=scaling.scope,
-        range=scaling.range,
-        percentiles=scaling.percentiles,
-        names=[meta["name"] for meta in train.meta],
-    )
-    intensity = fit(train.images)
-    source_intensity = fit(train.sources).to_json() if train.sources is not None else None
+    intensity = _fit(config, train, train.images, past and past.intensity)
+    source_intensity = None
+    if train.sources is not None:
+        before = past and past.source_intensity
+        source_intensity = _fit(config, train, train.sources, before).to_json()
     first = train.meta[0]
     spacing = first.get("spacing_mm")
     facts = Facts(
@@ -182,8 +214,47 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays) -> Data:
         spacing_mm=tuple(spacing) if spacing else None,
         affine=first.get("affine"),
         source_intensity=source_intensity,
+        label_values=train.label_values,
+        channel_names=train.channel_names,
+        bounds=intensity.span(train.images),
     )
+    if facts.label_values:
+        pairs = zip(facts.label_values, facts.mask_labels)
+        _log.info(
+            "mask labels: %s become 0 to %d",
+            ", ".join(name if name == str(value) else f"{value} ({name})" for value, name in pairs),
+            len(facts.mask_labels) - 1,
+        )
     return Data(train, valid, intensity, facts, start(config, facts))
+
+
+def _fit(
+    config: ConfigDict, train: Arrays, images: np.ndarray, before: dict[str, Any] | None
+) -> Intensity:
+    """The scaling of training images, of the kind that it was before in a run that goes on."""
+    scaling = config.data.intensity
+    if scaling.window:
+        return Intensity.of_window(scaling.window, scaling.range)
+    return Intensity.fit(
+        images,
+        scaling.mode,
+        scaling.scope,
+        scaling.range,
+        scaling.percentiles,
+        [meta["name"] for meta in train.meta],
+        shared=before is not None and not isinstance(before["low"], list | tuple),
+    )
+
+
+def bounds(model: Bundle, train: Arrays | None) -> tuple[Bound, Bound]:
+    """Black and white of a model's scores, see `Facts.bounds`.
+
+    Args:
+      train: the training examples, for a run of 0.1.0; without them its scaling is taken.
+    """
+    if model.facts.bounds:
+        return model.facts.bounds
+    return model.intensity.span(train.images if train else ())
 
 
 def start(config: ConfigDict, facts: Facts, power: float | None = None) -> Start | None:

@@ -54,7 +54,7 @@ class Model(Bundle):
           ValueError: the data is not there, or has no such split.
         """
         if split not in self.splits:
-            self.splits[split] = datasets.arrays(self.config, split)
+            self.splits[split] = datasets.of_run(self, split)
         return self.splits[split]
 
     def sample(
@@ -194,7 +194,8 @@ def train(
     settings.check(config)
     check_workdir(Path(workdir), resume=resume, overwrite=overwrite)
     with progress_bar(show=progress) as decoding:
-        data = datasets.data(config, decoding, train, valid)
+        past = datasets.facts_of(Path(workdir)) if resume else None
+        data = datasets.data(config, decoding, train, valid, past)
     outcome = trainer.train(
         config, Path(workdir), data=data, resume=resume, overwrite=overwrite, progress=progress
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from motfm_jax.data import find_source
+from motfm_jax.data import find_source, labels
+from motfm_jax.data.intensity import fill_fault, window_fault
 from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.data.slices import AXES, PLANES
 from motfm_jax.fields import (
@@ -66,6 +67,9 @@ DATA: Fields = {
     # the field of NIfTI headers that places voxels: sform | qform | pixdim; "" = the first of them
     "geometry": choice("", *GEOMETRIES),
     "resample_masks": Field(False),  # masks on another grid: take the nearest voxels, or refuse
+    # the mask labels, background first: "background,lesion" for the values 0 and 1, or
+    # "0:background,255:lesion"; "" = as the data says
+    "labels": Field("", labels.fault),
     "label_map": Field(()),  # decathlon: pairs (from, to); () = unchanged
     # an example that cannot be read: stop | skip (leave out and list, at most half)
     "on_fault": choice("stop", "skip"),
@@ -78,6 +82,12 @@ DATA: Fields = {
         "scope": choice("dataset", "sample"),
         "range": numbers((-1.0, 1.0), count=2),  # minmax and percentile map to this
         "percentiles": numbers((0.5, 99.5), count=2),
+        "window": Field(
+            (), window_fault
+        ),  # fixed bounds in place of mode and scope, as (-160, 240)
+        "nan": Field(
+            "", fill_fault
+        ),  # what NaN and infinite values become, such as 0; "" = refused
     },
     "mask_encoding": choice("onehot", "scalar").fix(),  # scalar: the original's
     "augment": {

@@ -70,7 +70,7 @@ def _of_split(model: Bundle, selection: Selection, seed: int) -> np.ndarray:
             "conditions; leave them out, or give --source"
         )
     check_num(selection.num)
-    arrays = datasets.arrays(model.config, selection.split)
+    arrays = datasets.of_run(model, selection.split)
     rows = np.arange(selection.num or DEFAULT_NUM) % len(arrays)
     start = datasets.start(model.config, model.facts)
     return read_pairs(Examples(arrays, model.intensity, start), rows, seed)[0]
@@ -108,15 +108,16 @@ def restoration(
             "speckle; leave it out"
         )
     check_num(num)
-    arrays = datasets.arrays(model.config, split)
+    arrays = datasets.of_run(model, split)
     rows = np.arange(min(num or len(arrays), len(arrays)))
     sources, real = {}, np.empty(0)
     for power in (powers or POWERS) if flow.source == "speckle" else [None]:
         name = flow.source_channel if power is None else f"power {power:g}"
         start = datasets.start(model.config, model.facts, power)
         sources[name], real = read_pairs(Examples(arrays, model.intensity, start), rows, seed)
-    bounds = model.config.data.intensity.range
-    if model.config.data.intensity.mode not in ("minmax", "percentile"):
+    scaling = model.config.data.intensity
+    bounds = scaling.range
+    if not scaling.window and scaling.mode not in ("minmax", "percentile"):
         bounds = real.min(), real.max()
     conditions = choose(model, Selection(len(rows), split=split), lambda _: arrays)
     return Task(sources, real, conditions, tuple(map(float, bounds)))

@@ -30,6 +30,7 @@ from motfm_jax.io.run_folder import (
     leaves,
     open_run,
 )
+from motfm_jax.io.tiles import shared_view
 from motfm_jax.methods import METHODS
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
@@ -92,7 +93,8 @@ def train(
     parallel.check_batch_size(config.train.batch_size, config.train.accumulation)
     if data is None:
         with progress_bar(show=progress and first) as decoding:
-            data = datasets.data(config, decoding)
+            past = datasets.facts_of(workdir) if resume else None
+            data = datasets.data(config, decoding, facts=past)
     model = build.architecture(config, data.facts)
     weights, parent = {}, None
     begins = overwrite or not has_checkpoints(workdir)
@@ -283,10 +285,11 @@ def _check_memory(
 
 def check_facts(path: Path, facts: Facts) -> None:
     """Raises ValueError if the data changed since the run began."""
-    if not path.exists():
+    old = datasets.facts_of(path.parent)
+    if old is None:
         return
-    old, new = read_json(path), facts.to_json()
-    if changed := differences(old, new, ignore=("unknown",)):  # a field of 0.1.0
+    added = {"channel_names", "bounds"} - read_json(path).keys()  # of a run of 0.1.0
+    if changed := differences(old.to_json(), facts.to_json(), ignore=added):
         raise ValueError(
             f"{path}: the data changed since the run began: {'; '.join(changed)}; resume with the "
             "data it had, or give another --workdir"
@@ -309,7 +312,7 @@ def sample_grid(
         )
     else:
         starts = generate.start_noise(config.seed, rows, shape)
-    solver = bundle.solver()
+    solver, names = bundle.solver(), data.facts.channel_names
     keys = generate.fresh_keys(config.seed, rows, solver)
     sampler = generate.make_sampler(bundle, solver, raw=data.start is not None)
 
@@ -321,10 +324,13 @@ def sample_grid(
         path = run.samples / f"{step:07d}.png"
         if data.start:
             pictures.write_comparison(
-                path, {"source": starts, "generated": solved.images, "real": clean}
+                path,
+                {"source": starts, "generated": solved.images, "real": clean},
+                view=shared_view(clean, names),
             )
         else:
-            pictures.write_samples(path, solved.images, masks=masks)
+            view = shared_view(solved.images, names)
+            pictures.write_samples(path, solved.images, masks=masks, view=view)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
 
     return draw

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import motfm_jax as motfm
 from motfm_jax import cli, presets
 from motfm_jax.data.cache import Arrays
-from motfm_jax.io import malloc, pictures
+from motfm_jax.io import malloc, pictures, tiles
 from motfm_jax.io.progress import progress_bar
 from motfm_jax.metrics.contrast import darker_share
 from motfm_jax.settings import check, default, from_json
@@ -106,16 +106,16 @@ def check_same_demo(run: Path) -> None:
 def draw(path: Path, generated: dict[str, np.ndarray], real: Arrays, samples: Any) -> None:
     """A picture with a row each of masks, simulated scans, 1 call and 10 calls."""
     chosen = np.linspace(0, min(NUM, len(real)) - 1, SHOWN).astype(int)
-    window = pictures.shared_window(real.images[chosen])
-    rows = [[pictures.mask_tile(samples.masks[index]) for index in chosen]]
+    view = tiles.shared_view(real.images[chosen])
+    rows = [[tiles.mask_tile(samples.masks[index]) for index in chosen]]
     for source in (real.images, *generated.values()):
-        rows.append([pictures.grey_tile(source[index], window) for index in chosen])
+        rows.append([tiles.image_tile(source[index], view) for index in chosen])
     pictures.write_grid(
         path,
         rows,
         row_titles=["mask", "simulated", "1 call", "10 calls"],
         column_titles=[real.classes[samples.labels[index]] for index in chosen],
-        caption=pictures.window_caption(window),
+        caption=view.caption(1),
     )
 
 

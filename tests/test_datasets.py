@@ -1,15 +1,18 @@
 """Sources given from Python, and sources registered from outside the package."""
 
+import dataclasses
+import json
 import logging
 
 import numpy as np
 import pytest
-from tiny import make_config
+from tiny import FACTS, make_config
 
 from motfm_jax import datasets, settings
 from motfm_jax.commands import prepare
 from motfm_jax.data import SOURCES
 from motfm_jax.data.examination import Content, Item, Report, examine
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.source import Record
 
 
@@ -49,9 +52,9 @@ def test_images_are_kept_in_memory_with_names_and_a_channel(caplog):
     assert data.train.images.shape == (3, 8, 8, 1) and data.train.folder is None
     np.testing.assert_allclose(data.train.images[..., 0], source.images, rtol=1e-6)
     assert data.train.masks.dtype == np.uint8 and data.train.labels.tolist() == [0, 2, 1]
-    assert data.facts.classes == ("0", "1", "2") and data.facts.mask_labels == ("0", "1", "2", "3")
-    assert data.train.meta[1] == {"name": "1", "patient": "case1"}
-    assert len(caplog.records) == 1 and "decoded into memory" in caplog.text
+    assert data.facts.classes == ("0", "1", "2")
+    assert data.train.meta[1] == {"name": "example 1", "patient": "case1"}
+    assert len(caplog.records) == 2 and "decoded into memory" in caplog.text
 
 
 def test_images_of_another_size_are_fitted_like_files():
@@ -81,10 +84,15 @@ def test_names_are_those_of_the_training_source():
 @pytest.mark.parametrize(
     "source, message",
     [
-        (Given(images(2, 1, 8, 8)), r"0: image \(1, 8, 8\).*channels last"),
-        (Given(images(2, 8, 8), ["a", "b"]), "0: label 'a'.*whole number"),
-        (Given(images(2, 8, 8), [0, 5], classes=("a",)), r"1: class 5, but.*0 to 0 \(a\)"),
-        (Given(np.full((2, 8, 8), np.nan)), "0: 64 of 64 values are NaN"),
+        (Given(images(2, 1, 8, 8)), r"^example 0: image \(1, 8, 8\).*channels last"),
+        (Given(images(2, 8, 8, 8)), r"example 0: image \(8, 8, 8\).* or are these 8 channels\?"),
+        (
+            Given([*images(1, 8, 8), *images(1, 8, 8, 3)]),
+            "example 1: 3 channels, but example 0 has 1",
+        ),
+        (Given(images(2, 8, 8), ["a", "b"]), "example 0: label 'a'.*whole number"),
+        (Given(images(2, 8, 8), [0, 5], classes=("a",)), r"example 1: class 5, but.*0 to 0 \(a\)"),
+        (Given(np.full((2, 8, 8), np.nan)), "example 0: 64 of 64 values are NaN"),
         (Given([]), "no examples"),
         (Given(images(2, 8, 8)), "cond='class' needs classes"),
         ([np.zeros((8, 8))], "example 0 is a ndarray, a Record needed"),
@@ -93,6 +101,57 @@ def test_names_are_those_of_the_training_source():
 def test_records_that_cannot_be_used_are_named(source, message):
     with pytest.raises(ValueError, match=message):
         read(source, cond="class" if "cond" in message else "none")
+
+
+def test_several_channels_have_names_and_a_scale_each():
+    source = Given(images(2, 8, 8, 8) * np.arange(1, 9), channel_names=[f"c{n}" for n in range(8)])
+    facts = read(source).facts
+    assert facts.channels == 8 and facts.channel_names[:2] == ("c0", "c1")
+    highest = source.images.max(axis=(0, 1, 2))
+    np.testing.assert_allclose(facts.intensity["high"], highest, rtol=1e-6)
+    again = Facts.from_json(json.loads(json.dumps(facts.to_json())))
+    assert again.bounds == facts.bounds and again.channel_names == facts.channel_names
+
+
+@pytest.mark.parametrize("mode", ["none", "zscore", "minmax"])
+def test_the_bounds_of_scores_are_the_range_of_the_training_images(mode):
+    source = Given(images(3, 8, 8))
+    facts = read(source, data__intensity__mode=mode).facts
+    expected = source.images.min(), source.images.max()
+    np.testing.assert_allclose(facts.bounds, expected, rtol=1e-5)
+
+
+def test_a_window_takes_the_place_of_mode_and_scope():
+    fields = {"mode": "zscore", "scope": "sample", "window": (80, 120)}
+    source = Given(images(3, 8, 8))
+    data = read(source, **{f"data__intensity__{name}": value for name, value in fields.items()})
+    scaled = data.examples("train")[0]["image"]
+    np.testing.assert_allclose(
+        scaled[..., 0], (np.clip(source.images[0], 80, 120) - 100) / 20, atol=1e-5
+    )
+
+
+def test_nan_are_filled_before_resampling_and_counted():
+    filled = images(2, 16, 16)
+    filled[0, 3, 3:6] = 0
+    source = Given(np.where(filled == 0, np.nan, filled))
+    data = read(source, data__intensity__nan="0")
+    np.testing.assert_array_equal(data.train.images, read(Given(filled)).train.images)
+    assert [meta.get("filled") for meta in data.train.meta] == [3, None]
+
+
+def test_labels_lost_by_resizing_and_classes_without_training_are_told():
+    """Of 16 columns every second is left, the odd ones: label 5 is in an even one."""
+    masks = np.zeros((2, 16, 16), int)
+    masks[0, :, 2], masks[:, :, 3] = 5, 1
+    train = Given(images(2, 16, 16), [0, 0], masks, classes=("a", "b"))
+    valid = Given(images(2, 16, 16), [0, 1], masks * 0, classes=("a", "b"))
+    lines = read(train, valid, cond="mask+class").remarks()
+    assert lines == [
+        "train: at this size nothing is left of label 5 in 1 of 2 masks; a larger "
+        "config.data.size keeps small structures",
+        "no training example is of class b, validation examples are",
+    ]
 
 
 def test_training_examples_need_validation_examples():
@@ -161,10 +220,56 @@ def test_a_source_registered_from_outside_is_read_and_checked(tmp_path, monkeypa
         settings.check(config)
 
 
+def masked(*values, **attributes):
+    """Two images with these values in their masks."""
+    masks = np.resize(values, (2, 8, 8))
+    return Given(images(2, 8, 8), masks=masks, **attributes)
+
+
+@pytest.mark.parametrize(
+    "source, labels, names, values",
+    [
+        (masked(0, 255), "", ("0", "255"), (0, 255)),
+        (masked(1, 4), "", ("0", "1", "4"), (0, 1, 4)),
+        (masked(0, 1), "", ("0", "1"), ()),
+        (masked(0, 255), "0:back, 255:lesion", ("back", "lesion"), (0, 255)),
+        (masked(0, 1), "back,lesion", ("back", "lesion"), ()),
+        (masked(0, 255, mask_labels=("a", "b"), label_values=(255, 0)), "", ("a", "b"), (255, 0)),
+    ],
+)
+def test_mask_values_become_consecutive_labels(source, labels, names, values, caplog):
+    caplog.set_level(logging.INFO)
+    data = read(source, cond="mask", data__labels=labels)
+    assert (data.facts.mask_labels, data.facts.label_values) == (names, values)
+    for arrays in (data.train, data.valid):
+        restored = np.array(values or range(len(names)))[arrays.masks]
+        np.testing.assert_array_equal(restored, source.masks)
+        assert arrays.masks.dtype == np.uint8
+    assert sum("mask labels" in line for line in caplog.messages) == bool(values)
+    again = Facts.from_json(json.loads(json.dumps(data.facts.to_json())))
+    assert (again.mask_labels, again.label_values) == (names, values)
+
+
+def test_validation_masks_are_numbered_as_the_training_masks():
+    data = read(masked(0, 1, 4), masked(4), cond="mask")
+    assert (data.valid.masks == 2).all()
+    with pytest.raises(ValueError, match="label 7 found, only 0, 1, 4 declared"):
+        read(masked(0, 1, 4), masked(0, 7), cond="mask")
+
+
+def test_a_runs_labels_hold_for_its_data():
+    """A run of before, whose network has a channel for a value that is never there."""
+    old = dataclasses.replace(FACTS, mask_labels=("back", "unused 1", "lesion"), label_values=())
+    source = masked(0, 2, mask_labels=("back", "lesion"), label_values=(0, 2))
+    config = make_config(cond="mask", data__size=(8, 8))
+    data = datasets.data(config, train=source, valid=source, facts=old)
+    assert data.facts.mask_labels == old.mask_labels
+    np.testing.assert_array_equal(data.valid.masks, source.masks)
+
+
 def test_grey_levels_are_no_mask_labels():
-    source = Given(images(2, 8, 8), masks=255 * np.eye(8, dtype=np.uint8)[None].repeat(2, axis=0))
-    with pytest.raises(ValueError, match=r"a mask holds label 255, .* number the labels 0, 1"):
-        read(source, cond="mask")
+    with pytest.raises(ValueError, match=r"masks hold 100 values up to 99, .*config\.data\.labels"):
+        read(masked(*range(100)), cond="mask")
 
 
 def test_channels_of_both_splits_must_agree():

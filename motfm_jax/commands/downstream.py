@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     malloc.keep_freed()
     enable_compile_cache()
     model = runs.load_run(args.run, data_root=args.data_root)
-    real = Splits(*(datasets.arrays(model.config, split) for split in ("train", "valid", "test")))
+    real = Splits(*(datasets.of_run(model, split) for split in ("train", "valid", "test")))
     generated = {}
     for text in args.synthetic:
         name, equals, folder = text.partition("=")

@@ -121,13 +121,19 @@ def sampled_from(args: argparse.Namespace) -> tuple[Bundle, ImageSet]:
 def call_score(args: argparse.Namespace) -> None:
     model, images = sampled_from(args)
     reference, train = (
-        Real(split, datasets.arrays(model.config, split)) for split in (args.split, "train")
+        Real(split, datasets.of_run(model, split)) for split in (args.split, "train")
     )
     features = None
     if args.features:
         features = downstream.read_features(args.features, reference.arrays, model.intensity)
     scores = score(
-        images, reference, train, model.intensity, features=features, networks=args.networks
+        images,
+        reference,
+        train,
+        model.intensity,
+        bounds=datasets.bounds(model, train.arrays),
+        features=features,
+        networks=args.networks,
     )
     scores.write(args.samples)
     print((args.samples / "score.md").read_text(), end="")
@@ -140,7 +146,7 @@ def call_score(args: argparse.Namespace) -> None:
 
 def call_audit(args: argparse.Namespace) -> None:
     model, images = sampled_from(args)
-    train, held_out = (datasets.arrays(model.config, split) for split in ("train", args.split))
+    train, held_out = (datasets.of_run(model, split) for split in ("train", args.split))
     features = None
     if args.features:
         features = downstream.read_features(args.features, train, model.intensity)

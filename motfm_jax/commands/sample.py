@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     selection = Selection(args.num, args.masks, args.classes, args.split, args.fit)
     start = starts.read(model, selection, args.noise, args.source, args.seed or 0)
     rows = {} if start is None else {"--source" if args.source else "--noise": len(start)}
-    conditions = choose(model, selection, lambda split: datasets.arrays(model.config, split), rows)
+    conditions = choose(model, selection, lambda split: datasets.of_run(model, split), rows)
     request = Request(
         solver,
         args.seed or 0,

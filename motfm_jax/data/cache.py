@@ -26,7 +26,7 @@ from motfm_jax.data.source import Source
 from motfm_jax.io.folders import locked, whole_folder
 from motfm_jax.io.hashes import hash_file
 
-VERSION = 3  # raise when what is stored for the same source changes
+VERSION = 4  # raise when what is stored for the same source changes
 DRAFT_LIFE = 24 * 3600  # seconds until an abandoned draft is deleted
 
 
@@ -36,15 +36,17 @@ class Arrays:
 
     Attributes:
       images: [N, *S, C], memory-mapped; the files' integer type, else float32; raw intensities.
-      masks: [N, *S] uint8 labels, memory-mapped, or None.
+      masks: [N, *S] uint8 labels 0, 1, 2, ..., memory-mapped, or None.
       labels: [N] int32 class indices, or None.
       meta: one dict an example, see `Record`.
       classes: class names by index.
-      mask_labels: mask label names by value, background first.
+      mask_labels: mask label names by number, background first.
       folder: the cache entry behind the arrays; None when they are in memory only.
       first: where in the entry example 0 stands.
       sources: [N, *S, C], memory-mapped, what the images are to be made from; or None.
       skipped: a line for each example that was left out, with its file and the reason.
+      label_values: the files' value of each mask label; () where it is the number.
+      channel_names: of the images' channels; () if the data names none.
     """
 
     images: np.ndarray
@@ -57,6 +59,8 @@ class Arrays:
     first: int = 0
     sources: np.ndarray | None = None
     skipped: tuple[str, ...] = ()
+    label_values: tuple[int, ...] = ()
+    channel_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -163,6 +167,8 @@ def entry_key(source: Source, how: Decoding = Decoding()) -> str:  # noqa: B008
         files=stamps,
         classes=source.classes,
         mask_labels=source.mask_labels,
+        label_values=getattr(source, "label_values", ()),
+        channel_names=getattr(source, "channel_names", ()),
     )
     if how.on_fault == "skip":
         facts["skipped"] = "unreadable and constant" if how.varied else "unreadable"
@@ -257,6 +263,8 @@ def _to_arrays(
         mask_labels=tuple(facts["mask_labels"]),
         folder=folder,
         skipped=tuple(facts["skipped"]),
+        label_values=tuple(facts["label_values"]),
+        channel_names=tuple(facts["channel_names"]),
     )
 
 

@@ -83,8 +83,7 @@ class Camus:
         self.root, self.reading = Path(root), reading
         self.settings = {
             "split": split,
-            "size": list(size),
-            "fit": fit,
+            "grid": geometry.Grid(tuple(size), fit),
             "split_rule": split_rule,
             "split_seed": split_seed,
             "classes": classes,
@@ -104,16 +103,10 @@ class Camus:
     @classmethod
     def from_config(cls, data: Any, split: str) -> "Camus":
         """A split from the fields of config.data."""
-        return cls(
-            data.root,
-            split,
-            data.size,
-            data.fit,
-            data.split,
-            data.split_seed,
-            data.classes,
-            Reading.from_config(data),
-        )
+        rule, reading = (data.split, data.split_seed), Reading.from_config(data)
+        source = cls(data.root, split, data.size, data.fit, *rule, data.classes, reading)
+        source.settings["grid"] = geometry.Grid(data.size, data.fit, nan=data.intensity.nan)
+        return source
 
     @staticmethod
     def check_config(data: Any) -> None:
@@ -134,9 +127,10 @@ class Camus:
     def __getitem__(self, index: int) -> Record:
         frame = self.frames[index]
         (image, affine, spacing), mask = read_frame(frame, bool(self.mask_labels), self.reading)
-        resized = geometry.fit(
-            image[..., None], mask, affine, spacing, self.settings["size"], self.settings["fit"]
-        )
+        try:
+            resized = self.settings["grid"].place(image[..., None], mask, affine, spacing)
+        except ValueError as error:
+            raise ValueError(f"{frame.image_path}: {error}") from error
         return Record(
             resized.image,
             resized.mask,
@@ -145,6 +139,8 @@ class Camus:
             name=frame.name,
             spacing_mm=resized.spacing_mm,
             affine=resized.affine,
+            filled=resized.filled,
+            lost=resized.lost,
             extra=frame.facts(),
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from motfm_jax.data.labels import to_values
 from motfm_jax.data.pickles import SPLITS, PickleSet
 from motfm_jax.data.source import Faults, NoSplit, Record, Source
 from motfm_jax.io.folders import whole_file
@@ -61,14 +62,22 @@ def to_pickle(
 def _entry(source: Source, index: int) -> dict[str, Any]:
     if isinstance(source, PickleSet):
         return source.entry(index)
-    return to_entry(source[index], source.classes)
+    return to_entry(source[index], source.classes, getattr(source, "label_values", ()))
 
 
-def to_entry(record: Record, classes: Sequence[str] | None) -> dict[str, Any]:
-    """A record in the original's layout; classes that are all whole numbers become ints."""
+def to_entry(
+    record: Record, classes: Sequence[str] | None, label_values: Sequence[int] = ()
+) -> dict[str, Any]:
+    """A record in the original's layout; classes that are all whole numbers become ints.
+
+    Args:
+      record: its mask holds label numbers.
+      classes: names by index.
+      label_values: the value to write for each label; () for its number.
+    """
     entry = {"image": np.moveaxis(record.image, -1, 0), "metadata": record.meta}
     if record.mask is not None:
-        entry["mask"] = record.mask[None]
+        entry["mask"] = to_values(record.mask, label_values)[None]
     if record.label is not None:
         name = classes[record.label] if classes else str(record.label)
         numbers = all(each.isdecimal() for each in classes or ())

@@ -106,6 +106,7 @@ class Decathlon:
             "size": list(grid.size),
             "fit": grid.fit,
             "crop_foreground": grid.crop_foreground,
+            "nan": grid.nan,
             "spacing_mm": list(grid.spacing_mm),
             "label_map": sorted(self.label_map.items()),
             "split_seed": split_seed,
@@ -120,7 +121,7 @@ class Decathlon:
         return cls(
             data.root,
             split,
-            geometry.Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground),
+            geometry.Grid.from_config(data),
             data.channel,
             source_channel,
             data.label_map,
@@ -184,6 +185,8 @@ class Decathlon:
             source=resized.image[..., count:] if self.made_from else None,
             spacing_mm=resized.spacing_mm,
             affine=resized.affine,
+            filled=resized.filled,
+            lost=resized.lost,
             extra={"channel": ", ".join(self.channel_names)},
         )
 

@@ -1,20 +1,15 @@
 """The records of a source to arrays, each record checked."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from motfm_jax.core import Progress
-from motfm_jax.data.source import (
-    Faults,
-    Record,
-    Source,
-    check_finite,
-    check_record,
-    check_varied,
-)
+from motfm_jax.data import labels
+from motfm_jax.data.nifti import finite
+from motfm_jax.data.source import Faults, Record, Source, locate
 
 MOST_UNNAMED = 64  # mask labels without names; more are grey levels
 Create = Callable[[str, np.dtype, tuple[int, ...]], np.ndarray]  # (name, dtype, shape) -> array
@@ -47,7 +42,7 @@ def decode(
 
     Returns:
       The arrays by name ("images", "masks", "labels", "sources"), and "classes", "mask_labels",
-      "meta" and "skipped" as in `cache.Arrays`.
+      "label_values", "channel_names", "meta" and "skipped" as in `cache.Arrays`.
 
     Raises:
       ValueError: see `cache.open_cached`.
@@ -80,18 +75,34 @@ def decode(
             name: _copy(create, name, array, (array.dtype, rows), rows)
             for name, array in arrays.items()
         }
-    names = {}
-    for field, array in (("classes", arrays.get("labels")), ("mask_labels", arrays.get("masks"))):
-        names[field] = getattr(source, field)
-        if names[field] is None:  # numbered as found
-            count = 0 if array is None else int(array.max()) + 1
-            if field == "mask_labels" and count > MOST_UNNAMED:
-                raise ValueError(
-                    f"a mask holds label {count - 1}, and the data set has no `mask_labels`; "
-                    "number the labels 0, 1, 2, ... (mask > 0 for 0 and 255), or name them all"
-                )
-            names[field] = [str(n) for n in range(count)]
-    return arrays, {**names, "meta": meta, "skipped": faults.lines}
+    classes, numbers = source.classes, arrays.get("labels")
+    if classes is None:  # numbered as found
+        classes = [str(n) for n in range(0 if numbers is None else int(numbers.max()) + 1)]
+    names, values = source.mask_labels, getattr(source, "label_values", ())
+    if names is None:
+        names, values = _number(arrays["masks"]) if "masks" in arrays else ((), ())
+    return arrays, {
+        "classes": classes,
+        "mask_labels": names,
+        "label_values": values,
+        "channel_names": getattr(source, "channel_names", ()),
+        "meta": meta,
+        "skipped": faults.lines,
+    }
+
+
+def _number(masks: np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Numbers the values found in masks, in place: names of the labels, and `Labels.gaps`."""
+    counts = sum(np.bincount(mask.ravel(), minlength=labels.MOST) for mask in masks)
+    found = labels.found(np.flatnonzero(counts))
+    if len(found.names) > MOST_UNNAMED:
+        raise ValueError(
+            f"masks hold {len(found.names)} values up to {found.values[-1]}, and the data set has "
+            "no `mask_labels`; number the labels 0, 1, 2, ..., or name them all: config.data.labels"
+        )
+    for mask in masks if found.gaps else ():
+        mask[:] = found.number(mask, "masks")
+    return found.names, found.gaps
 
 
 def _read(source: Source, num_threads: int) -> Iterator[Record | ValueError]:
@@ -154,3 +165,72 @@ def _common_dtype(stored: np.dtype, new: np.dtype) -> np.dtype:
     if common == np.bool_:
         return np.dtype(np.uint8)
     return common if np.issubdtype(common, np.integer) else np.dtype(np.float32)
+
+
+def check_record(source: Source, index: int, record: Record, first: Record) -> None:
+    """Raises ValueError, naming the record, if it does not fit the first or its own labels."""
+    name, image, mask = locate(source, index, record), record.image, record.mask
+    channels = image.shape[-1], first.image.shape[-1]
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"{name}: {channels[0]} channels, but {first.name} has {channels[1]}; all images need "
+            "the same channels: convert them"
+        )
+    if image.shape != first.image.shape:
+        raise ValueError(
+            f"{name}: image {image.shape}, but {first.name} is {first.image.shape}; "
+            "all must have one size: set config.data.size"
+        )
+    parts = ("mask", "label", "source")
+    if any((getattr(record, part) is None) != (getattr(first, part) is None) for part in parts):
+        raise ValueError(
+            f"{name}: all examples of a split need masks, classes and source images, or none; "
+            f"{first.name} differs"
+        )
+    if record.source is not None and record.source.shape != image.shape:
+        raise ValueError(
+            f"{name}: image {image.shape} and its source {record.source.shape} differ in shape; "
+            "resample them to one grid first"
+        )
+    if mask is not None:
+        if mask.shape != image.shape[:-1]:
+            raise ValueError(
+                f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
+                "resample them to one grid first"
+            )
+        names = source.mask_labels
+        if names is not None and (mask.min() < 0 or mask.max() >= len(names)):
+            raise ValueError(
+                f"{name}: mask values {np.unique(mask).tolist()[:8]}, but the declared labels are "
+                f"0 to {len(names) - 1} ({', '.join(names)}); remap them, or declare others: "
+                "config.data.labels"
+            )
+    most = np.inf if source.classes is None else len(source.classes)
+    if record.label is not None and not 0 <= record.label < most:
+        declared = (
+            "classes count from 0"
+            if source.classes is None
+            else f"the declared classes are 0 to {most - 1} ({', '.join(source.classes)})"
+        )
+        raise ValueError(f"{name}: class {record.label}, but {declared}")
+
+
+def check_varied(source: Source, index: int, record: Record) -> None:
+    """Raises ValueError for a constant image, which cannot be scaled by its own range."""
+    if record.image.min() == record.image.max():
+        raise ValueError(
+            f"{locate(source, index, record)}: the image is constant ({record.image.max():g}), "
+            "which config.data.intensity.scope=sample cannot scale"
+        )
+
+
+def check_finite(source: Source, index: int, record: Record, stored: Mapping[str, Any]) -> None:
+    """Raises ValueError if the values of a record are not finite once stored as float32."""
+    for name in ("images", "sources"):
+        if name not in stored or np.isfinite(stored[name]).all():
+            continue
+        try:
+            finite(record.image if name == "images" else record.source)
+            raise ValueError("values beyond the range of float32; repair or remove it")
+        except ValueError as error:
+            raise ValueError(f"{locate(source, index, record)}: {error}") from error

@@ -17,6 +17,7 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data.geometry import Grid
+from motfm_jax.data.nifti import finite
 
 SHOWN = 20  # lines of one kind in a printed report
 
@@ -98,7 +99,7 @@ def grid_of(data: Any) -> Grid | None:
     """The grid of the fields of config.data; None without them or without a size."""
     if data is None or not data.size:
         return None
-    return Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground)
+    return Grid.from_config(data)
 
 
 def examine(
@@ -169,6 +170,7 @@ def _summarise(item: Item, grid: Grid | None) -> Summary | str:
     held, lost = Counter(), Counter()
     try:
         image, mask, spacing, pictures = item.read()
+        finite(image)
         pictures = [(image, mask, spacing)] if pictures is None else pictures
         if grid is not None and mask is not None:
             for picture in pictures:
@@ -176,7 +178,7 @@ def _summarise(item: Item, grid: Grid | None) -> Summary | str:
                 held.update(present)
                 lost.update(missing)
     except ValueError as error:
-        return str(error)
+        return str(error) if item.name in str(error) else f"{item.name}: {error}"
     axes = tuple(range(image.ndim - 1))
     values = np.ascontiguousarray(image)
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
@@ -274,11 +276,30 @@ def _warn_of_lost_labels(
 
 
 def _warn_of_single_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:
+    always = _constant_channels([summary for _, summary in readable])
+    for channel, value in always.items():
+        line = f"channel {channel + 1} is {value:.6g} in all images; leave it out if it is alpha"
+        report.warnings.append(line)
     for item, summary in readable:
-        if any(low == high for low, high in zip(summary.low, summary.high)):
+        flat = [i for i, low in enumerate(summary.low) if low == summary.high[i]]
+        flat = [i for i in flat if i not in always]
+        if flat and len(summary.low) == 1:
             report.warnings.append(f"{item.name}: the image is constant ({summary.low[0]:.6g})")
+        for channel in flat if len(summary.low) > 1 else ():
+            value = summary.low[channel]
+            report.warnings.append(f"{item.name}: channel {channel + 1} is constant ({value:.6g})")
         if set(summary.labels) == {0}:
             report.warnings.append(f"{item.name}: the mask is empty")
+
+
+def _constant_channels(summaries: Sequence[Summary]) -> dict[int, float]:
+    """Channels, of several, with one value in all images: index -> value."""
+    common = min((len(summary.low) for summary in summaries), default=0)
+    values = {
+        channel: {bound[channel] for each in summaries for bound in (each.low, each.high)}
+        for channel in range(common if common > 1 else 0)
+    }
+    return {channel: found.pop() for channel, found in values.items() if len(found) == 1}
 
 
 def _warn_of_identical_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:

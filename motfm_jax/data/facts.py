@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from motfm_jax.data.intensity import Bound
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -12,9 +14,13 @@ class Facts:
       size: spatial size S.
       channels: image channels C.
       classes: class names by index.
-      mask_labels: mask label names by value, background first.
+      mask_labels: mask label names by number, background first.
       intensity: the fitted scaling, `Intensity.to_json()`.
       source_intensity: likewise for the images a flow starts from, if they are another channel.
+      label_values: the files' value of each mask label; () where it is the number.
+      channel_names: of the image's channels; () if the data names none.
+      bounds: black and white of scores: the least and the greatest intensity of the training images
+        (once scaled and restored), of several channels one each; None in runs of 0.1.0.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
     """
@@ -27,6 +33,9 @@ class Facts:
     spacing_mm: tuple[float, ...] | None = None
     affine: list[list[float]] | None = None
     source_intensity: dict[str, Any] | None = None
+    label_values: tuple[int, ...] = ()
+    channel_names: tuple[str, ...] = ()
+    bounds: tuple[Bound, Bound] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -40,5 +49,10 @@ class Facts:
         """
         values = {name: value for name, value in values.items() if name != "unknown"}  # in 0.1.0
         tuples = {name: tuple(values[name]) for name in ("size", "classes", "mask_labels")}
-        spacing = values.get("spacing_mm")
+        added = ("label_values", "channel_names")  # since 0.1.0
+        tuples |= {name: tuple(values.get(name, ())) for name in added}
+        spacing, bounds = values.get("spacing_mm"), values.get("bounds")
+        tuples["bounds"] = bounds and tuple(
+            tuple(bound) if isinstance(bound, list) else bound for bound in bounds
+        )
         return cls(**{**values, **tuples, "spacing_mm": tuple(spacing) if spacing else None})

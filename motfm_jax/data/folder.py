@@ -98,7 +98,7 @@ class Folder:
         return cls(
             data.root,
             split,
-            geometry.Grid(data.size, data.fit, data.spacing_mm, data.crop_foreground),
+            geometry.Grid.from_config(data),
             choices(data, source_channel),
             cut(data),
             data.split_seed,
@@ -168,21 +168,23 @@ class Folder:
                 "that empty"
             )
         try:
-            image, mask, affine, spacing = self.grid.place(
+            placed = self.grid.place(
                 example.image, example.mask, example.affine, example.spacing_mm
             )
         except ValueError as error:
             raise ValueError(f"{case.images[0]}: {error}") from error
         count = example.channels
         return Record(
-            image[..., :count],
-            mask,
+            placed.image[..., :count],
+            placed.mask,
             self.classes.index(case.group) if case.group else None,
             patient=case.patient,
             name=case.name if cut < 0 else f"{case.name}_{cut:04d}",
-            source=image[..., count:] if self.how.source is not None else None,
-            spacing_mm=spacing,
-            affine=affine,
+            source=placed.image[..., count:] if self.how.source is not None else None,
+            spacing_mm=placed.spacing_mm,
+            affine=placed.affine,
+            filled=placed.filled,
+            lost=placed.lost,
         )
 
     def _read(self, number: int) -> Stack:

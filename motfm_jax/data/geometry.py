@@ -13,10 +13,13 @@ image's background (see `background`), label 0.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+
+from motfm_jax.data import labels
+from motfm_jax.data.nifti import finite
 
 
 class Resized(NamedTuple):
@@ -27,12 +30,16 @@ class Resized(NamedTuple):
       mask: [*S], the given type, or None.
       affine: [4, 4] float64, array index to millimetres, or None if none was given.
       spacing_mm: one number an axis, or None if none was given.
+      lost: labels of the mask of which nothing is left.
+      filled: how many values of the image were NaN or infinite.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     affine: np.ndarray | None
     spacing_mm: tuple[float, ...] | None
+    lost: tuple[int, ...] = ()
+    filled: int = 0
 
 
 class Grid(NamedTuple):
@@ -44,12 +51,20 @@ class Grid(NamedTuple):
       spacing_mm: resample to this, one number per axis, then cut or pad about the centre; fit is
         not used. () fits the whole field of view into the size.
       crop_foreground: first cut to the box of voxels above the background (the corners' value).
+      nan: what NaN and infinite values become, see `nifti.finite`.
     """
 
     size: Sequence[int]
     fit: str = "pad"
     spacing_mm: Sequence[float] = ()
     crop_foreground: bool = False
+    nan: str = ""
+
+    @classmethod
+    def from_config(cls, data: Any) -> "Grid":
+        """From the fields of config.data."""
+        nan = data.intensity.nan
+        return cls(data.size, data.fit, data.spacing_mm, data.crop_foreground, nan)
 
     def place(
         self,
@@ -58,12 +73,15 @@ class Grid(NamedTuple):
         affine: np.ndarray | None,
         spacing_mm: Sequence[float] | None,
     ) -> Resized:
-        """The image on this grid. Args and errors as for `fit`."""
+        """The image on this grid. Args and errors as for `fit`, and for `nifti.finite`."""
+        image, filled = finite(image, self.nan)
         if self.crop_foreground:
             image, mask, affine = crop_foreground(image, mask, affine)
         if self.spacing_mm:
-            return fit_at_spacing(image, mask, affine, spacing_mm, self.size, self.spacing_mm)
-        return fit(image, mask, affine, spacing_mm, self.size, self.fit)
+            placed = fit_at_spacing(image, mask, affine, spacing_mm, self.size, self.spacing_mm)
+        else:
+            placed = fit(image, mask, affine, spacing_mm, self.size, self.fit)
+        return placed._replace(filled=filled)
 
 
 def fit(
@@ -169,7 +187,7 @@ def _resample(image, mask, affine, steps, size) -> Resized:
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused later
         outside = background(image).astype(np.float32)
         image = np.array(image, np.float32)
-    starts = []
+    starts, whole = [], mask
     for axis, (step, count) in enumerate(zip(steps, size)):
         old_count = image.shape[axis]
         start = (old_count - 1) / 2 - (count - 1) / 2 * step
@@ -187,7 +205,8 @@ def _resample(image, mask, affine, steps, size) -> Resized:
             np.moveaxis(mask, axis, 0)[~inside] = 0
     if affine is not None:
         affine = affine @ _index_map(np.array(steps), np.array(starts))
-    return Resized(np.ascontiguousarray(image), mask, affine, None)
+    lost = () if mask is whole else labels.vanished(whole, mask)
+    return Resized(np.ascontiguousarray(image), mask, affine, None, lost)
 
 
 def _weights(centres, old_count, width) -> scipy.sparse.csr_array:

@@ -233,10 +233,10 @@ def check_pickle(
 def _arrays(entry: dict, where: str) -> Content:
     """A pickle's entry, channels last; a first axis of at most 4 is channels."""
     image, mask = entry["image"], entry.get("mask")
-    channels_first = image.ndim == 4 or (image.ndim == 3 and len(image) <= 4)
+    if image.ndim == 3:
+        pickles.refuse_channels_last(image, where)
+    channels_first = image.ndim == 4 or (image.ndim == 3 and len(image) <= pickles.COLOURS)
     image = np.moveaxis(image, 0, -1) if channels_first else image[..., None]
-    if not np.isfinite(image).all():
-        raise ValueError(f"{where}: NaN or infinite voxels, finite ones needed; write it again")
     if mask is not None:
         mask = mask[0] if mask.ndim == image.ndim and len(mask) == 1 else mask
         if mask.shape != image.shape[:-1]:

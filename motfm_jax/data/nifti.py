@@ -91,9 +91,8 @@ def read(path: Path, geometry: str = "") -> Volume:
         "" takes the first one there is, if the others agree.
 
     Raises:
-      ValueError: no such file, of another type, unreadable, not of numbers, NaN or infinite
-        values, a spacing that is not positive, fields of the header that disagree, or no such
-        field.
+      ValueError: no such file, of another type, unreadable, not of numbers, a spacing that is
+        not positive, fields of the header that disagree, or no such field.
       OSError: the system failed, such as a network's file system (`PASSING`).
     """
     if not path.is_file():
@@ -113,12 +112,6 @@ def read(path: Path, geometry: str = "") -> Volume:
         )
     if array.size == 0:
         raise ValueError(f"{path}: no voxels, shape {array.shape}; copy the file again")
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise ValueError(
-            f"{path}: {count} NaN or infinite voxels, finite ones needed; repair the file or "
-            "take it out of the data set"
-        )
     return _place(path, array, affines, geometry)
 
 
@@ -173,6 +166,27 @@ def _directions(affine: np.ndarray) -> str:
     if not np.isfinite(affine).all():
         return ""
     return "".join(code or "" for code in nibabel.aff2axcodes(affine))
+
+
+def finite(image: np.ndarray, nan: str = "") -> tuple[np.ndarray, int]:
+    """An image without NaN and infinite values, and how many it had.
+
+    Called before an image is resampled, since one such value spreads.
+
+    Args:
+      nan: config.data.intensity.nan, a number to put in their place; "" refuses them.
+
+    Raises:
+      ValueError: there are some, and no number is given. The message names no file.
+    """
+    wrong = ~np.isfinite(image)
+    count = int(wrong.sum())
+    if count and not nan:
+        raise ValueError(
+            f"{count} of {image.size} values are NaN or infinite; repair the file or take it out, "
+            "or config.data.intensity.nan=0 puts a number in their place"
+        )
+    return (np.where(wrong, image.dtype.type(nan), image) if count else image), count
 
 
 def to_labels(path: Path, values: np.ndarray, allowed: Sequence[int]) -> np.ndarray:

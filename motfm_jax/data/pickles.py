@@ -7,7 +7,6 @@ required. Nothing in the file is executed, see unpickle.py.
 Source: the README of github.com/milad1378yz/MOTFM.
 """
 
-import math
 import reprlib
 import weakref
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,14 @@ import numpy as np
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, unpickle
 from motfm_jax.data.examination import Report, grid_of
+from motfm_jax.data.nifti import finite
 from motfm_jax.data.pickle_entries import numbers, read_entry
 from motfm_jax.data.source import NoSplit, Record
 
-VERSION = 2  # of the records made from a file; raise it when they change
+VERSION = 3  # of the records made from a file; raise it when they change
 SPLITS = ("train", "valid", "test")
 MOST_CHANNELS = 16
+COLOURS = 4  # channels that an axis without a name may have: RGB with alpha
 MAX_LABELS = 64  # more distinct values are an image, not labels
 
 
@@ -33,10 +34,7 @@ class PickleSet:
     """One split of a pickle, in the file's order.
 
     Class indices and mask labels are those of the whole file. Classes are numbered as sorted. A
-    mask's label is its value divided by the greatest common divisor of all values: 0, 85, 170, 255
-    become 0, 1, 2, 3; 0, 1, 4 stay, and 2 and 3 get names too. Labels scaled to 1 are then the
-    values scaled to 1, as the original scales them. If that takes more than MAX_LABELS labels, they
-    number the values as sorted.
+    mask's labels are 0 and the values found, sorted.
 
     Args:
       path: of the .pkl file.
@@ -44,10 +42,11 @@ class PickleSet:
       size: S of the records; an image of another size is fitted to it.
       fit: "pad" or "stretch", see geometry.fit. The spacing is "spacing_mm" of the metadata, else
         equal on all axes.
+      nan: what NaN and infinite values become, see `nifti.finite`.
 
-    Records: image [*S, C], in the file's type if its size is S, else float32; mask [*S] uint8; meta
-    has name and patient (from the metadata, else the position in the split), and the metadata's
-    numbers and strings, spacing_mm and affine.
+    Records: image [*S, C], in the file's type if its size is S, else float32; mask [*S], the file's
+    values; meta has name and patient (from the metadata, else the position in the split), and the
+    metadata's numbers and strings, spacing_mm and affine.
 
     Raises:
       NoSplit: the file has no entry in this split.
@@ -63,23 +62,25 @@ class PickleSet:
         split: str,
         size: Sequence[int],
         fit: str = "pad",
+        nan: str = "",
     ):
         self.path = Path(path)
-        self.settings = {"split": split, "size": list(size), "fit": fit}
+        self.settings = {"split": split, "size": list(size), "fit": fit, "nan": nan}
         self.contents = _contents(self.path)
         self.entries = self.contents.splits.get(split, [])
         if not self.entries:
             sizes = ", ".join(f"{name} {len(each)}" for name, each in self.contents.splits.items())
             raise NoSplit(f"{path}: the split {split!r} has no entries; the file has: {sizes}")
         self.classes = tuple(str(name) for name in self.contents.classes)
+        self.label_values = tuple(self.contents.mask_values)
         self.mask_labels = tuple(
-            "background" if value == 0 else f"label {value}" for value in self.contents.mask_values
+            "background" if value == 0 else f"label {value}" for value in self.label_values
         )
 
     @classmethod
     def from_config(cls, data: Any, split: str) -> "PickleSet":
         """A split from the fields of config.data."""
-        return cls(data.root, split, data.size, data.fit)
+        return cls(data.root, split, data.size, data.fit, data.intensity.nan)
 
     @staticmethod
     def check(root: str | Path, progress: Progress | None = None, data: Any = None) -> Report:
@@ -95,6 +96,10 @@ class PickleSet:
         entry, where = self._entry(index), self.where(index)
         size = tuple(self.settings["size"])
         image = _channels_last(entry["image"], len(size), where)
+        try:
+            image, filled = finite(image, self.settings["nan"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         mask = entry.get("mask")
         if mask is not None:
             mask = _drop_channel(mask, len(size), where)
@@ -103,18 +108,19 @@ class PickleSet:
                     f"{where}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
                     "resample one to the other's grid"
                 )
-            mask = np.searchsorted(self.contents.mask_values, mask).astype(np.uint8)
         meta = _meta(entry, where, where.removeprefix(f"{self.path}: "), len(size))
         affine, spacing = meta.pop("affine", None), meta.pop("spacing_mm", None)
+        lost = ()
         if image.shape[:-1] != size:
             affine = None if affine is None else np.array(affine)
-            image, mask, affine, spacing = geometry.fit(
+            image, mask, affine, spacing, lost, _ = geometry.fit(
                 image, mask, affine, spacing, size, self.settings["fit"]
             )
         name = entry.get("class")
         label = None if name is None else self.contents.classes.index(name)
         names = {key: meta.pop(key) for key in ("patient", "name")}
-        return Record(image, mask, label, **names, spacing_mm=spacing, affine=affine, extra=meta)
+        facts = {"spacing_mm": spacing, "affine": affine, "filled": filled, "lost": lost}
+        return Record(image, mask, label, **names, **facts, extra=meta)
 
     def _entry(self, index: int) -> dict[str, Any]:
         if isinstance(entry := self.entries[index], ValueError):
@@ -133,7 +139,7 @@ class PickleSet:
             return entry
         fitted = {**entry, "image": np.moveaxis(record.image, -1, 0)}
         if record.mask is not None:
-            fitted["mask"] = np.take(self.contents.mask_values, record.mask)[None]
+            fitted["mask"] = record.mask[None]
         if isinstance(entry.get("metadata"), dict):
             grid = {key: record.meta[key] for key in ("spacing_mm", "affine") if key in record.meta}
             fitted["metadata"] = {**entry["metadata"], **grid}
@@ -216,8 +222,7 @@ class _Contents:
                     f"{path}: masks have more than {MAX_LABELS} distinct values, labels needed; "
                     "is the mask an image?"
                 )
-        spaced = range(0, max(values, default=-1) + 1, math.gcd(*values) or 1)
-        return list(spaced) if len(spaced) <= MAX_LABELS else sorted(values)
+        return sorted(values)
 
 
 _in_use: weakref.WeakValueDictionary[tuple, _Contents] = weakref.WeakValueDictionary()
@@ -238,6 +243,8 @@ def _contents(path: Path) -> _Contents:
 def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
     if image.ndim == num_dims:
         return image[..., None]
+    if image.ndim == num_dims + 1:
+        refuse_channels_last(image, where)
     if image.ndim == num_dims + 1 and len(image) > MOST_CHANNELS:
         raise ValueError(
             f"{where}: image {image.shape}, {len(image)} channels, at most {MOST_CHANNELS} needed: "
@@ -250,6 +257,16 @@ def _channels_last(image: np.ndarray, num_dims: int, where: str) -> np.ndarray:
         f"{where}: image {image.shape}, but config.data.size has {num_dims} numbers, so "
         f"{axes} or (C, {axes[1:]} is needed"
     )
+
+
+def refuse_channels_last(image: np.ndarray, where: str) -> None:
+    """Raises ValueError for H x W x C, told by a last axis of at most 4, shorter than the first."""
+    if image.shape[-1] <= COLOURS < len(image):
+        first = (image.shape[-1], *image.shape[:-1])
+        raise ValueError(
+            f"{where}: image {image.shape}, with its {image.shape[-1]} channels last; they come "
+            f"first in this layout, {first}: move that axis"
+        )
 
 
 def _drop_channel(mask: np.ndarray, num_dims: int, where: str) -> np.ndarray:

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from motfm_jax.data import geometry, nifti
+from motfm_jax.data import geometry, labels
+from motfm_jax.data.labels import Labels
+from motfm_jax.data.nifti import finite
 
 MOST_SKIPPED = 0.5  # of the examples of a split
 MOST_CHANNELS = 16  # a last axis that is longer is an axis of space
+UNNAMED_CHANNELS = 4  # more, as many as another axis is long, may be an axis of space too
 
 
 class NoSplit(ValueError):
@@ -23,14 +26,16 @@ class Record(NamedTuple):
 
     Attributes:
       image: [*S] or [*S, C], raw intensities in any numeric type.
-      mask: [*S] labels, or None.
+      mask: [*S], the values of the files, or None.
       label: class index, or None.
       patient: no patient may be in two splits; "" if each image is a patient.
-      name: for messages and tables; "" for the position in the split.
+      name: for messages and tables; "" for the position in the split, "example 0".
       source: like `image`: what `image` is to be made from; None if there is no pair.
       spacing_mm: one number per axis of S, or None.
       affine: [4, 4], array index to millimetres, or None.
       extra: further JSON-able facts, such as "view" or "quality".
+      filled: how many NaN or infinite values `nifti.finite` has replaced.
+      lost: values of the mask of which resizing left nothing.
     """
 
     image: np.ndarray
@@ -42,15 +47,22 @@ class Record(NamedTuple):
     spacing_mm: Sequence[float] | None = None
     affine: Any = None
     extra: Mapping[str, Any] | None = None
+    filled: int = 0
+    lost: Sequence[int] = ()
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The JSON-able facts: "name", "patient", `extra`, and if known "spacing_mm", "affine"."""
+        """The JSON-able facts: "name", "patient", `extra`, and if known "spacing_mm", "affine",
+        "filled", "lost_labels"."""
         meta = {"name": self.name, "patient": self.patient or self.name, **(self.extra or {})}
         if self.spacing_mm is not None:
             meta["spacing_mm"] = [float(step) for step in self.spacing_mm]
         if self.affine is not None:
             meta["affine"] = np.asarray(self.affine, float).tolist()
+        if self.filled:
+            meta["filled"] = self.filled
+        if len(self.lost):
+            meta["lost_labels"] = list(self.lost)
         return meta
 
 
@@ -59,7 +71,10 @@ class Source(Protocol):
 
     Optional attributes:
       classes: names by index; () if there are no classes. Default: "0", "1", ... as found.
-      mask_labels: names by value, background first; () if there are no masks. Default likewise.
+      mask_labels: names of the mask labels, background first; () if there are no masks. Default:
+        the values found in the training examples.
+      label_values: the value of each in the masks. Default: 0, 1, 2, ...
+      channel_names: of the images' channels; ("red", "green", "blue") are shown in colour.
       fingerprint(): a JSON-able description of everything a record depends on except the contents
         of `source_files()`. With it the decoded arrays are kept on disk, and several threads read
         `source[i]`; without it they are decoded into memory.
@@ -90,20 +105,34 @@ class FromPython:
 class Fitted:
     """A source whose records have the size of the config.
 
-    Images become [*S, C] and masks [*S] uint8. An image of another size is resampled like a file,
-    see `geometry.fit`. Names default to the position in the split.
+    Images become [*S, C] and masks [*S] uint8, numbered by the labels (values as they are where
+    nothing is declared). An image of another size is resampled like a file, see `geometry.fit`.
+    Names default to the position in the split.
 
     Args:
       source: see `Source`.
       size: S.
       fit: "pad" or "stretch".
+      named: the mask labels; None for those that the source declares.
+      nan: see `nifti.finite`.
     """
 
-    def __init__(self, source: Source, size: Sequence[int], fit: str):
+    def __init__(
+        self,
+        source: Source,
+        size: Sequence[int],
+        fit: str,
+        named: Labels | None = None,
+        nan: str = "",
+    ):
         self.source = source
-        self.size, self.fit = tuple(size), fit
-        self.classes = _names(source, "classes")
-        self.mask_labels = _names(source, "mask_labels")
+        self.size, self.fit, self.nan = tuple(size), fit, nan
+        classes = getattr(source, "classes", None)
+        self.classes = None if classes is None else tuple(map(str, classes))
+        self.labels = named or labels.declared(source)
+        self.mask_labels = None if self.labels is None else self.labels.names
+        self.label_values = () if self.labels is None else self.labels.gaps
+        self.channel_names = tuple(map(str, getattr(source, "channel_names", ())))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -112,7 +141,7 @@ class Fitted:
         record = self.source[index]
         if not isinstance(record, Record):
             raise ValueError(f"example {index} is a {type(record).__name__}, a Record needed")
-        record = record._replace(name=record.name or str(index))
+        record = record._replace(name=record.name or f"example {index}")
         where = locate(self.source, index, record)
         image, source = (
             None if values is None else self._channels_last(values, where)
@@ -120,12 +149,19 @@ class Fitted:
         )
         mask = record.mask
         if mask is not None:
-            mask = np.asarray(mask)
-            if mask.dtype != np.uint8:
-                mask = nifti.to_labels(where, mask, range(256)).astype(np.uint8)
-        record = record._replace(
-            image=image, source=source, mask=mask, label=_index(record.label, where)
-        )
+            number = self.labels.number if self.labels else labels.to_numbers
+            mask = number(np.asarray(mask), where)
+        filled = record.filled
+        try:
+            image, count = finite(image, self.nan)
+            filled += count
+            if source is not None:
+                source, count = finite(source, self.nan)
+                filled += count
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        label = _index(record.label, where)
+        record = record._replace(image=image, source=source, mask=mask, label=label, filled=filled)
         is_placed = image.shape[:-1] == self.size
         if is_placed or (source is not None and source.shape != image.shape):
             return record  # `check_record` refuses the second
@@ -149,7 +185,12 @@ class Fitted:
             mask=resized.mask,
             affine=resized.affine,
             spacing_mm=resized.spacing_mm,
+            lost=[*record.lost, *self._in_files(resized.lost)],
         )
+
+    def _in_files(self, numbers: Sequence[int]) -> list[int]:
+        """The files' values of label numbers."""
+        return [self.label_values[n] if self.label_values else n for n in numbers]
 
     def _channels_last(self, values: Any, where: str) -> np.ndarray:
         image, rank = np.asarray(values), len(self.size)
@@ -163,23 +204,25 @@ class Fitted:
                 f"{where}: image {np.shape(values)} with config.data.size={self.size}: {rank} axes "
                 f"needed, or {rank + 1} with at most {MOST_CHANNELS} channels last"
             )
+        channels = image.shape[-1]
+        if channels > UNNAMED_CHANNELS and channels in image.shape[:-1] and not self.channel_names:
+            raise ValueError(
+                f"{where}: image {image.shape} with config.data.size={self.size}: is it a volume, "
+                f"or are these {channels} channels? give a size of {rank + 1} numbers, or the data "
+                "set its `channel_names`"
+            )
         return image
 
     def where(self, index: int) -> str:
         """The file of a record, or its position."""
-        return self.source.where(index) if hasattr(self.source, "where") else str(index)
+        return self.source.where(index) if hasattr(self.source, "where") else f"example {index}"
 
     def fingerprint(self) -> dict[str, Any]:
         own = self.source.fingerprint()
-        return {"source": own, "size": list(self.size), "fit": self.fit}
+        return {"source": own, "size": list(self.size), "fit": self.fit, "nan": self.nan}
 
     def source_files(self) -> list[Path]:
         return self.source.source_files() if hasattr(self.source, "source_files") else []
-
-
-def _names(source: Source, attribute: str) -> tuple[str, ...] | None:
-    names = getattr(source, attribute, None)
-    return None if names is None else tuple(map(str, names))
 
 
 def _index(label: Any, where: str) -> int | None:
@@ -189,56 +232,6 @@ def _index(label: Any, where: str) -> int | None:
         raise ValueError(
             f"{where}: label {label!r}, a whole number needed: an index into classes"
         ) from None
-
-
-def check_record(source: Source, index: int, record: Record, first: Record) -> None:
-    """Raises ValueError, naming the record, if it does not fit the first or its own labels."""
-    name, image, mask = locate(source, index, record), record.image, record.mask
-    if image.shape != first.image.shape:
-        raise ValueError(
-            f"{name}: image {image.shape}, but {first.name} is {first.image.shape}; "
-            "all must have one size: set config.data.size"
-        )
-    parts = ("mask", "label", "source")
-    if any((getattr(record, part) is None) != (getattr(first, part) is None) for part in parts):
-        raise ValueError(
-            f"{name}: all examples of a split need masks, classes and source images, or none; "
-            f"{first.name} differs"
-        )
-    if record.source is not None and record.source.shape != image.shape:
-        raise ValueError(
-            f"{name}: image {image.shape} and its source {record.source.shape} differ in shape; "
-            "resample them to one grid first"
-        )
-    if mask is not None:
-        if mask.shape != image.shape[:-1]:
-            raise ValueError(
-                f"{name}: mask {mask.shape} and image {image.shape[:-1]} differ in space; "
-                "resample them to one grid first"
-            )
-        labels = source.mask_labels
-        if labels is not None and (mask.min() < 0 or mask.max() >= len(labels)):
-            raise ValueError(
-                f"{name}: mask values {np.unique(mask).tolist()[:8]}, but the declared labels are "
-                f"0 to {len(labels) - 1} ({', '.join(labels)}); remap them"
-            )
-    most = np.inf if source.classes is None else len(source.classes)
-    if record.label is not None and not 0 <= record.label < most:
-        declared = (
-            "classes count from 0"
-            if source.classes is None
-            else f"the declared classes are 0 to {most - 1} ({', '.join(source.classes)})"
-        )
-        raise ValueError(f"{name}: class {record.label}, but {declared}")
-
-
-def check_varied(source: Source, index: int, record: Record) -> None:
-    """Raises ValueError for a constant image, which cannot be scaled by its own range."""
-    if record.image.min() == record.image.max():
-        raise ValueError(
-            f"{locate(source, index, record)}: the image is constant ({record.image.max():g}), "
-            "which config.data.intensity.scope=sample cannot scale"
-        )
 
 
 class Faults:
@@ -271,23 +264,6 @@ class Faults:
                 "config.data.on_fault=skip at most half may be left out; the first: "
                 f"{self.lines[0]}"
             )
-
-
-def check_finite(source: Source, index: int, record: Record, stored: Mapping[str, Any]) -> None:
-    """Raises ValueError if the values of a record are not finite once stored as float32."""
-    for name in ("images", "sources"):
-        if name not in stored or np.isfinite(stored[name]).all():
-            continue
-        values = record.image if name == "images" else record.source
-        bad = int(np.size(values) - np.isfinite(values).sum())
-        reason = (
-            f"{bad} of {np.size(values)} values are NaN or infinite"
-            if bad
-            else "values beyond the range of float32"
-        )
-        raise ValueError(
-            f"{locate(source, index, record)}: {reason}; images must be finite: repair or remove it"
-        )
 
 
 def locate(source: Source, index: int, record: Record) -> str:

@@ -13,6 +13,7 @@ from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.sets import ImageSet, in_units
 from motfm_jax.io import pictures
 from motfm_jax.io.folders import whole_file
+from motfm_jax.io.tiles import shared_view
 from motfm_jax.metrics.nearest import (
     Nearest,
     block_rows,
@@ -59,6 +60,7 @@ class Auditor:
         shortest = min(train.images.shape[1:-1])
         self._max_shift = shortest // 8 if max_shift is None else max_shift
         self._features, self._num_held_out = features, len(held_out)
+        self._channel_names = train.channel_names
         self._names = [meta["name"] for meta in train.meta]
         self._train = in_units(train, intensity)
         real = in_units(held_out, intensity)
@@ -130,6 +132,7 @@ class Auditor:
             path,
             np.stack(tiles),
             titles=titles,
+            view=shared_view(np.stack(tiles), self._channel_names),
             columns=4,
             caption="closest pairs: each generated image and its nearest training image; "
             f"{share:.1%} of {len(generated)} are closer than 95% of real held-out images",

@@ -11,6 +11,7 @@ from motfm_jax.core import Progress
 from motfm_jax.evaluation import tables
 from motfm_jax.io import pictures
 from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.tiles import View
 from motfm_jax.metrics import similarity
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import generate
@@ -85,6 +86,7 @@ def restore(
             "sources": list(sources),
             "steps": list(steps),
             "bounds": list(task.bounds),
+            "ssim": "of intensities from 0",
         },
         overwrite,
     )
@@ -119,18 +121,19 @@ def restore(
             | {"seconds_per_image": seconds},
         )
     middle = list(sources)[len(sources) // 2]
+    view = View(*task.bounds, model.facts.channel_names)
     few = sources[middle][:SHOWN]
     compared = {f"{count} step{'s' * (count > 1)}": solve(few, count).images for count in steps}
     pictures.write_comparison(
         out / "comparison.png",
         {middle: few, **compared, "real": real[:SHOWN]},
-        window=task.bounds,
+        view=view,
     )
     request = Request(model.solver("euler", STRIP_STEPS), start=sources[middle], raw=True)
     pictures.write_trajectory(
         out / "strip.png",
         generate.generate_trajectory(model, task.conditions, request, STRIPS),
-        window=task.bounds,
+        view=view,
         caption=f"{middle}: from source to restored image in {STRIP_STEPS} steps",
     )
     tables.Table(
@@ -147,10 +150,12 @@ def _show(progress: Progress, what: str, images: str, done: int, total: int) -> 
 
 def _measure(images: np.ndarray, real: np.ndarray, bounds: tuple[float, float]) -> dict[str, float]:
     low, high = bounds
+    # SSIM depends on where 0 lies: as in `evaluation.score`, and of images of bytes, at black.
+    units = ((array - low) / (high - low) for array in (images, real))
     values = {
         "psnr": similarity.psnr(images, real, high - low),
         "snr": similarity.snr(images, real, black=low),
-        "ssim": similarity.ssim(images, real, high - low),
+        "ssim": similarity.ssim(*units, 1.0),
     }
     with np.errstate(invalid="ignore"):  # decibels of equal images are infinite
         return {

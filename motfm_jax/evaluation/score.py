@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.intensity import Bound, Intensity, in_words
 from motfm_jax.evaluation import tables
 from motfm_jax.evaluation.published import Networks, compare
 from motfm_jax.evaluation.sets import ImageSet, Real, in_units
@@ -79,7 +79,7 @@ class Scores(NamedTuple):
         features = f"; frechet and kernel in the features of {about['features']}"
         tables.Table(
             f"Against {about['num'][1]} real images ({about['reference']}), image i beside real "
-            f"image i for the similarity; intensities from {low:g} to {high:g}"
+            f"image i for the similarity; intensities from {in_words(low)} to {in_words(high)}"
             f"{features * bool(about['features'])}.",
             rows,
         ).write(out / "score")
@@ -91,6 +91,7 @@ def score(
     floor: Real,
     intensity: Intensity,
     *,
+    bounds: tuple[Bound, Bound],
     features: Features | None = None,
     networks: Path | None = None,
     seed: int = 0,
@@ -102,6 +103,7 @@ def score(
       reference: real images to compare with, and their name.
       floor: other real images, and their name; as many as were generated are drawn from them.
       intensity: of the model.
+      bounds: black and white, in the units of the data: the range of its training images.
       features: of a network trained on this data, for the Frechet and kernel distances.
       networks: folder of the published networks; None for `weights.default_folder`.
       seed: of random choices.
@@ -111,7 +113,6 @@ def score(
     """
     others = np.sort(np.random.default_rng(seed).permutation(len(floor.arrays))[: len(images)])
     published = Networks(networks or default_folder(), len(images.shape) - 2)
-    bounds = float(intensity.low), float(intensity.high)
     measure = scorer(
         in_units(reference.arrays, intensity),
         bounds=bounds,
@@ -134,7 +135,7 @@ def score(
 def scorer(
     reference: ImageSet,
     *,
-    bounds: tuple[float, float],
+    bounds: tuple[Bound, Bound],
     features: Callable[[np.ndarray], np.ndarray] | None = None,
     networks: Networks | None = None,
     seed: int = 0,
@@ -143,7 +144,8 @@ def scorer(
 
     Args:
       reference: M real images.
-      bounds: intensities that grey levels 0 and 255 stand for; values beyond are clipped.
+      bounds: intensities that grey levels 0 and 255 stand for, of several channels one each;
+        values beyond are clipped.
       features: a batch of images -> [n, F] of a trained network, for the Frechet and kernel
         distances; None leaves them out.
       networks: published ones, for `published.compare`.
@@ -193,9 +195,9 @@ def scorer(
     return score
 
 
-def to_units(images: ImageSet, bounds: tuple[float, float]) -> ImageSet:
+def to_units(images: ImageSet, bounds: tuple[Bound, Bound]) -> ImageSet:
     """Intensities from 0 to 1 between the bounds; those beyond are clipped."""
-    low, high = bounds
+    low, high = (np.asarray(bound, np.float32) for bound in bounds)
     return images.map(
         lambda batch: np.clip((np.asarray(batch, np.float32) - low) / (high - low), 0, 1)
     )

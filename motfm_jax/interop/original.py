@@ -335,9 +335,10 @@ def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]
             "masks are one-hot here: MONAI's ControlNet needs conditioning_embedding_in_channels="
             f"{mask_channels}, which the original's build_model does not pass"
         )
-    if data.intensity.mode in ("percentile", "zscore"):
+    scaling = "a window" if data.intensity.window else data.intensity.mode
+    if scaling in ("percentile", "zscore", "a window"):
         notes.append(
-            f"images were scaled by {data.intensity.mode}, which the original does not have; its "
+            f"images were scaled by {scaling}, which the original does not have; its "
             "config has minmax"
         )
     return values, notes

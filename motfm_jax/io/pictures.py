@@ -1,7 +1,7 @@
 """Pictures (PNG) of images, masks, trajectories and curves.
 
-A picture is assembled from tiles, uint8 RGB arrays [h, w, 3]. All grey tiles of a picture share one
-window [low, high], which the picture states, so that brightness can be compared across tiles.
+A picture is assembled from tiles, see tiles.py. All images of a picture share one view, whose
+windows the picture states, so that brightness can be compared across tiles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,69 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from motfm_jax.io.folders import whole_file
+from motfm_jax.io.tiles import View, image_tile, mask_tile, overlay_tile, shared_view
 
-Window = tuple[float, float]
-
-# Background first. Colour-blind readers can tell them apart, too (Okabe and Ito 2008).
-_COLOURS = "000000 56b4e9 e69f00 009e73 cc79a7 f0e442 0072b2 d55e00"
-MASK_COLOURS = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(-1, 3)
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
-OPACITY = 0.35  # of masks over images
-
-
-def shared_window(images: np.ndarray) -> Window:
-    """Grey window [low, high] of many images: the 0.5 and 99.5 percentiles of all their values."""
-    low, high = np.percentile(np.asarray(images, np.float32), (0.5, 99.5))
-    return float(low), float(high) if high > low else float(low) + 1.0
-
-
-def grey_tile(image: np.ndarray, window: Window) -> np.ndarray:
-    """An image as a tile; a volume as `three_planes`.
-
-    Args:
-      image: [*S, C]; only the first channel is shown.
-      window: the intensities that become black and white.
-    """
-    low, high = window
-    plane = _flat(np.asarray(image, np.float32)[..., 0], fill=low)
-    grey = np.clip((plane - low) / (high - low), 0, 1) * 255
-    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def mask_tile(mask: np.ndarray) -> np.ndarray:
-    """A label map [*S] as a tile in MASK_COLOURS. Label 8 has the colour of label 1 again."""
-    return _colours(_flat(np.asarray(mask), fill=0))
-
-
-def overlay_tile(image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
-    """`grey_tile` under the colours of `mask` [*S]; the background stays grey."""
-    grey, labels = grey_tile(image, window), _flat(np.asarray(mask), fill=0)
-    mixed = (1 - OPACITY) * grey + OPACITY * _colours(labels)
-    return np.where((labels > 0)[..., None], np.rint(mixed), grey).astype(np.uint8)
-
-
-def three_planes(volume: np.ndarray) -> np.ndarray:
-    """The three middle planes of a volume side by side.
-
-    Args:
-      volume: [I, J, K]. For axes to the right, front and top (RAS) these are the axial, coronal
-        and sagittal planes with front and top upwards, and the patient's left on the left.
-
-    Returns:
-      [max(J, K), 2 I + J], planes centred in height; NaN (float volumes) or 0 around them.
-    """
-    i, j, k = (extent // 2 for extent in volume.shape)
-    planes = [volume[:, :, k], volume[:, j, :], volume[i, :, :]]
-    height = max(plane.shape[1] for plane in planes)
-    fill = np.nan if volume.dtype.kind == "f" else 0
-    columns = []
-    for plane in planes:
-        upright = plane.T[::-1]
-        above = (height - upright.shape[0]) // 2
-        below = height - upright.shape[0] - above
-        columns.append(np.pad(upright, ((above, below), (0, 0)), constant_values=fill))
-    return np.concatenate(columns, axis=1)
 
 
 def write_grid(
@@ -90,14 +31,14 @@ def write_grid(
 
     Args:
       path: the PNG file.
-      rows: tiles [h, w, 3] of one size; rows may differ in length.
+      rows: tiles [h, w, 3] of one height; rows may differ in length.
       row_titles: left of the rows; () for none.
       column_titles: above the first row; () for none.
       tile_titles: in place of column_titles, one list per row; () for a row without titles.
-      caption: lines below the tiles, such as `window_caption`; wrapped to the width.
+      caption: lines below the tiles, such as `View.caption`; wrapped to the width.
     """
     titles = [*(tile_titles or [column_titles])] + [()] * len(rows)
-    height, width = rows[0][0].shape[:2]
+    height, width = len(rows[0][0]), max(tile.shape[1] for row in rows for tile in row)
     factor = max(1, -(-SMALLEST_TILE // height))
     height, width = height * factor, width * factor
     font, line = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP
@@ -141,18 +82,13 @@ def write_image(path: Path, image: np.ndarray, is_colour: bool = False) -> None:
         Image.fromarray(levels).save(draft)
 
 
-def window_caption(window: Window) -> str:
-    """The line that states a picture's window."""
-    return f"grey window {window[0]:.4g} to {window[1]:.4g}, the same for all images"
-
-
 def write_samples(
     path: Path,
     images: np.ndarray,
     *,
     masks: np.ndarray | None = None,
     titles: Sequence[str] = (),
-    window: Window | None = None,
+    view: View | None = None,
     columns: int = 8,
     caption: str = "",
 ) -> None:
@@ -163,21 +99,23 @@ def write_samples(
       images: [N, *S, C].
       masks: [N, *S] labels, or None.
       titles: one per image, such as its class; () for none.
-      window: None for `shared_window` of the images.
-      columns: images per row; a quarter of it for volumes, whose tiles are wide.
-      caption: written before the window's.
+      view: None for `shared_view` of the images.
+      columns: images per row; a quarter of it for volumes, whose tiles are wide, and fewer where
+        channels are side by side.
+      caption: written before the view's.
     """
-    window = window or shared_window(images)
-    columns = min(columns if images.ndim == 4 else max(1, columns // 4), len(images))
+    view, channels = view or shared_view(images), images.shape[-1]
+    across = view.across(channels) * (1 if images.ndim == 4 else 4)
+    columns = min(max(1, columns // across), len(images))
     rows, row_titles, tile_titles = [], [], []
     for start in range(0, len(images), columns):
         chosen = range(start, min(start + columns, len(images)))
         if masks is not None:
             rows.append([mask_tile(masks[index]) for index in chosen])
-        rows.append([grey_tile(images[index], window) for index in chosen])
+        rows.append([image_tile(images[index], view) for index in chosen])
         row_titles += ["mask", "image"] if masks is not None else [""]
         tile_titles += [titles[start : chosen.stop]] + [()] * (masks is not None)
-    caption = "\n".join(filter(None, (caption, window_caption(window))))
+    caption = "\n".join(filter(None, (caption, view.caption(channels))))
     write_grid(
         path,
         rows,
@@ -188,18 +126,19 @@ def write_samples(
 
 
 def write_comparison(
-    path: Path, images: Mapping[str, np.ndarray], *, window: Window | None = None
+    path: Path, images: Mapping[str, np.ndarray], *, view: View | None = None
 ) -> None:
     """Writes several versions of the same images as a PNG: one row per version.
 
     Args:
       path: the PNG file.
       images: title of the row -> [N, *S, C].
-      window: None for `shared_window` of the last version.
+      view: None for `shared_view` of the last version.
     """
-    window = window or shared_window(list(images.values())[-1])
-    rows = [[grey_tile(image, window) for image in version] for version in images.values()]
-    write_grid(path, rows, row_titles=list(images), caption=window_caption(window))
+    last = list(images.values())[-1]
+    view = view or shared_view(last)
+    rows = [[image_tile(image, view) for image in version] for version in images.values()]
+    write_grid(path, rows, row_titles=list(images), caption=view.caption(last.shape[-1]))
 
 
 def write_trajectory(
@@ -207,7 +146,7 @@ def write_trajectory(
     trajectory: np.ndarray,
     *,
     row_titles: Sequence[str] = (),
-    window: Window | None = None,
+    view: View | None = None,
     columns: int = 11,
     caption: str = "",
 ) -> None:
@@ -217,22 +156,23 @@ def write_trajectory(
       path: the PNG file.
       trajectory: [T, N, *S, C], states at T equally spaced times from 0 to 1.
       row_titles: one per sample; () for none.
-      window: None for `shared_window` of the last states; earlier ones may lie beyond it.
-      columns: states to show, spread evenly from the first to the last.
-      caption: written before the window's.
+      view: None for `shared_view` of the last states; earlier ones may lie beyond it.
+      columns: states to show, spread evenly from the first to the last; fewer where channels are
+        side by side.
+      caption: written before the view's.
     """
-    window = window or shared_window(trajectory[-1])
-    last = len(trajectory) - 1
+    view, channels = view or shared_view(trajectory[-1]), trajectory.shape[-1]
+    last, columns = len(trajectory) - 1, max(2, columns // view.across(channels))
     steps = np.unique(np.rint(np.linspace(0, last, min(columns, last + 1))).astype(int))
     write_grid(
         path,
         [
-            [grey_tile(trajectory[step, index], window) for step in steps]
+            [image_tile(trajectory[step, index], view) for step in steps]
             for index in range(trajectory.shape[1])
         ],
         row_titles=row_titles,
         column_titles=[f"t = {step / max(last, 1):.3g}" for step in steps],
-        caption="\n".join(filter(None, (caption, window_caption(window)))),
+        caption="\n".join(filter(None, (caption, view.caption(channels)))),
     )
 
 
@@ -241,7 +181,7 @@ def write_preview(path: Path, source: Any, num: int) -> int:
 
     Args:
       path: the PNG file.
-      source: a sequence of records, with `classes` and `mask_labels`.
+      source: a sequence of records, with `classes`, `mask_labels`, and if known `channel_names`.
       num: examples, at most the length of the source.
 
     Returns:
@@ -254,16 +194,18 @@ def write_preview(path: Path, source: Any, num: int) -> int:
         raise ValueError(f"{num} examples: 1 or more needed")
     num = min(num, len(source))
     records = [source[int(index)] for index in np.linspace(0, len(source) - 1, num).round()]
-    window = shared_window(np.stack([record.image for record in records]))
-    columns = 4 if records[0].image.ndim == 3 else 1  # volumes make wide tiles
+    names, channels = getattr(source, "channel_names", ()), records[0].image.shape[-1]
+    view = shared_view(np.stack([record.image for record in records]), names)
+    # volumes make wide tiles
+    columns = max(1, 4 // view.across(channels)) if records[0].image.ndim == 3 else 1
     rows, row_titles, tile_titles = [], [], []
     for start in range(0, num, columns):
         chosen = records[start : start + columns]
-        rows.append([grey_tile(record.image, window) for record in chosen])
+        rows.append([image_tile(record.image, view) for record in chosen])
         row_titles.append("image")
         tile_titles.append([_title(record, source.classes) for record in chosen])
         if all(record.mask is not None for record in chosen):
-            rows.append([overlay_tile(record.image, record.mask, window) for record in chosen])
+            rows.append([overlay_tile(record.image, record.mask, view) for record in chosen])
             row_titles.append("with mask")
             tile_titles.append([])
     masks = [f"masks: {', '.join(source.mask_labels)}"] if source.mask_labels else []
@@ -272,7 +214,7 @@ def write_preview(path: Path, source: Any, num: int) -> int:
         rows,
         row_titles=row_titles,
         tile_titles=tile_titles,
-        caption="\n".join([*masks, window_caption(window)]),
+        caption="\n".join([*masks, view.caption(channels)]),
     )
     return num
 
@@ -304,20 +246,6 @@ def write_curves(
     axes.legend()
     with whole_file(path) as draft:
         figure.savefig(draft, dpi=120)
-
-
-def _flat(image: np.ndarray, fill: float) -> np.ndarray:
-    """[H, W] unchanged; [I, J, K] as three planes with `fill` around them."""
-    if image.ndim == 2:
-        return image
-    planes = three_planes(image)
-    return np.where(np.isnan(planes), fill, planes) if planes.dtype.kind == "f" else planes
-
-
-def _colours(labels: np.ndarray) -> np.ndarray:
-    others = len(MASK_COLOURS) - 1
-    labels = labels.astype(np.int64)
-    return MASK_COLOURS[np.where(labels > 0, (labels - 1) % others + 1, 0)]
 
 
 def _wrap(text: str, font: Any, width: float) -> list[str]:

@@ -145,7 +145,7 @@ def _check(config: Any) -> None:
                 f"config.flow.speckle_power={tuple(flow.speckle_power)}: "
                 f"{needed or 'the least, then the greatest'}"
             )
-        if data.intensity.mode not in ("minmax", "percentile"):
+        if not data.intensity.window and data.intensity.mode not in ("minmax", "percentile"):
             raise ValueError(
                 f"config.data.intensity.mode={data.intensity.mode!r} with config.flow.source="
                 "'speckle': speckle grows with the distance from black, which only minmax and "

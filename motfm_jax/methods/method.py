@@ -137,7 +137,8 @@ def refuse_options(options: Mapping[str, Any], why: str) -> None:
 def check_signed_range(config: Any, why: str) -> None:
     """Raises ValueError where images do not lie in [-1, 1]."""
     intensity = config.data.intensity
-    if intensity.mode not in ("minmax", "percentile") or tuple(intensity.range) != (-1, 1):
+    is_bounded = intensity.window or intensity.mode in ("minmax", "percentile")
+    if not is_bounded or tuple(intensity.range) != (-1, 1):
         raise ValueError(
             f"config.data.intensity.mode={intensity.mode!r}, range={tuple(intensity.range)} with "
             f"config.method={config.method!r}: {why} images in [-1, 1]; use minmax or percentile "

@@ -10,7 +10,7 @@ import numpy as np
 
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
-from motfm_jax.data.intensity import Intensity
+from motfm_jax.data.intensity import Bound, Intensity
 from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.audit import FEWEST, Auditor
 from motfm_jax.evaluation.published import Networks
@@ -36,6 +36,8 @@ class Real(NamedTuple):
       held_out: those that copies are judged by: the reference, with the other split that was not
         trained on where it alone has too few.
       intensity: of the runs, all of the same data.
+      bounds: black and white of scores and pictures.
+      channel_names: see `Facts`.
       images: those of `reference` as a perfect network's samples would be.
     """
 
@@ -43,18 +45,22 @@ class Real(NamedTuple):
     reference: Arrays
     held_out: Arrays
     intensity: Intensity
+    bounds: tuple[Bound, Bound]
+    channel_names: tuple[str, ...]
     images: ImageSet
 
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
     model = runs.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
-    train, reference = (datasets.arrays(model.config, split) for split in ("train", plan.reference))
+    train, reference = (datasets.of_run(model, split) for split in ("train", plan.reference))
     held_out = reference
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
-        held_out = synthetic.join(reference, datasets.arrays(model.config, other))
-    return Real(train, reference, held_out, model.intensity, in_units(reference, model.intensity))
+        held_out = synthetic.join(reference, datasets.of_run(model, other))
+    intensity, names = model.intensity, model.facts.channel_names
+    images, bounds = in_units(reference, intensity), datasets.bounds(model, train)
+    return Real(train, reference, held_out, intensity, bounds, names, images)
 
 
 def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[str, Any]], str]:
@@ -86,6 +92,8 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
         "num": num,
         "seed": plan.seed,
     }
+    if real.bounds != (intensity.low, intensity.high):
+        settings["bounds"] = real.bounds
     # Of other settings, as when published weights were found since, in a file of their own.
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
     results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)
@@ -95,7 +103,7 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
     logger.info(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
     score = scorer(
         real.images,
-        bounds=(intensity.low, intensity.high),
+        bounds=real.bounds,
         seed=plan.seed,
         features=features and features.extract,
         networks=networks,

@@ -18,6 +18,7 @@ from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import read_json, whole_file
 from motfm_jax.io.run_folder import PARENT
+from motfm_jax.io.tiles import View, image_tile, mask_tile
 from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
@@ -147,22 +148,22 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     """Figure 2's rows of an anatomy, and for echo figure 3."""
     masks = real.reference.masks
     num = min(ROWS[name], anatomies(plan)[name].num, len(real.images))
-    window = (float(real.intensity.low), float(real.intensity.high))
+    view = View(*real.bounds, real.channel_names)
     first = range(num)
     titles, columns = (
         ["real"],
-        [[pictures.grey_tile(image, window) for image in real.images.take(first)]],
+        [[image_tile(image, view) for image in real.images.take(first)]],
     )
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
-        columns.insert(0, [pictures.mask_tile(np.asarray(mask)) for mask in masks[:num]])
+        columns.insert(0, [mask_tile(np.asarray(mask)) for mask in masks[:num]])
     for cell in sampled(plan, out, name):
         generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
-        columns.append([pictures.grey_tile(image, window) for image in generated.take(first)])
+        columns.append([image_tile(image, view) for image in generated.take(first)])
         titles.append(_title(cell))
     path = folder / f"figure2_{name}.png"
     pictures.write_grid(
-        path, list(zip(*columns)), column_titles=titles, caption=pictures.window_caption(window)
+        path, list(zip(*columns)), column_titles=titles, caption=view.caption(real.images.shape[-1])
     )
     figures = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
     last_of = {cell.system: cell for cell in sampled(plan, out, name)}
@@ -187,10 +188,9 @@ def _title(cell: Cell) -> str:
 
 def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     """Figure 3: diffusion and flow, unconditional, at the most steps."""
-    bounds = real.intensity.low, real.intensity.high
 
     def curve(images: ImageSet):
-        return GRID, density(to_units(images, bounds), plan.seed)
+        return GRID, density(to_units(images, real.bounds), plan.seed)
 
     curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):

@@ -119,6 +119,7 @@ def choose(
             selection.fit,
             model.mask_channels,
             model.config.data.geometry,
+            model.facts.label_values,
         )
         if masks.are_rows:
             rows["--masks"] = len(masks.values)
@@ -225,7 +226,7 @@ def _labels(values: Any, classes: Sequence[str], num: int | None) -> tuple[np.nd
 def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[np.ndarray, bool]:
     """Class indices from "2CH_ED=10,4CH_ES=5" (counts), or "2CH_ED,4CH_ES" (in turn).
 
-    Names may also be the class's number.
+    Where no class has a number for a name, a number is a class's index.
 
     Returns:
       the indices, and whether they are one an image (counts) or to be taken in turn.
@@ -255,7 +256,8 @@ def parse_classes(text: str, classes: Sequence[str], num: int | None) -> tuple[n
 
 
 def _index(name: str, classes: Sequence[str]) -> int:
-    if name not in classes and name.isdecimal() and int(name) < len(classes):
+    are_numbers = any(each.isdecimal() for each in classes)
+    if not are_numbers and name.isdecimal() and int(name) < len(classes):
         return int(name)
     if name not in classes:
         raise ValueError(f"--classes: unknown class {name!r}; use {', '.join(classes)}")

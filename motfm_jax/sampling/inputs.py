@@ -9,6 +9,7 @@ from PIL import Image
 
 from motfm_jax.data import nifti
 from motfm_jax.data.geometry import fit as fit_to_size
+from motfm_jax.data.labels import Labels
 from motfm_jax.data.orientation import to_ras
 
 MASK_SUFFIXES = (*nifti.NIFTI_SUFFIXES, ".npy", ".png")
@@ -93,6 +94,7 @@ def read_masks(
     fit: str | None = None,
     channels: int = 0,
     geometry: str = "",
+    label_values: Sequence[int] = (),
 ) -> Masks:
     """Masks from an array or from files.
 
@@ -101,11 +103,12 @@ def read_masks(
         file. Or label maps of one image each: PNG with label values as grey or palette
         numbers, NIfTI, or npy with the array as in memory; a folder stands for all such files in
         it, sorted.
-      mask_labels: label names by value: the values allowed.
+      mask_labels: label names by number, which arrays and npy files hold.
       size: S, which every mask must have unless fit is given.
       fit: "pad" or "stretch" resizes labels to S, nearest neighbour; see `geometry.fit`.
       channels: C, the mask channels of the network.
       geometry: the field of NIfTI headers that places voxels, see `nifti.read`.
+      label_values: what PNG and NIfTI files hold for each label; () for its number.
 
     Raises:
       ValueError: a file that is no mask, or none of this model's.
@@ -124,16 +127,19 @@ def read_masks(
         raise ValueError(f"{name}: array {array.shape}, labels {_axes(*size)} needed")
     else:
         named = ((str(path), *_read_mask(path, dims, geometry)) for path in _listed(masks))
-    values, affines, origins = [], [], []
+    numbers = range(len(mask_labels))
+    masks, affines, origins = [], [], []
     for origin, mask, affine in named:
         if affine is None:
             _refuse_fractions(origin, mask, size, channels)
-        labels = nifti.to_labels(Path(origin), mask, range(len(mask_labels))).astype(np.uint8)
+        is_array = are_rows or origin.lower().endswith(".npy")
+        values = numbers if is_array else label_values or numbers
+        labels = Labels(tuple(mask_labels), tuple(values)).number(mask, origin)
         labels, affine = _to_size(origin, labels, affine, size, fit)
-        values.append(labels)
+        masks.append(labels)
         affines.append(None if affine is None else affine.tolist())
         origins.append(origin)
-    return Masks(np.stack(values), origins, affines, are_rows)
+    return Masks(np.stack(masks), origins, affines, are_rows)
 
 
 def _network_input(name: str, values: np.ndarray, size: Sequence[int], channels: int) -> Masks:

@@ -21,11 +21,13 @@ import numpy as np
 
 from motfm_jax.data import convert, nifti
 from motfm_jax.data.facts import Facts
+from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.source import Record
 from motfm_jax.io import pictures
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import claimed, read_json, write_json
 from motfm_jax.io.npz import write_npz
+from motfm_jax.io.tiles import View, shared_view
 
 if TYPE_CHECKING:
     from motfm_jax.sampling.sample import Samples
@@ -37,7 +39,6 @@ OWN = (
     r"grid\.png|trajectory\.(npz|png)|samples\.(npz|pkl)|sample_\d+(\.png|(_mask)?\.nii\.gz)",
     re.escape(SIDECAR),
 )
-RGB = ("red", "green", "blue")
 MAX_GRID = {2: 64, 3: 16}  # images in the picture
 
 
@@ -124,7 +125,7 @@ def draw_grid(path: Path, samples: "Samples") -> None:
         images[:count],
         masks=None if drawn is None else drawn[:count],
         titles=names[:count],
-        window=pictures.shared_window(images),
+        view=shared_view(images, samples.model.facts.channel_names),
         caption=f"{_note(samples)}; images 0 to {count - 1} of {len(images)}",
     )
 
@@ -148,7 +149,7 @@ def write(out: Path, samples: "Samples") -> None:
             out / "trajectory.png",
             states,
             row_titles=[f"{index} {name}" for index, name in enumerate(names)],
-            window=pictures.shared_window(images),
+            view=shared_view(images, samples.model.facts.channel_names),
             caption=_note(samples),
         )
     digits = max(4, len(str(len(images) - 1)))
@@ -156,12 +157,12 @@ def write(out: Path, samples: "Samples") -> None:
     if settings["nifti"]:
         _write_niftis(stems, samples)
     if settings.get("png"):
-        low, high = _grey_range(samples)
-        names = getattr(samples.model.facts, "channel_names", ())
+        view = _png_view(samples)
+        low, high = np.array(view.low), np.array(view.high)
+        is_colour = view.in_colour(images.shape[-1])
         for stem, image in zip(stems, images):
-            pictures.write_image(
-                stem.with_suffix(".png"), (image - low) / (high - low), names == RGB
-            )
+            shown = (image - low) / (high - low)
+            pictures.write_image(stem.with_suffix(".png"), shown, is_colour)
     if settings["pickle"]:
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
@@ -174,7 +175,7 @@ def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
     facts, conditions = samples.model.facts, samples.conditions
     masks = None if conditions.raw_masks else samples.masks
     if masks is not None:
-        values = getattr(facts, "label_values", ()) or range(len(facts.mask_labels))
+        values = facts.label_values or range(len(facts.mask_labels))
         values = np.array(values, np.uint32)
         masks = values.astype(np.min_scalar_type(values.max()))[masks]
     for index, stem in enumerate(stems):
@@ -188,16 +189,14 @@ def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
             nifti.write_nifti(path, array, affine, f"synthetic; {FORMAT}")
 
 
-def _grey_range(samples: "Samples") -> tuple[np.ndarray, np.ndarray]:
-    """What is black and white in single pictures, by channel, [C] each: the bounds of the scaling,
-    or percentiles of the images where it has none."""
-    intensity, images = samples.model.facts.intensity, samples.images
+def _png_view(samples: "Samples") -> View:
+    """What is black and white in single pictures: the bounds of the scaling, or percentiles of the
+    images where it has none."""
+    facts, images = samples.model.facts, samples.images
+    intensity = facts.intensity
     if intensity["mode"] in ("none", "zscore") or samples.settings()["raw"]:
-        channels = np.moveaxis(images, -1, 0)
-        low, high = np.transpose([pictures.shared_window(channel) for channel in channels])
-        return low, high
-    low, high = (np.broadcast_to(intensity[end], images.shape[-1:]) for end in ("low", "high"))
-    return low, high
+        return shared_view(images, facts.channel_names)
+    return View(intensity["low"], intensity["high"], facts.channel_names)
 
 
 def _orientation(facts: Facts) -> str:
@@ -234,6 +233,7 @@ def describe(samples: "Samples") -> dict[str, Any]:
             "kind": model.cond,
             "classes": None if samples.labels is None else _class_names(samples),
             "mask_labels": list(model.facts.mask_labels) if labelled else None,
+            "label_values": list(model.facts.label_values) if labelled else None,
             "masks": "as the network takes them"
             if conditions.raw_masks
             else "label numbers"
@@ -256,7 +256,8 @@ def describe(samples: "Samples") -> dict[str, Any]:
 
 
 def _png(samples: "Samples") -> dict[str, Any]:
-    black, white = _grey_range(samples)
+    view, channels = _png_view(samples), samples.images.shape[-1]
+    black, white = (np.broadcast_to(bound, channels) for bound in (view.low, view.high))
     return {"black": black.tolist(), "white": white.tolist()}
 
 
@@ -292,11 +293,11 @@ def _units(intensity: Mapping[str, Any], raw: bool) -> str:
     if intensity["mode"] == "none":
         return "the network's: it was trained on unscaled intensities"
     low, high = intensity["range"]
-    scaling = f"the {intensity['mode']} scaling from {intensity['low']:g} .. {intensity['high']:g}"
+    scaling = f"the {intensity['mode']} scaling from {Intensity.from_json(intensity).words}"
     scaling += f" to the network's {low:g} .. {high:g}"
     if intensity["scope"] == "sample":
         scaling += " (the median of the training images' own scalings)"
-    if intensity["mode"] == "percentile":
+    if intensity["mode"] in ("percentile", "window"):
         scaling += ", which clips training images,"
     return f"the network's: {scaling} is not undone" if raw else f"the data's: {scaling} is undone"
 
@@ -313,6 +314,7 @@ def _entries(samples: "Samples") -> list[dict[str, Any]]:
                 extra={"synthetic": True},
             ),
             samples.model.facts.classes,
+            samples.model.facts.label_values,
         )
         for index, image in enumerate(samples.images)
     ]

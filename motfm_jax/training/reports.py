@@ -43,11 +43,12 @@ def startup_lines(config: Any, data: Any, model: Any, num_steps: int) -> list[st
     lines += model.sites
     lines += [
         f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
-        f"{data.intensity.low:g} .. {data.intensity.high:g} -> {low:g} .. {high:g}",
+        f"{data.intensity.words} -> {low:g} .. {high:g}",
         f"batch: {batch} images an update ({len(devices)} devices x {rows} x "
         f"{config.train.accumulation} accumulated); {-(-len(data.train) // batch)} updates an "
         f"epoch, {num_steps} in all",
     ]
+    lines += data.remarks()
     for split, faults in skipped(data).items():
         if faults:
             lines.append(f"{split}: {len(faults)} left out, listed in skipped.json")

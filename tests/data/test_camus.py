@@ -235,7 +235,7 @@ def a_sequence(root):
     "spoil, message",
     [
         (truncate, "2CH_ED.nii.gz: cannot be read"),
-        (with_nan, "2CH_ED.nii.gz: 1 NaN or infinite"),
+        (with_nan, "2CH_ED.nii.gz: 1 of [0-9]+ values are NaN"),
         (other_shape, r"2CH_ED_gt.nii.gz: mask \(24, 15\) and image \(24, 16\)"),
         (unknown_label, "2CH_ED_gt.nii.gz: label 4 found, only 0, 1, 2, 3"),
         (fractional_label, "2CH_ED_gt.nii.gz: mask values such as 0.5"),

@@ -131,6 +131,61 @@ def test_differences_too_small_to_divide_by_are_refused(mode, scope):
         Intensity.fit(images, mode, scope)
 
 
+def of_channels(shape=(3, 4, 4)):
+    """Three images of two channels; the second is 100 times the first, plus 7."""
+    first = RNG.standard_normal(shape).astype(np.float32)
+    return np.stack([first, 100 * first + 7], axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["minmax", "percentile", "zscore"])
+@pytest.mark.parametrize("scope", ["dataset", "sample"])
+def test_each_channel_has_its_own_scale(mode, scope):
+    images = of_channels()
+    intensity = Intensity.fit(images, mode, scope, percentiles=(10, 90))
+    for channel in range(2):
+        alone = Intensity.fit(images[..., channel, None], mode, scope, percentiles=(10, 90))
+        np.testing.assert_allclose(
+            (intensity.low[channel], intensity.high[channel]), (alone.low, alone.high), rtol=1e-5
+        )
+        scaled = intensity.apply(images[0])[..., channel, None]
+        np.testing.assert_allclose(scaled, alone.apply(images[0][..., channel, None]), atol=1e-4)
+    restored = jax.jit(intensity.invert)(jax.jit(intensity.apply)(images))
+    if scope == "dataset" and mode != "percentile":
+        np.testing.assert_allclose(restored, images, atol=1e-3)
+    assert Intensity.from_json(json.loads(json.dumps(intensity.to_json()))) == intensity
+    images[..., 1] = 255
+    with pytest.raises(
+        ValueError, match=r"of channel 2 of 2 from 255 to 255.*leave the channel out"
+    ):
+        Intensity.fit(images, mode, scope)
+
+
+def test_runs_of_before_have_one_scale_for_all_channels():
+    images = of_channels()
+    shared = Intensity.fit(images, shared=True)
+    assert (shared.low, shared.high) == (images.min(), images.max())
+    np.testing.assert_allclose(shared.invert(shared.apply(images[0])), images[0], atol=1e-3)
+
+
+def test_a_window_clips_and_is_undone():
+    ct = np.array([-1000, -160, 40, 240, 3000], np.int16).reshape(1, 5, 1)
+    intensity = Intensity.of_window((-160, 240), (-1, 1))
+    np.testing.assert_allclose(intensity.apply(ct).ravel(), [-1, -1, 0, 1, 1], atol=1e-6)
+    restored = intensity.invert(intensity.apply(ct)).ravel()
+    np.testing.assert_allclose(restored, [-160, -160, 40, 240, 240], atol=1e-4)
+    assert intensity.span([ct]) == (-160, 240)
+
+
+@pytest.mark.parametrize("mode", ["none", "minmax", "zscore"])
+def test_the_span_is_the_range_of_the_images(mode):
+    images = IMAGES["uint8"]
+    low, high = Intensity.fit(images, mode).span(images)
+    np.testing.assert_allclose((low, high), (images.min(), images.max()), atol=1e-4)
+    low, high = Intensity.fit(of_channels(), "none").span(images := of_channels())
+    np.testing.assert_allclose(low, images.min(axis=(0, 1, 2)))
+    np.testing.assert_allclose(high, images.max(axis=(0, 1, 2)))
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="intensity mode 'max'"):
         Intensity.fit(IMAGES["uint8"], "max")

@@ -7,6 +7,7 @@ from motfm_jax.core import encode_mask
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.convert import to_entry, write_pickle
 from motfm_jax.data.pickles import PickleSet, read_pickle
+from motfm_jax.data.source import Fitted
 
 MASK = np.array([[0, 1, 1, 0], [0, 2, 2, 0], [0, 0, 0, 0]], np.int32)
 
@@ -43,7 +44,7 @@ def test_records_of_the_original(tmp_path):
     np.testing.assert_array_equal(record.image, entry(1)["image"].transpose(1, 2, 0))
     np.testing.assert_array_equal(record.mask, MASK)
     assert record.image.shape == (3, 4, 1) and record.image.dtype == np.float32
-    assert record.mask.dtype == np.uint8 and record.label == 1 and valid[0].label == 2
+    assert record.label == 1 and valid[0].label == 2
     assert record.meta == {"name": "scan1", "patient": "p1", "age": 51}
     arrays = open_cached(train, tmp_path / "cache")
     np.testing.assert_array_equal(arrays.images[1], record.image)
@@ -93,44 +94,31 @@ def test_mask_labels_are_those_of_the_whole_file(tmp_path):
     path = save(tmp_path, [entry(mask=MASK[None] * 85.0)], valid=[entry(mask=full)])
     train, valid = PickleSet(path, "train", (3, 4)), PickleSet(path, "valid", (3, 4))
     assert train.mask_labels == ("background", "label 85", "label 170", "label 255")
-    np.testing.assert_array_equal(train[0].mask, MASK)
-    assert (valid[0].mask == 3).all()
+    assert train.label_values == valid.label_values == (0, 85, 170, 255)
+    np.testing.assert_array_equal(Fitted(train, (3, 4), "pad")[0].mask, MASK)
+    assert (Fitted(valid, (3, 4), "pad")[0].mask == 3).all()
 
 
 @pytest.mark.parametrize(
-    "values, labels, num_labels",
+    "values, labels",
     [
-        ((0, 255), (0, 1), 2),
-        ((255, 85, 170), (3, 1, 2), 4),
-        ((0, 1, 4), (0, 1, 4), 5),
-        ((0, 20, 30), (0, 2, 3), 4),
-        ((0,), (0,), 1),
-        ((1, 63), (1, 63), 64),
+        ((0, 255), (0, 1)),
+        ((255, 85, 170), (3, 1, 2)),
+        ((0, 1, 4), (0, 1, 2)),
+        ((0,), (0,)),
+        ((3, 4, 100_000), (1, 2, 3)),
     ],
 )
-def test_scaled_labels_are_the_scaled_values_of_the_original(tmp_path, values, labels, num_labels):
+def test_labels_are_consecutive_and_scaled_as_the_original_scales_the_values(
+    tmp_path, values, labels
+):
     mask = np.resize(values, (3, 4))
     source = PickleSet(save(tmp_path, [entry(mask=mask[None])]), "train", (3, 4))
-    found = source[0].mask
+    np.testing.assert_array_equal(source[0].mask, mask)
+    found = Fitted(source, (3, 4), "pad")[0].mask
     np.testing.assert_array_equal(found, np.resize(labels, (3, 4)))
-    assert len(source.mask_labels) == num_labels
-    scaled = encode_mask(found, num_labels, "scalar")[..., 0]
+    scaled = encode_mask(found, len(source.mask_labels), "scalar", source.label_values)[..., 0]
     np.testing.assert_allclose(scaled, mask / max(mask.max(), 1), rtol=1e-6)
-
-
-def test_labels_between_the_values_have_names(tmp_path):
-    path = save(tmp_path, [entry(mask=np.resize([0, 10, 40], (3, 4)))])
-    names = PickleSet(path, "train", (3, 4)).mask_labels
-    assert names == ("background", "label 10", "label 20", "label 30", "label 40")
-
-
-@pytest.mark.parametrize("values", [(0, 1, 64), (3, 4, 100_000)])
-def test_values_too_far_apart_are_numbered_as_sorted(tmp_path, values):
-    source = PickleSet(save(tmp_path, [entry(mask=np.resize(values, (3, 4)))]), "train", (3, 4))
-    distinct = sorted({0, *values})
-    assert source.mask_labels[1:] == tuple(f"label {value}" for value in distinct[1:])
-    expected = [distinct.index(value) for value in values]
-    np.testing.assert_array_equal(source[0].mask, np.resize(expected, (3, 4)))
 
 
 def test_only_the_image_is_needed(tmp_path):
@@ -300,7 +288,7 @@ def test_a_spacing_that_cannot_be_is_refused(tmp_path, spacing):
 
 def test_a_record_with_nan_is_told_with_file_and_position(tmp_path):
     path = save(tmp_path, [entry(0), entry(7, image=np.full((1, 3, 4), np.nan))])
-    with pytest.raises(ValueError, match=r"data\.pkl: train\[1\] \(scan7\): 12 of 12") as caught:
+    with pytest.raises(ValueError, match=r"data\.pkl: train\[1\]: 12 of 12") as caught:
         open_cached(PickleSet(path, "train", (3, 4)), tmp_path / "cache")
     assert str(caught.value).startswith(str(path))
 

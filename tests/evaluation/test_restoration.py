@@ -41,6 +41,14 @@ def test_a_still_flow_gives_the_sources_and_a_perfect_one_the_images(tmp_path):
     assert rows[3]["psnr"] < rows[4]["psnr"] < 30
 
 
+def test_ssim_is_that_of_grey_levels(tmp_path):
+    """(2 a b + c) / (a^2 + b^2 + c) of flat images, where 0.0 is 127.5 of 255."""
+    flat = np.zeros_like(REAL)
+    rows = measure(tmp_path, constant_network(0.0), real=flat, sources={"darker": flat - 0.5})
+    a, b, c = 127.5, 63.75, (0.01 * 255) ** 2
+    assert rows[0]["ssim"] == pytest.approx((2 * a * b + c) / (a**2 + b**2 + c), rel=1e-5)
+
+
 def test_images_are_clipped_as_a_display_does(tmp_path):
     rows = measure(tmp_path, constant_network(3.0), real=np.ones_like(REAL), sources={"far": REAL})
     assert rows[1]["psnr"] is None

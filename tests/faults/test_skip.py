@@ -99,7 +99,7 @@ FAULTS = {
     ),
     ("pickle", "NaN"): (
         edit_pickle(lambda entries: entries[0]["image"].fill(np.nan)),
-        "train[0] (e0): 96 of 96 values are NaN",
+        "train[0]: 96 of 96 values are NaN",
         1,
     ),
 }

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motfm_jax.io import pictures
+from motfm_jax.io import pictures, tiles
+from motfm_jax.io.tiles import View
 
 
 def pixels(path):
@@ -13,7 +14,7 @@ def pixels(path):
 
 def test_a_grey_tile_maps_the_window_to_black_and_white_and_clips_beyond():
     image = np.array([[-5.0, 0.0], [50.0, 300.0]])[..., None]
-    tile = pictures.grey_tile(image, (0.0, 100.0))
+    tile = tiles.image_tile(image, View(0.0, 100.0))
     assert tile.dtype == np.uint8 and tile.shape == (2, 2, 3)
     np.testing.assert_array_equal(tile[..., 0], [[0, 0], [128, 255]])
     np.testing.assert_array_equal(tile[..., 1:], tile[..., :2])
@@ -21,22 +22,44 @@ def test_a_grey_tile_maps_the_window_to_black_and_white_and_clips_beyond():
 
 def test_one_window_serves_all_images_and_a_constant_one_does_not_divide_by_zero():
     stack = np.stack([np.zeros((4, 4, 1)), np.full((4, 4, 1), 10.0)])
-    assert pictures.shared_window(stack) == (0.0, 10.0)
-    assert pictures.grey_tile(stack[0], pictures.shared_window(stack[:1])).max() == 0
+    assert tiles.shared_view(stack) == (0.0, 10.0, ())
+    assert tiles.image_tile(stack[0], tiles.shared_view(stack[:1])).max() == 0
 
 
 def test_masks_take_their_colours_and_overlays_leave_the_background_grey():
     mask = np.array([[0, 1], [2, 9]], np.uint8)
-    tile = pictures.mask_tile(mask)
+    tile = tiles.mask_tile(mask)
     np.testing.assert_array_equal(tile[0, 0], 0)
-    np.testing.assert_array_equal(tile[0, 1], pictures.MASK_COLOURS[1])
+    np.testing.assert_array_equal(tile[0, 1], tiles.MASK_COLOURS[1])
     # The colours repeat from label 8 on, but never the background's.
-    np.testing.assert_array_equal(tile[1, 1], pictures.MASK_COLOURS[2])
-    overlay = pictures.overlay_tile(np.full((2, 2, 1), 0.5), mask, (0.0, 1.0))
+    np.testing.assert_array_equal(tile[1, 1], tiles.MASK_COLOURS[2])
+    overlay = tiles.overlay_tile(np.full((2, 2, 1), 0.5), mask, View(0.0, 1.0))
     assert overlay[0, 0].tolist() == [128, 128, 128]
-    np.testing.assert_allclose(
-        overlay[0, 1], 0.65 * 128.0 + 0.35 * pictures.MASK_COLOURS[1], atol=1
-    )
+    np.testing.assert_allclose(overlay[0, 1], 0.65 * 128.0 + 0.35 * tiles.MASK_COLOURS[1], atol=1)
+
+
+def test_three_channels_are_colours_unless_they_have_other_names():
+    image = np.array([[[0.0, 5.0, 10.0]]])
+    for names in ((), ("red", "green", "blue")):
+        tile = tiles.image_tile(image, View(0, 10, names))
+        assert tile.tolist() == [[[0, 128, 255]]]
+    assert tiles.image_tile(image, View(0, 10, ("T1", "T2", "FLAIR"))).shape == (1, 5, 3)
+
+
+def test_other_channels_are_side_by_side_each_in_its_window():
+    stack = np.zeros((2, 4, 4, 2))
+    stack[:, 2:, :, 0], stack[:, :, 2:, 1] = 1000, 7
+    view = tiles.shared_view(stack, ("T1w", "FLAIR"))
+    assert (view.low, view.high) == ((0, 0), (1000, 7))
+    tile = tiles.image_tile(stack[0], view)
+    assert tile.shape == (4, 9, 3)
+    assert (tile[2:, :4] == 255).all() and (tile[:2, :4] == 0).all()
+    assert (tile[:, 7:] == 255).all() and (tile[:, 5:7] == 0).all()
+    assert view.caption(2).endswith("images: T1w 0 to 1000, FLAIR 0 to 7")
+    overlay = tiles.overlay_tile(stack[0], np.eye(4, dtype=np.uint8), view)
+    changed = (overlay != tile).any(axis=-1)
+    np.testing.assert_array_equal(changed[:, :4], np.eye(4))
+    np.testing.assert_array_equal(changed[:, 5:], np.eye(4))
 
 
 def test_three_planes_show_the_middle_with_front_and_top_upwards():
@@ -44,12 +67,12 @@ def test_three_planes_show_the_middle_with_front_and_top_upwards():
     volume[1, 5, 4] = 1.0  # right index 1, frontmost, in the axial plane k = 4
     volume[0, 3, 7] = 2.0  # topmost, in the coronal plane j = 3
     volume[2, 0, 0] = 3.0  # rearmost and lowest, in the sagittal plane i = 2
-    planes = pictures.three_planes(volume)
+    planes = tiles.three_planes(volume)
     assert planes.shape == (8, 4 + 4 + 6)
     axial, coronal, sagittal = planes[:, :4], planes[:, 4:8], planes[:, 8:]
     assert np.isnan(axial[0]).all() and np.isnan(axial[7]).all(), "6 rows centred in 8"
     assert axial[1, 1] == 1.0 and coronal[0, 0] == 2.0 and sagittal[7, 0] == 3.0
-    labels = pictures.three_planes(volume.astype(np.uint8))
+    labels = tiles.three_planes(volume.astype(np.uint8))
     assert labels.dtype == np.uint8 and (labels[0, :4] == 0).all()
 
 
@@ -84,19 +107,20 @@ def test_titles_and_captions_are_drawn_in_room_of_their_own(tmp_path):
     assert titled[titled.shape[0] - 40 :].min() < 100, "the caption reaches the last lines"
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("size", [(16, 16), (8, 8, 8)])
-def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size):
+def test_samples_and_trajectories_become_pictures_of_varied_grey(tmp_path, size, channels):
     rng = np.random.default_rng(0)
-    stack, masks = rng.normal(size=(5, *size, 1)), rng.integers(0, 3, (5, *size))
+    stack, masks = rng.normal(size=(5, *size, channels)), rng.integers(0, 3, (5, *size))
     pictures.write_samples(
         tmp_path / "a.png", stack, masks=masks, titles=list("abcde"), caption="synthetic"
     )
     pictures.write_trajectory(tmp_path / "b.png", np.stack([stack, stack / 2, stack]), columns=2)
     page = pixels(tmp_path / "a.png")
     assert len(np.unique(page[..., 0])) > 50
-    for colour in pictures.MASK_COLOURS[1:3]:
+    for colour in tiles.MASK_COLOURS[1:3]:
         assert (page == colour).all(-1).any()
-    wide = 2 if len(size) == 2 else 6
+    wide = (2 if len(size) == 2 else 6) * (2 if channels == 2 else 1)
     assert pixels(tmp_path / "b.png").shape[1] >= wide * pictures.SMALLEST_TILE
 
 

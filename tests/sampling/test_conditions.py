@@ -90,6 +90,14 @@ def test_classes_that_cannot_be_are_refused(text, num, message):
         parse_classes(text, CLASSES, num)
 
 
+def test_a_number_is_a_name_where_names_are_numbers():
+    assert parse_classes("3", ("0", "2", "3"), None)[0].tolist() == [2]
+    with pytest.raises(ValueError, match="unknown class '1'; use 0, 2, 3"):
+        parse_classes("1", ("0", "2", "3"), None)
+    with pytest.raises(ValueError, match="unknown class '0'; use 1, 2, 3, 4"):
+        parse_classes("0", ("1", "2", "3", "4"), None)
+
+
 def test_mask_files_and_class_names_repeat(tmp_path):
     for value in (1, 2):
         np.save(tmp_path / f"{value}.npy", np.full((4, 6), value, np.uint8))

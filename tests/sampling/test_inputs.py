@@ -38,6 +38,13 @@ def test_masks_are_read_from_every_kind_of_file_alike(tmp_path):
         np.testing.assert_allclose(np.array(masks.affines[3]) @ [1, 2, 0, 1], affine @ [2, 1, 0, 1])
 
 
+def test_files_hold_the_values_of_the_data_and_arrays_label_numbers(tmp_path):
+    Image.fromarray(np.uint8([0, 90, 255])[MASK]).save(tmp_path / "a.png")
+    save(tmp_path / "b.npy", MASK)
+    masks = read_masks([tmp_path], LABELS, (4, 6), label_values=(0, 90, 255))
+    np.testing.assert_array_equal(masks.values, [MASK, MASK])
+
+
 def test_volumes_come_in_ras_axes(tmp_path):
     mask = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(mask[::-1], np.diag([-1, 1, 1, 1])), tmp_path / "a.nii.gz")
