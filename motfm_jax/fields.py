@@ -89,6 +89,13 @@ def by_level(value: int | Sequence[int], levels: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,) * levels
 
 
+def are_names(value: Any) -> str:
+    """The rule of one name or a tuple of names."""
+    parts = value if isinstance(value, tuple) and value else (value,)
+    fit = all(isinstance(part, str) for part in parts)
+    return "" if fit else 'give a name, or several such as "T1w,FLAIR" or ("T1w", "FLAIR")'
+
+
 def numbers(
     default: Sequence, count: int = 0, kind: type | tuple = (int, float), above: float = -math.inf
 ) -> Field:

@@ -12,6 +12,7 @@ from motfm_jax.data.nifti import GEOMETRIES
 from motfm_jax.data.slices import AXES, PLANES
 from motfm_jax.fields import (
     Field,
+    are_names,
     choice,
     each_level,
     number,
@@ -54,7 +55,7 @@ DATA: Fields = {
     "split_seed": number(0),
     "classes": Field("view_phase"),  # camus, phantom_echo: view_phase | view | phase
     # decathlon, folder: names of channels, "T1w" or "T1w,FLAIR"; "" = the only one, or all
-    "channel": Field(""),
+    "channel": Field("", are_names, kind=object),
     # folder: pictures out of volumes, in a plane or across an axis; every so many slices, without
     # so many at either end, and without those that have a smaller share of foreground
     "slices": choice("", *PLANES, *AXES),

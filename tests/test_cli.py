@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from motfm_jax import cli
-from motfm_jax.settings import default
+from motfm_jax.settings import assign, default
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,17 @@ def test_flags_change_fields_of_the_config_file(parse):
     assert parsed.is_locked
 
 
+@pytest.mark.parametrize(
+    "text, channel", [("T1w,FLAIR", "T1w,FLAIR"), ('("T1w","FLAIR")', ("T1w", "FLAIR"))]
+)
+def test_channels_are_named_by_a_text_or_a_tuple(parse, text, channel):
+    assert parse(DEBUG, f"--config.data.channel={text}").data.channel == channel
+    config = default()
+    config.data.channel = channel  # as a config file does
+    assign(config, {"data.channel": list(channel) if type(channel) is tuple else channel})
+    assert config.data.channel == channel
+
+
 def test_a_resumed_run_needs_no_config_file(parse, tmp_path):
     config = default()
     config.train.lr, config.data.cache = 0.5, str(tmp_path / "elsewhere")
@@ -179,6 +190,7 @@ def test_a_resumed_run_needs_no_config_file(parse, tmp_path):
         ((DEBUG, "--config.data.size=(64"), "config.data.size=.*whole numbers"),
         ((DEBUG, "--config.train.lr=nan"), "config.train.lr=nan"),
         ((DEBUG, "--config.model.res_blocks=two"), "res_blocks='two': give a whole number"),
+        ((DEBUG, "--config.data.channel=(1,2)"), r"data.channel=\(1, 2\): give a name, or several"),
         ((DEBUG, "debug"), "'debug': flags are given as --name=value"),
         (("--config=phantm",), "there is no file phantm; .* a built-in config: brain, camus"),
         (("--config=phantom:cond=msk",), "cond=msk: use one of none, class, mask"),

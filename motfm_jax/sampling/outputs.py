@@ -175,8 +175,7 @@ def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
     facts, conditions = samples.model.facts, samples.conditions
     masks = None if conditions.raw_masks else samples.masks
     if masks is not None:
-        values = facts.label_values or range(len(facts.mask_labels))
-        values = np.array(values, np.uint32)
+        values = np.array(facts.label_values or range(len(facts.mask_labels)), np.uint32)
         masks = values.astype(np.min_scalar_type(values.max()))[masks]
     for index, stem in enumerate(stems):
         affine = conditions.affines[index] if conditions.affines else None
@@ -190,13 +189,12 @@ def _write_niftis(stems: Sequence[Path], samples: "Samples") -> None:
 
 
 def _png_view(samples: "Samples") -> View:
-    """What is black and white in single pictures: the bounds of the scaling, or percentiles of the
-    images where it has none."""
-    facts, images = samples.model.facts, samples.images
-    intensity = facts.intensity
-    if intensity["mode"] in ("none", "zscore") or samples.settings()["raw"]:
-        return shared_view(images, facts.channel_names)
-    return View(intensity["low"], intensity["high"], facts.channel_names)
+    """What is black and white in single pictures: the least and the greatest intensity of the
+    training images, or percentiles of images that are in other units."""
+    facts = samples.model.facts
+    if facts.bounds is None or samples.settings()["raw"]:
+        return shared_view(samples.images, facts.channel_names)
+    return View(*facts.bounds, facts.channel_names)
 
 
 def _orientation(facts: Facts) -> str:

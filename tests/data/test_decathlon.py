@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from motfm_jax import settings
+from motfm_jax import datasets, settings
 from motfm_jax.commands import prepare
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.decathlon import Decathlon
@@ -163,6 +163,19 @@ def test_several_channels_become_the_channels_of_the_image(tree, channel):
 def test_channels_that_are_no_different_names_are_refused(tree, channel):
     with pytest.raises(ValueError, match=r"several different ones, such as \"T1w,FLAIR\""):
         Decathlon(tree, "train", Grid(SHAPE), channel)
+
+
+def test_labels_with_gaps_and_several_channels_reach_the_network(tree, tmp_path):
+    edit(tree, labels={"0": "background", "1": "edema", "2": "core", "255": "far"})
+    config = settings.default()
+    fields = {"source": "decathlon", "root": str(tree), "size": SHAPE, "channel": ("T1w", "FLAIR")}
+    fields |= {"label_map": ((3, 255),), "fit": "stretch", "cache": str(tmp_path / "cache")}
+    config.data.update(fields)
+    data = datasets.data(config)
+    assert data.facts.mask_labels == ("background", "edema", "core", "far")
+    assert data.facts.label_values == (0, 1, 2, 255)
+    assert data.facts.channel_names == ("T1w", "FLAIR") and data.facts.channels == 2
+    assert np.unique(data.train.masks).tolist() == [0, 1, 2, 3]
 
 
 def test_channels_are_made_from_as_many(tree):

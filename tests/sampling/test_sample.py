@@ -1,5 +1,6 @@
 """The folder of outputs: its files, its sidecar, continuing, refusing, overwriting."""
 
+import dataclasses
 import functools
 import json
 
@@ -33,7 +34,9 @@ def model(size):
         network=Network(lambda *_: None, lambda params, x, t, context, key: -x * params["rate"]),
         params={"rate": np.float32(1.0)},
         condition=lambda mask, label: Condition(),
-        facts=Facts(size, 1, CLASSES, labels, INTENSITY.to_json(), affine=affine),
+        facts=Facts(
+            size, 1, CLASSES, labels, INTENSITY.to_json(), affine=affine, bounds=(10.0, 50.0)
+        ),
         config=settings.default(),
         run="runs/x",
         checkpoint_hash="abc",
@@ -131,16 +134,19 @@ def test_volumes_are_written_as_nifti_by_default_with_their_affines(tmp_path):
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 4, 6)])
 def test_the_mask_of_each_image_lies_beside_it_with_the_values_of_the_files(tmp_path, size):
-    sample(tmp_path, size=size, nifti=True)
+    facts = dataclasses.replace(model(size).facts, label_values=(0, 255, 300))
+    trained = dataclasses.replace(model(size), facts=facts, samplers={})
+    request = Request(Solver("midpoint", 3), nifti=True)
+    sample_to_folder(tmp_path, trained, make_conditions(size=size), request)
     saved = arrays(tmp_path)["masks"]
     assert set(np.unique(saved)) == {0, 1, 2}
     for index in range(5):
         image = nibabel.load(tmp_path / f"sample_000{index}.nii.gz")
         mask = nibabel.load(tmp_path / f"sample_000{index}_mask.nii.gz")
-        assert mask.header.get_data_dtype() == np.uint8
+        assert mask.header.get_data_dtype() == np.uint16
         written = np.asanyarray(mask.dataobj)
         written = written[..., 0].T if len(size) == 2 else written
-        np.testing.assert_array_equal(written, saved[index])
+        np.testing.assert_array_equal(written, np.array([0, 255, 300])[saved[index]])
         np.testing.assert_array_equal(mask.affine, image.affine)
 
 
