@@ -158,7 +158,7 @@ def inherited_weights(
     path = Path(config.train.init_from)
     parent = load_run(path)
     _check_same_network(parent, config, facts)
-    named = bool(_channel_names(parent.facts) and _channel_names(facts))
+    named = bool(parent.facts.channel_names and facts.channel_names)
     theirs, ours = _names(parent.config, parent.facts, named), _names(config, facts, named)
     result = inherit(parent.params, jax.device_get(model.init(key)), theirs, ours)
     record = {
@@ -196,14 +196,10 @@ def _names(config: ConfigDict, facts: Facts, named: bool) -> dict[str, tuple[str
     numbers = tuple(map(str, range(1, facts.channels + 1)))
     labels = facts.mask_labels if config.data.mask_encoding == "onehot" else ("all, scaled",)
     return {
-        "image": _channel_names(facts) if named else numbers,
+        "image": facts.channel_names if named else numbers,
         "mask": labels if "mask" in config.cond else (),
         "class": facts.classes if "class" in config.cond else (),
     }
-
-
-def _channel_names(facts: Facts) -> tuple[str, ...]:
-    return getattr(facts, "channel_names", ())
 
 
 def _shared(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, list[str]]:

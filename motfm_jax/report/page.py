@@ -202,7 +202,7 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     return path
 
 
-def _parents(plan: Plan, out: Path) -> str:
+def parents(plan: Plan, out: Path) -> str:
     """The runs that some of the networks began with, a paragraph each."""
     paths = {
         f"{name}/{system}": run_folder(out, name, system) / PARENT
@@ -237,7 +237,7 @@ def _page(
 <html lang="en"><meta charset="utf-8"><title>{escape(plan.title)}</title><style>{_STYLE}</style>
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
-{_parents(plan, out)}
+{parents(plan, out)}
 <p>The pictures show real images: keep this page where the data may be.</p>
 {"".join(table.html() for table in report_tables)}
 {pictures_html}

@@ -22,9 +22,9 @@ from motfm_jax.io.npz import write_npz
 from motfm_jax.report import plan as plans
 from motfm_jax.report import tables
 from motfm_jax.report.measure import read_real
-from motfm_jax.report.page import write_report
+from motfm_jax.report.page import parents, write_report
 from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
-from motfm_jax.report.stages import Stage, carry_out, is_done, sample_folder, stages
+from motfm_jax.report.stages import Stage, carry_out, is_done, run_folder, sample_folder, stages
 
 ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
 SMALL = Plan("small", ECHO)
@@ -218,6 +218,14 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
     (folder / "samples.json").touch()
     real = read_real(SMALL, tmp_path, "echo")
     assert (len(real.reference), len(real.held_out)) == (reference, held_out)
+
+
+def test_a_network_that_began_with_another_runs_weights_names_it(tmp_path):
+    run = run_folder(tmp_path, "echo", "M-CM")
+    run.mkdir(parents=True)
+    (run / "parent.json").write_text(json.dumps({"run": "a<b", "step": 70}))
+    began = "<p>echo/M-CM began with the weights of a&lt;b, step 70.</p>"
+    assert parents(SMALL, tmp_path) == began
 
 
 def test_names_of_cells():
