@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from motfm_jax import build, cli, presets, settings
 from motfm_jax.core import Batch
-from motfm_jax.data import SOURCES, phantom
+from motfm_jax.data import SOURCES, labels, phantom
 from motfm_jax.data.convert import to_pickle
 from motfm_jax.data.examination import Report
 from motfm_jax.data.facts import Facts
@@ -44,6 +44,7 @@ FIELDS = {
     "slice_foreground": "folder: least share of foreground",
     "spacing_mm": "decathlon, folder: resample to this",
     "crop_foreground": "decathlon, folder: cut away the background",
+    "labels": 'names and values of mask labels, "0:background,255:lesion"',
     "geometry": "NIfTI field that places voxels: sform, qform or pixdim",
     "resample_masks": "of another grid: nearest voxels",
     "split_seed": "of a random split",
@@ -126,7 +127,9 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
     data = fields_of(args)
     source = SOURCES[args.layout].from_config(data, split)
     # A pickle is converted from its entries, not from its records.
-    return source if isinstance(source, PickleSet) else Fitted(source, args.size, args.fit)
+    if isinstance(source, PickleSet):
+        return source
+    return Fitted(source, args.size, args.fit, labels.declared(source, data.labels))
 
 
 def check(args: argparse.Namespace) -> int:
@@ -138,34 +141,43 @@ def check(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         report = kind.check(args.root, progress, **options)
     print(report)
-    if not args.size and (size := propose(report.summaries, options.get("data"))):
-        print(*_suggest(args, report, size), sep="\n")
+    if not args.size and (proposal := propose(report.summaries, options.get("data"))):
+        print(f"\nsize: {_fields(proposal)}, the median field of view and spacing")
+        if args.layout == "folder":
+            print(*_training(args, report, proposal), sep="\n")
     return 2 if report.errors else 0
 
 
-def _suggest(args: argparse.Namespace, report: Report, proposal: Proposal) -> list[str]:
-    """Lines: the size that suits the data, half of it, and the memory that either takes."""
-    lines = ["", "size: the median field of view at the median spacing, and half of it"]
+def _fields(proposal: Proposal) -> str:
+    fields = f"--config.data.size={_text(proposal.size)}"
+    if proposal.spacing_mm:
+        fields += f" --config.data.spacing_mm={_text(proposal.spacing_mm)}"
+    return fields
+
+
+def _training(args: argparse.Namespace, report: Report, proposal: Proposal) -> list[str]:
+    """Lines: the memory of a training at a size, halved until that fits, and its command."""
     masks = any(summary.labels for summary in report.summaries)
     cond = "+".join(["mask"] * masks + ["class"] * bool(report.classes)) or "none"
     preset = f"folder:cond={cond},size=small,dims={len(proposal.size)}"
-    for chosen in dict.fromkeys((proposal, proposal.half())):
-        config = presets.read_config(preset)
-        config.data.size = chosen.size
-        fields = f"--config.data.size={_text(chosen.size)}"
-        if chosen.spacing_mm:
-            fields += f" --config.data.spacing_mm={_text(chosen.spacing_mm)}"
+    config, limit, lines = presets.read_config(preset), memory.limit(), []
+    while True:
+        config.data.size = proposal.size
+        needed = _memory(config, report)
         lines.append(
-            f"  {fields}: about {_memory(config, report) / 1e9:.2g} GB with size=small, "
-            f"{config.train.batch_size} images an update"
+            f"  {_text(proposal.size)}: about {needed / 1e9:.2g} of {limit / 1e9:.2g} GB with "
+            f"size=small and train.batch_size={config.train.batch_size}"
         )
-    lines.append("  (weights, optimiser, and what the backward pass keeps, without XLA's savings)")
-    if args.layout == "folder":
-        lines += [
-            "train:",
-            f"  motfm train --config={preset} --config.data.root={args.root} --workdir=runs/mine",
-        ]
-    return lines
+        if needed <= limit or proposal.half() == proposal:
+            break
+        proposal = proposal.half()
+    return [
+        *lines,
+        "  (weights, optimiser, and what the backward pass keeps)",
+        "train:",
+        f"  motfm train --config={preset} --config.data.root={args.root} {_fields(proposal)} "
+        "--workdir=runs/mine",
+    ]
 
 
 def _text(numbers: Sequence[float]) -> str:
@@ -174,12 +186,12 @@ def _text(numbers: Sequence[float]) -> str:
 
 def _memory(config: Any, report: Report) -> int:
     """Bytes that training takes, from the shapes of its arrays."""
-    labels = sorted({0}.union(*(summary.labels for summary in report.summaries)))
+    values = sorted({0}.union(*(summary.labels for summary in report.summaries)))
     facts = Facts(
         tuple(config.data.size),
         len(report.summaries[0].low),
         report.classes,
-        tuple(map(str, labels)),
+        tuple(map(str, values)),
         {},
     )
     built = build.architecture(config, facts)

@@ -112,7 +112,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
     Foreground is what exceeds the background (the volume's corners, see `geometry.background`) by a
     tenth of the distance to the volume's 99.5th percentile, in any channel.
     """
-    values = image.astype(np.float32)
+    values = np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0)
     low = geometry.background(values)
     high = np.percentile(values.reshape(-1, values.shape[-1]), 99.5, axis=0)
     return (values > low + FOREGROUND * (high - low)).any(axis=-1).mean(axis=(0, 1))

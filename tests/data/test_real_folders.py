@@ -113,10 +113,10 @@ def ms_with_four_channels(data, root):
     return known
 
 
-# How it is arranged; condition; size that keeps the files' voxels, size to train at; further fields.
+# How it is arranged; condition; size of the files' voxels, size to train at; further fields.
 CASES = {
     "camus png": (camus_as_png, "mask+class", (224, 224), (32, 32), {}),
-    "ixi nnunet": (ixi_as_nnunet, "mask", (96, 120, 120), (24, 32, 32), {}),
+    "ixi nnunet": (ixi_as_nnunet, "mask", (96, 120, 120), (16, 16, 16), {}),
     "ixi table, axial": (
         ixi_as_table,
         "mask+class",
@@ -124,8 +124,8 @@ CASES = {
         (32, 32),
         {"slices": "axial", "slice_step": 8, "slice_foreground": 0.1},
     ),
-    "ixi dicom": (ixi_as_dicom, "none", (96, 120, 120), (24, 32, 32), {}),
-    "ms channels": (ms_with_four_channels, "mask", (96, 112, 96), (24, 32, 24), {}),
+    "ixi dicom": (ixi_as_dicom, "none", (96, 120, 120), (16, 16, 16), {}),
+    "ms channels": (ms_with_four_channels, "mask", (96, 112, 96), (16, 16, 16), {}),
 }
 
 
@@ -139,7 +139,8 @@ def in_space(array, affine, points):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_real_data_in_another_layout(case, motfm_data, tmp_path, capsys):
+def test_real_data_in_another_layout(case, motfm_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "_memory", lambda config, report: 0)  # takes a while
     arrange, cond, full, size, fields = CASES[case]
     root = tmp_path / "data"
     root.mkdir()
@@ -162,9 +163,8 @@ def test_real_data_in_another_layout(case, motfm_data, tmp_path, capsys):
             ]
         )
     out = tmp_path / "out"
-    command("sample")(
-        [f"--run={tmp_path / 'run'}", "--num=1", f"--out={out}", "--nifti", "--steps=1"]
-    )
+    flags = ("--num=1", "--nifti", "--steps=1")
+    command("sample")([f"--run={tmp_path / 'run'}", f"--out={out}", *flags])
     run = motfm.load(tmp_path / "run")
     assert run.step == 2
     written = nibabel.load(next(out.glob("*.nii*")))

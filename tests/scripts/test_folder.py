@@ -64,7 +64,8 @@ def test_check_says_what_it_finds_and_which_size_suits(tmp_path, capsys):
         "no patients are named: each image is its own",
         "80, 10 and 10% of the patients, drawn with seed 0",
         "1 files that are no images are left out, such as",
-        "--config.data.size='(16,32)': about 0.1 GB",
+        "size: --config.data.size='(16,32)', the median",
+        "'(16,32)': about 0.1 of ",
         f"--config=folder:cond=mask+class,size=small,dims=2 --config.data.root={root}",
     ):
         assert text in printed
@@ -122,8 +123,18 @@ def train(root, workdir, *fields, preset="cond=none,size=debug"):
 def test_check_tells_the_memory_that_training_takes(tmp_path, capsys):
     assert check(f"--root={volumes(tmp_path / 'data')}") == 0
     printed = capsys.readouterr().out
-    sizes = re.findall(r"size='\((.*?)\)'.*spacing_mm='\(2,2,3\)': about [\d.]+ GB", printed)
-    assert sizes == ["16,16,8"]
+    assert "--config.data.size='(16,16,8)' --config.data.spacing_mm='(2,2,3)'" in printed
+    assert re.search(r"'\(16,16,8\)': about [\d.]+ of [\d.]+ GB", printed)
+
+
+@pytest.mark.slow
+def test_pictures_train_resume_and_sample(tmp_path):
+    root = pictures(tmp_path / "data")
+    train(root, tmp_path / "run", preset="cond=mask+class,size=debug")
+    command("sample")([f"--run={tmp_path / 'run'}", "--num=2", f"--out={tmp_path / 'out'}"])
+    with np.load(tmp_path / "out/samples.npz") as samples:
+        assert samples["images"].shape == (2, 16, 16, 1)
+        assert set(np.unique(samples["masks"])) == {0, 1}
 
 
 @pytest.mark.slow

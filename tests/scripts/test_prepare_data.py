@@ -104,7 +104,7 @@ def test_check_finds_what_is_wrong_in_a_pickle(main, tmp_path, capsys):
     for message in (
         "a is in two splits, train and valid",
         "train[1]: mask (8, 7) and image (8, 8)",
-        "train[2]: NaN",
+        "train[2]: 1 of 64 values are NaN",
         "errors: 3",
         "the test split is empty",
         "voxel for voxel: train[0] (train), valid[0] (valid)",
