@@ -169,15 +169,6 @@ def flip_bit(data):
     return data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
 
 
-def with_value(value):
-    def make(values):
-        values = values.astype(np.float32)
-        values[2, 3] = value
-        return values
-
-    return make
-
-
 def to_folder(path):
     path.unlink()
     path.mkdir()
@@ -208,7 +199,6 @@ REFUSED = {
     "voxels behind the end": (header(vox_offset=1e6), "cannot be read"),
     "an unknown type": (header(datatype=77), "cannot be read"),
     "complex voxels": (again(make=lambda values: values.astype(np.complex64)), "real numbers"),
-    "NaN": (again(make=with_value(np.nan)), "NaN or infinite"),
     "NaN spacing": (header(pixdim_2=np.nan), "its header disagrees with itself"),
     "another spacing than the affine": (header(pixdim_1=3), "its header disagrees with itself"),
     "NaN affine": (header(srow_x_0=np.nan), "positive numbers needed"),

@@ -42,15 +42,16 @@ def test_contrast_names_labels_and_counts_images(tmp_path, capsys):
         main(["contrast", samples, "--darker=lumen", "--brighter=wall"])
 
 
-def with_a_run(folder, monkeypatch, checkpoint="abc"):
+def with_a_run(folder, monkeypatch, checkpoint="abc", mode="minmax"):
     """Samples that are three copies, and a run that needs no training."""
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1)).astype(np.uint8)
     splits = {"train": slice(0, 40), "valid": slice(40, 80)}
     arrays = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(80)])
-    intensity = Intensity.fit(images, "minmax", "dataset", (-1.0, 1.0), (0.5, 99.5))
-    model = SimpleNamespace(checkpoint_hash=checkpoint, intensity=intensity, config=None)
+    intensity = Intensity.fit(images, mode, "dataset", (-1.0, 1.0), (0.5, 99.5))
+    facts = SimpleNamespace(bounds=None)  # as of a run of 0.1.0
+    model = SimpleNamespace(checkpoint_hash=checkpoint, intensity=intensity, facts=facts)
     monkeypatch.setattr(runs, "load_run", lambda path, which, data_root: model)
-    monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
+    monkeypatch.setattr(datasets, "of_run", lambda model, split: arrays.take(splits[split]))
     return [write(folder, images[[5, 6, 7]].astype(np.float32)), "--run=run"]
 
 
@@ -77,6 +78,20 @@ def test_a_score_stands_beside_its_floor(tmp_path, capsys, monkeypatch):
     assert report["num"] == [3, 40]
     assert [row["images"] for row in report["rows"]] == ["generated", "real, 3 of train"]
     assert all(row["density_w1"] > 0 for row in report["rows"])
+
+
+@pytest.mark.parametrize("mode", ["none", "zscore"])
+def test_a_score_takes_the_range_of_the_training_images_for_black_and_white(
+    mode, tmp_path, monkeypatch
+):
+    scores = []
+    for each in ("minmax", mode):
+        flags = with_a_run(tmp_path, monkeypatch, mode=each)
+        main(["score", *flags, "--split=valid", f"--networks={tmp_path}"])
+        scores.append(json.loads((tmp_path / "score.json").read_text()))
+    assert scores[1]["bounds"] == pytest.approx([0, 255], abs=1e-3)
+    for ours, expected in zip(scores[1]["rows"], scores[0]["rows"]):
+        assert ours["density_w1"] == pytest.approx(expected["density_w1"], rel=1e-3)
 
 
 def test_samples_that_are_damaged_or_absent_are_named(tmp_path, monkeypatch):
