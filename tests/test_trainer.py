@@ -335,6 +335,10 @@ def test_resuming_with_other_data_is_refused(tmp_path):
     check_facts(path, facts)  # nothing there yet
     path.write_text(json.dumps(facts.to_json() | {"unknown": []}))  # a field of 0.1.0
     check_facts(path, facts)
+    added = ("label_values", "channel_names", "bounds")  # since 0.1.0
+    old = {name: value for name, value in facts.to_json().items() if name not in added}
+    path.write_text(json.dumps(old))
+    check_facts(path, dataclasses.replace(facts, channel_names=("T1w",), bounds=(0.0, 9.0)))
     with pytest.raises(ValueError, match=r"classes was \['a', 'b'\], is \['b', 'a'\]"):
         check_facts(path, dataclasses.replace(facts, classes=("b", "a")))
     path.write_text("")

@@ -164,15 +164,17 @@ def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
     assert "| ResNet18 | real | 0.85 ± 0.071 | n/a |" in table.markdown()
 
 
+OLD_FACTS = SimpleNamespace(bounds=None, channel_names=())  # as of a run of 0.1.0
+
+
 def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
     """Without a training: the real images, and a set that is 20 grey levels brighter."""
     images = np.random.default_rng(0).integers(20, 200, (30, 16, 16, 1)).astype(np.uint8)
     real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(
-        runs, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
-    )
-    monkeypatch.setattr(datasets, "arrays", lambda config, split: real)
+    model = SimpleNamespace(intensity=intensity, facts=OLD_FACTS)
+    monkeypatch.setattr(runs, "load_run", lambda path: model)
+    monkeypatch.setattr(datasets, "of_run", lambda model, split: real)
     monkeypatch.setenv("MOTFM_CACHE", str(tmp_path / "cache"))
     plan = dataclasses.replace(
         SMALL, echo=dataclasses.replace(ECHO, systems=("M",)), steps=(1, 2), depths=()
@@ -201,8 +203,8 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
     images = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8, 1)
     monkeypatch.setattr(
         datasets,
-        "arrays",
-        lambda config, split: Arrays(
+        "of_run",
+        lambda model, split: Arrays(
             images[: numbers[split]],
             None,
             None,
@@ -210,9 +212,8 @@ def test_copies_are_judged_by_all_that_was_held_out_where_the_reference_is_small
         ),
     )
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
-    monkeypatch.setattr(
-        runs, "load_run", lambda path: SimpleNamespace(config=None, intensity=intensity)
-    )
+    model = SimpleNamespace(intensity=intensity, facts=OLD_FACTS)
+    monkeypatch.setattr(runs, "load_run", lambda path: model)
     folder = sample_folder(tmp_path, Cell("echo", "M", 1), "test")
     folder.mkdir(parents=True)
     (folder / "samples.json").touch()
