@@ -36,7 +36,7 @@ def save(path, values):
 @pytest.mark.slow
 def test_the_names_others_script_against(run, tmp_path, capfd):
     out = tmp_path / "out"
-    sidecar = sample(run, out, "--num=5", "--steps=2", "--solver=heun", "--seed=3")
+    sidecar = sample(run, out, "--num=5", "--steps=2", "--solver=heun", "--seed=3", "--png")
     arrays = load(out)
     assert arrays["images"].shape == (5, 16, 16, 1) and arrays["images"].dtype == np.float32
     assert arrays["masks"].shape == (5, 16, 16) and set(np.unique(arrays["masks"])) <= {0, 1, 2, 3}
@@ -45,6 +45,7 @@ def test_the_names_others_script_against(run, tmp_path, capfd):
     assert sidecar["training_step"] == 7 and len(sidecar["checkpoint"]) == 32
     assert "network calls an image: 4" in capfd.readouterr().out
     assert np.asarray(Image.open(out / "grid.png")).std() > 10
+    assert np.asarray(Image.open(out / "sample_0004.png")).shape == (16, 16)
 
 
 @pytest.mark.slow
