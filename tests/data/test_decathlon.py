@@ -125,6 +125,18 @@ def test_target_spacing_cuts_or_pads_and_does_not_fit(tree):
     assert not record.mask[:, :, [0, 7]].any()
 
 
+def test_voxels_of_500_microns_are_half_a_millimetre(tmp_path):
+    write_tree(tmp_path, 2, modality={"0": "T1w"})
+    for path in tmp_path.glob("*Tr/*"):
+        stored = np.asanyarray(nibabel.load(path).dataobj)
+        image = nibabel.Nifti1Image(stored, np.diag([500.0, 500, 500, 1]))
+        image.header.set_xyzt_units("micron")
+        nibabel.save(image, path)
+    record = Decathlon(tmp_path, "train", Grid(SHAPE, spacing_mm=(0.5, 0.5, 0.5)))[0]
+    np.testing.assert_array_equal(record.mask, mask())
+    np.testing.assert_array_equal(record.image > 0, mask()[..., None] > 0)
+
+
 def test_labels_are_remapped_and_merged_names_joined(tree):
     source = Decathlon(tree, "train", Grid(SHAPE, "stretch"), "T1w", label_map=((2, 1), (3, 2)))
     assert source.mask_labels == ("background", "edema+core", "enhancing")

@@ -109,12 +109,16 @@ def refusals_pass(path: Path) -> Iterator[None]:
 
 def read_nifti(path: Path) -> None:
     from motfm_jax.data import camus, decathlon, nifti
+    from motfm_jax.data.dataset_json import Entry as Pair
+    from motfm_jax.data.orientation import Reading
     from motfm_jax.sampling.inputs import read_masks
 
     nifti.read(path)
+    reading = Reading("pixdim", resample_masks=True)
     for read in (
-        camus.read_frame,
-        lambda path: decathlon.read_image(path, ("T1w",)),
+        lambda path: nifti.read(path, "sform"),
+        lambda path: camus.read_frame(camus.Frame("p", "2CH", "ED", path), False, reading),
+        lambda path: decathlon.read_volume(Pair("p", path, path), ("T1w",), range(9), reading),
         lambda path: read_masks([path], LABELS, SIZE, "pad"),
         lambda path: read_masks([path], LABELS, (4, 4, 4), "stretch"),
     ):
