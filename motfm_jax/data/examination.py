@@ -143,9 +143,9 @@ def examine(
         "spacing_mm": _extents([summary.spacing_mm for summary in usable if summary.spacing_mm]),
         "type": listed(Counter(summary.dtype for summary in usable)),
     }
-    kinds = Counter(len(summary.low) for summary in usable)
-    for index in range(max(kinds, default=0)):
-        channel = channels[index] if channels else f"channel {index}" * (max(kinds) > 1)
+    count = max((len(summary.low) for summary in usable), default=0)
+    names = channels or [f"channel {number}" * (count > 1) for number in range(1, count + 1)]
+    for index, channel in enumerate(names[:count]):
         present = [summary for summary in usable if len(summary.low) > index]
         if present:
             low = [summary.low[index] for summary in present]
@@ -160,7 +160,7 @@ def examine(
     report.classes = tuple(sorted({item.group for item in items} - {""}))
     _compare_channels(readable, report)
     _warn_of_lost_labels(usable, labels, report, grid)
-    _warn_of_single_images(readable, report)
+    _warn_of_single_images(readable, names, report)
     _warn_of_identical_images(readable, report)
     return spacings
 
@@ -275,19 +275,18 @@ def _warn_of_lost_labels(
         )
 
 
-def _warn_of_single_images(readable: Iterable[tuple[Item, Summary]], report: Report) -> None:
+def _warn_of_single_images(
+    readable: Sequence[tuple[Item, Summary]], names: Sequence[str], report: Report
+) -> None:
     always = _constant_channels([summary for _, summary in readable])
     for channel, value in always.items():
-        line = f"channel {channel + 1} is {value:.6g} in all images; leave it out if it is alpha"
+        line = f"{names[channel]} is {value:.6g} in all images; leave it out if it is alpha"
         report.warnings.append(line)
     for item, summary in readable:
-        flat = [i for i, low in enumerate(summary.low) if low == summary.high[i]]
-        flat = [i for i in flat if i not in always]
-        if flat and len(summary.low) == 1:
-            report.warnings.append(f"{item.name}: the image is constant ({summary.low[0]:.6g})")
-        for channel in flat if len(summary.low) > 1 else ():
-            value = summary.low[channel]
-            report.warnings.append(f"{item.name}: channel {channel + 1} is constant ({value:.6g})")
+        for channel, (low, high) in enumerate(zip(summary.low, summary.high)):
+            what = "the image" if len(summary.low) == 1 else names[channel]
+            if low == high and channel not in always:
+                report.warnings.append(f"{item.name}: {what} is constant ({low:.6g})")
         if set(summary.labels) == {0}:
             report.warnings.append(f"{item.name}: the mask is empty")
 

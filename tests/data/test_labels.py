@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from motfm_jax.data import geometry
 from motfm_jax.data.labels import NOT_THERE, Labels, fault, parse, to_values
 
 
@@ -40,3 +41,15 @@ def test_labels_of_other_files_are_found_by_name():
     assert run.of(Labels(("back", "lesion"), (0, 255))) == (run.names, (0, NOT_THERE, 255))
     other = Labels(("back", "vessel"), (0, 1))
     assert run.of(other) is other and run.of(None) is run
+
+
+@pytest.mark.parametrize(
+    "corner, is_kept", [((5, 5, 5), True), ((6, 1, 9), True), ((3, 5, 5), False)]
+)
+def test_a_lesion_between_the_voxels_that_are_kept_is_lost(corner, is_kept):
+    """From 64 to 16, index 2 of every four is kept; a lesion has two of them along each axis."""
+    mask = np.zeros((64, 64, 64), np.uint8)
+    mask[tuple(slice(start, start + 2) for start in corner)] = 7
+    image = np.zeros((64, 64, 64, 0), np.float32)
+    resized = geometry.fit(image, mask, None, None, (16, 16, 16), "pad")
+    assert resized.lost == (() if is_kept else (7,))

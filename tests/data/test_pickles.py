@@ -1,11 +1,15 @@
 import pickle
+import re
 
 import numpy as np
 import pytest
+from tiny import make_config
 
+from motfm_jax import datasets
 from motfm_jax.core import encode_mask
 from motfm_jax.data.cache import entry_key, open_cached
 from motfm_jax.data.convert import to_entry, write_pickle
+from motfm_jax.data.integrity import check_pickle
 from motfm_jax.data.pickles import PickleSet, read_pickle
 from motfm_jax.data.source import Fitted
 
@@ -312,6 +316,43 @@ def test_bad_files_are_named(tmp_path, contents, message):
     with pytest.raises(ValueError, match=message) as caught:
         list(PickleSet(path, "train", (3, 4)))
     assert "data.pkl" in str(caught.value)
+
+
+def coloured(index, shape, alpha=None):
+    image = np.random.default_rng(index).random(shape, np.float32)
+    if alpha is not None:
+        image[3] = alpha
+    return {"image": image}
+
+
+@pytest.mark.parametrize(
+    "images, told, refused",
+    [
+        (
+            [coloured(0, (1, 8, 8)), coloured(1, (3, 8, 8))],
+            "images of different numbers of channels",
+            "3 channels, but train.0. has 1",
+        ),
+        (
+            [coloured(0, (4, 8, 8), 1), coloured(1, (4, 8, 8), 1)],
+            "channel 4 is 1 in all images; leave it out if it is alpha",
+            "of channel 4 of 4 from 1 to 1 .* leave the channel out",
+        ),
+        (
+            [coloured(0, (8, 8, 3)), coloured(1, (8, 8, 3))],
+            r"image \(8, 8, 3\), with its 3 channels last; they come first",
+            r"image \(8, 8, 3\), with its 3 channels last; they come first .* \(3, 8, 8\)",
+        ),
+    ],
+    ids=["grey and colour", "alpha", "channels last"],
+)
+def test_channels_that_cannot_be_are_told_by_check_and_by_training(tmp_path, images, told, refused):
+    path = save(tmp_path, images, valid=images)
+    report = check_pickle(path)
+    assert any(re.search(told, line) for line in report.errors + report.warnings)
+    fields = {"data__source": "pickle", "data__root": str(path), "data__size": (8, 8)}
+    with pytest.raises(ValueError, match=refused):
+        datasets.data(make_config(cond="none", **fields))
 
 
 def test_a_missing_file_is_named(tmp_path):
