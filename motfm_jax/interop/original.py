@@ -336,9 +336,8 @@ def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]
             f"{mask_channels}, which the original's build_model does not pass"
         )
     scaling = "a window" if data.intensity.window else data.intensity.mode
-    if scaling in ("percentile", "zscore", "a window"):
-        notes.append(
-            f"images were scaled by {scaling}, which the original does not have; its "
-            "config has minmax"
-        )
+    if scaling not in ("none", "minmax"):
+        notes.append(f"images were scaled by {scaling}; the original's config has minmax instead")
+    if facts.channels > 1 and isinstance(facts.intensity["low"], list | tuple):
+        notes.append("each channel was scaled by itself; the original scales all alike")
     return values, notes
