@@ -141,7 +141,10 @@ class Folder:
         (first, *others) = self.cases[0].images
         if others or formats.suffix(first) not in (*formats.PICTURES, *dicom.SUFFIXES):
             return ()
-        return formats.read(first).channels
+        try:
+            return formats.read(first).channels
+        except ValueError:  # told when its record is read
+            return ()
 
     def __len__(self) -> int:
         return len(self._slices()) if self.cut else len(self.cases)
@@ -246,7 +249,7 @@ class Folder:
         for case in self.cases:
             named = case.files if self.how.source == () else case.images + case.masks
             for path in named:
-                files += dicom.files(path) if path.is_dir() else [path]
+                files += dicom.files(path) if path.is_dir() else [path, *formats.beside(path)]
         return files
 
 

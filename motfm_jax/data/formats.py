@@ -30,6 +30,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ARRAYS = (".npy", ".npz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 SUFFIXES = (*nifti.NIFTI_SUFFIXES, *PICTURES, *ARRAYS, *ITK, *dicom.SUFFIXES)
+VOXELS = (".raw", ".zraw", ".raw.gz")  # beside a header
 COLOURS = ("red", "green", "blue")
 GREY, PURE = 16, 0.95  # a JPEG mask: distance from black or white, and the share that keeps it
 
@@ -64,6 +65,14 @@ def suffix(path: Path) -> str:
 def stem(path: Path) -> str:
     """The file's name without that suffix; a folder's name as it is."""
     return path.name if path.is_dir() else path.name[: len(path.name) - len(suffix(path))]
+
+
+def beside(path: Path) -> list[Path]:
+    """The voxels of a header that keeps them in another file."""
+    if not path.name.lower().endswith((".mhd", ".nhdr")):
+        return []
+    voxels = (path.with_suffix(end) for end in VOXELS)
+    return [each for each in voxels if each.is_file()]
 
 
 def read(path: Path, geometry: str = "", as_mask: bool = False) -> Scan:

@@ -23,7 +23,6 @@ SPLITS = {
 IMAGES, MASKS = ("images", "image"), ("masks", "mask")
 MASK_STEM = re.compile(r"(.+)[_-](?:seg|segmentation|mask|gt)(?:[_-]?\d+)?", re.IGNORECASE)
 UNLABELLED = "unlabelled"  # the split of nnU-Net's imagesTs
-IGNORED = (".raw", ".zraw")  # the voxels beside a header that names them
 
 
 class Case(NamedTuple):
@@ -135,13 +134,13 @@ def read_nnunet(root: Path) -> Listing:
         channels = tuple(str(names[key]) for key in sorted(names, key=int))
         end = str(description["file_ending"])
         declared = dict(description.get("labels") or {})
+        labels = {int(v): name for name, v in declared.items() if isinstance(v, int | str)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: channel_names and file_ending of nnU-Net v2 needed ({type(error).__name__}: "
             f"{error}); a Medical Segmentation Decathlon folder is data.source=decathlon"
         ) from error
     notes = []
-    labels = {int(value): name for name, value in declared.items() if isinstance(value, int | str)}
     if len(labels) < len(declared):
         notes.append("labels of dataset.json that are regions have no value: names are left out")
         labels = {}
@@ -213,8 +212,11 @@ def read_tree(root: Path) -> Listing:
     ]
     found = ["images", *["masks"] * bool(masks)]
     found += ["a folder a split"] * any(case.split for case in cases)
-    found += ["a folder a class"] * any(case.group for case in cases)
     notes = []
+    if len({case.group for case in cases} - {""}) == len(cases) > 2:
+        cases = [case._replace(group="", patient=case.group) for case in cases]
+        found.append("a folder a patient")
+    found += ["a folder a class"] * any(case.group for case in cases)
     if others:
         notes.append(f"{len(others)} files that are no images are left out, such as {others[0]}")
     several = sum(len(each) > 1 for each in masks.values())
@@ -274,7 +276,7 @@ def _walk(root: Path, others: list[Path]) -> Iterator[Path]:
         slices = []
         for name in sorted(files):
             path = Path(folder, name)
-            if name.startswith(".") or name.lower().endswith(IGNORED):
+            if name.startswith(".") or name.lower().endswith(formats.VOXELS):
                 continue
             kind = formats.suffix(path)
             if kind and kind not in dicom.SUFFIXES:

@@ -16,6 +16,7 @@ from motfm_jax.data.listing import read
 from motfm_jax.data.slices import Cut, foreground
 
 FACTORS = {2: 16, 3: 8}  # by which a size must divide for every built-in network
+MANY = 20  # classes: they may be patients
 FEW = 0.02  # of foreground: a slice that has less is called empty
 
 
@@ -103,6 +104,11 @@ def check_folder(
         report.warnings.append(
             f"{sum(empty)} slices have less than {FEW:.0%} of foreground; leave them out: "
             f"config.data.slice_foreground={FEW}"
+        )
+    if len(report.classes) > MANY:
+        report.warnings.append(
+            f"{len(report.classes)} classes, one a folder; if the folders are patients, name them "
+            "in a table, dataset.csv"
         )
     report.warnings += listing.notes
     return report

@@ -207,3 +207,10 @@ def test_the_cache_follows_files_slices_and_classes(tmp_path):
     assert renamed != first
     png(tmp_path / "one/x/a.png", np.zeros((9, 9)))
     assert key(tmp_path / "one") != renamed
+
+
+def test_the_voxels_beside_a_header_are_files_of_its_record(tmp_path):
+    for name in ("a.mhd", "a.raw", "b.mhd", "b.zraw"):
+        (tmp_path / name).touch()
+    files = Folder(tmp_path, "train", GRID).source_files()
+    assert len(files) == 2 and files[0].stem == files[1].stem

@@ -98,6 +98,14 @@ def test_validation_comes_out_of_training_where_there_is_none(tmp_path):
     assert any("a tenth of the training patients" in note for note in listing.notes)
 
 
+def test_folders_of_one_image_each_are_patients(tmp_path):
+    listing = read(tree(tmp_path, *(f"p{n}/t1.nii.gz" for n in range(3))), 0)
+    assert [(case.name, case.patient) for case in listing.cases] == [
+        (f"p{n}_t1", f"p{n}") for n in range(3)
+    ]
+    assert class_names(listing) == () and "a folder a patient" in listing.layout
+
+
 REFUSED = {
     "two images of one name": (["a.png", "a.jpg"], r"a\.jpg and \S+a\.png: two images of one name"),
     "a mask without an image": (
