@@ -13,6 +13,7 @@ original MOTFM's pickle. `phantom` writes simulated data in a public layout.
 
 import argparse
 import inspect
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,21 @@ def _training(args: argparse.Namespace, report: Report, proposal: Proposal) -> l
         *lines,
         "  (weights, optimiser, and what the backward pass keeps)",
         "train:",
-        f"  motfm train --config={preset} --config.data.root={args.root} {_fields(proposal)} "
-        "--workdir=runs/mine",
+        f"  motfm train --config={preset} --config.data.root={shlex.quote(str(args.root))} "
+        f"{_fields(proposal)}{_given(args, proposal)} --workdir=runs/mine",
     ]
+
+
+def _given(args: argparse.Namespace, proposal: Proposal) -> str:
+    """The fields that are given as flags, as flags of a training."""
+    defaults = settings.default().data
+    proposed = ("spacing_mm",) if proposal.spacing_mm else ()
+    given = [name for name in FIELDS if getattr(args, name) != defaults[name]]
+    return "".join(
+        f" --config.data.{name}={shlex.quote(str(getattr(args, name)))}"
+        for name in given
+        if name not in proposed
+    )
 
 
 def _text(numbers: Sequence[float]) -> str:

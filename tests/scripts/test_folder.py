@@ -76,7 +76,7 @@ def test_check_counts_slices_and_empty_ones(tmp_path, capsys):
     assert check(f"--root={root}", "--slices=axial") == 0
     printed = capsys.readouterr().out
     assert "12 slices have less than 2% of foreground" in printed
-    assert "--config.data.size='(16,16)'" in printed  # 10 x 12 pixels
+    assert "--config.data.size='(16,16)' --config.data.slices=axial" in printed  # 10 x 12 pixels
     assert check(f"--root={root}", "--slices=axial", "--slice-foreground=0.1") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["all", "3", "6", "2", "0", "36"] in rows
