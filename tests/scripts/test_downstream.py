@@ -26,9 +26,9 @@ def real(monkeypatch):
     meta = [{"name": f"echo{index}", "patient": f"{index}"} for index in range(96)]
     arrays = Arrays(images, None, labels, meta, ("dark", "bright"))
     splits = {"train": slice(0, 48), "valid": slice(48, 72), "test": slice(72, 96)}
-    run = SimpleNamespace(intensity=Intensity.fit(images), config=None, checkpoint_hash="abc")
+    run = SimpleNamespace(intensity=Intensity.fit(images), checkpoint_hash="abc")
     monkeypatch.setattr(runs, "load_run", lambda path, which="best", data_root=None: run)
-    monkeypatch.setattr(datasets, "arrays", lambda config, split: arrays.take(splits[split]))
+    monkeypatch.setattr(datasets, "of_run", lambda model, split: arrays.take(splits[split]))
     return arrays
 
 
