@@ -121,6 +121,15 @@ def test_the_bounds_of_scores_are_the_range_of_the_training_images(mode):
     np.testing.assert_allclose(facts.bounds, expected, rtol=1e-5)
 
 
+def test_a_run_of_before_keeps_its_one_scale():
+    old = dataclasses.replace(FACTS, channels=2)
+    source = Given(images(3, 8, 8, 2) * (1, 10))
+    config = make_config(cond="none", data__size=(8, 8))
+    scaling = datasets.data(config, train=source, valid=source, facts=old).facts.intensity
+    expected = source.images.min(), source.images.max()
+    np.testing.assert_allclose((scaling["low"], scaling["high"]), expected, rtol=1e-6)
+
+
 def test_a_window_takes_the_place_of_mode_and_scope():
     fields = {"mode": "zscore", "scope": "sample", "window": (80, 120)}
     source = Given(images(3, 8, 8))
