@@ -82,6 +82,8 @@ def read(path: Path) -> Planes:
     import pydicom
 
     paths = files(path) if path.is_dir() else [path]
+    if not paths:
+        raise ValueError("a folder without DICOM files")
     planes, is_colour = [], False
     for each in paths:
         data = pydicom.dcmread(each)

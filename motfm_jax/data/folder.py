@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from motfm_jax.core import Progress
-from motfm_jax.data import dicom, formats, geometry, slices
+from motfm_jax.data import dicom, formats, geometry, labels, slices
 from motfm_jax.data.cases import Choices, find_channels, read_case
 from motfm_jax.data.dataset_json import list_channels
 from motfm_jax.data.decathlon import Decathlon
@@ -74,12 +74,12 @@ class Folder:
         for names in (how.channels, how.source or ()):
             find_channels(root, self.listing.channels, names)
         self.classes = class_names(self.listing)
-        labels = self.listing.labels
+        named = self.listing.labels
         self.mask_labels = None if any(case.masks for case in self.cases) else ()
         self.label_values = ()
-        if labels and self.mask_labels is None:
-            self.label_values = tuple(sorted(labels))
-            self.mask_labels = tuple(labels[value] for value in self.label_values)
+        if named and self.mask_labels is None:
+            self.label_values = tuple(sorted(named))
+            self.mask_labels = tuple(named[value] for value in self.label_values)
         self._index: list[tuple[int, int]] | None = None
         self._stacks: dict[int, Stack] = {}
         self._lock = threading.Lock()
@@ -131,6 +131,9 @@ class Folder:
         if data is None:
             return check_folder(root, progress)
         listing = read(Path(root), data.split_seed)
+        if data.labels:
+            names, values = labels.parse(data.labels)
+            listing = listing._replace(labels=dict(zip(values, names)))
         return check_folder(root, progress, listing, choices(data), cut(data), grid_of(data))
 
     @property

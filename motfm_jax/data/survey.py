@@ -1,6 +1,7 @@
 """`motfm prepare check` of a folder, and the size that a data set asks for."""
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.core import Progress
-from motfm_jax.data import geometry
-from motfm_jax.data.cases import Choices, read_case
+from motfm_jax.data import geometry, nifti
+from motfm_jax.data.cases import LABELS, Choices, read_case
 from motfm_jax.data.examination import Content, Item, Report, Summary, examine
 from motfm_jax.data.layouts import Case, Listing
 from motfm_jax.data.listing import read
@@ -67,11 +68,16 @@ def check_folder(
     if any(case.source for case in listing.cases):
         report.facts["source"] = "images to start from: config.flow.source=channel"
     empty: list[int] = []  # slices of a volume, a number each
+    seen: dict[str, set[int]] = defaultdict(set)  # mask values of a split
 
     def content(case: Case) -> Content:
         volume = read_case(case, listing.channels, how)
         count = volume.channels
         whole = Content(volume.image[..., :count], volume.mask, volume.spacing_mm)
+        if volume.mask is not None:
+            declared = tuple(listing.labels) or LABELS
+            nifti.to_labels(case.masks[0], volume.mask, declared)
+            seen[case.split].update(np.unique(volume.mask).tolist())
         if cut is None or volume.image.ndim == 3:
             return whole
         pile = cut.stack(volume)
@@ -100,6 +106,12 @@ def check_folder(
     if not listing.labels and values != list(range(len(values))):
         pairs = [f"{value} -> {number}" for number, value in enumerate(values)]
         report.facts["labels of the network"] = ", ".join(pairs)
+    for split in sorted(seen.keys() - {"train"}) if not listing.labels else ():
+        if unknown := seen[split] - seen["train"] - {0}:
+            report.errors.append(
+                f"mask values {', '.join(map(str, sorted(unknown)[:5]))} of {split} are not in "
+                "train; correct the masks, or declare all values: config.data.labels"
+            )
     if sum(empty):
         report.warnings.append(
             f"{sum(empty)} slices have less than {FEW:.0%} of foreground; leave them out: "

@@ -56,7 +56,8 @@ def of_training(compiled: Any, params: Any) -> Memory:
 
 def of_shapes(loss: LossFn, params: Any, batch: Batch) -> int:
     """Bytes of an update from shapes alone, without compiling: weights with average, gradient and
-    two moments, and what the backward pass keeps of the forward pass. XLA may plan more or less.
+    two moments, and what the backward pass keeps of the forward pass. XLA plans more or less: on
+    a CPU 0.5 GB where this says 0.7 (size=small, 16 images of 64 x 64), and 0.2 where it says 0.2.
 
     Args:
       loss: see `training.step`; params, batch: `jax.ShapeDtypeStruct`s.

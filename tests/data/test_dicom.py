@@ -1,9 +1,13 @@
 """DICOM against files of known values and places, written with pydicom."""
 
+import json
+
 import numpy as np
 import pytest
 
 from motfm_jax.data import formats, layouts, orientation
+from motfm_jax.data.folder import Folder
+from motfm_jax.data.geometry import Grid
 
 pydicom = pytest.importorskip("pydicom")
 files = pytest.importorskip("dicom_files")
@@ -141,3 +145,23 @@ def test_a_folder_is_one_series_or_each_file_is_one(tmp_path):
     files.save(tmp_path / "volumes/one/another.dcm", files.make(PIXELS))
     with pytest.raises(ValueError, match="one: 5 DICOM files of 2 series"):
         layouts.read_tree(tmp_path / "volumes")
+
+
+def test_compressed_pixels_are_decoded(tmp_path):
+    data = files.make(PIXELS)
+    data.compress(pydicom.uid.RLELossless)
+    np.testing.assert_array_equal(read(tmp_path, data).array[..., 0], PIXELS)
+
+
+def test_no_record_names_a_person_or_a_place(tmp_path):
+    for number in range(3):
+        files.save(tmp_path / f"{number}.dcm", files.make(PIXELS + number))
+    source = Folder(tmp_path, "train", Grid((4, 6)))
+    text = json.dumps([source[index].meta for index in range(2)] + [source.fingerprint()])
+    assert not any(name in text for name in (files.NAME, "4711", "Clinic"))
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path):
+    (tmp_path / "case").mkdir()
+    with pytest.raises(ValueError, match=r"case: .*a folder without DICOM files"):
+        formats.read(tmp_path / "case")

@@ -98,6 +98,22 @@ def test_check_counts_labels_lost_by_resizing_and_names_unlearned_classes(tmp_pa
     assert "class b: only in valid, so it is never learned" in printed
 
 
+def test_mask_values_that_training_would_refuse_are_errors(tmp_path, capsys):
+    for number, (split, value) in enumerate((("train", 1), ("train", 2), ("val", 3))):
+        for folder in ("images", "masks"):
+            path = tmp_path / split / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mask = np.full((16, 16), value, np.uint8)
+            mask[0] = 0
+            Image.fromarray(mask).save(path)
+    assert check(f"--root={tmp_path}") == 2
+    assert "mask values 3 of valid are not in train" in capsys.readouterr().out
+    assert check(f"--root={tmp_path}", "--labels=none,a,b,c") == 0
+    assert "2 b" in capsys.readouterr().out
+    assert check(f"--root={tmp_path}", "--labels=none,a,b") == 2
+    assert "label 3 found, only 0, 1, 2 declared" in capsys.readouterr().out
+
+
 def test_images_of_different_channels_are_an_error(tmp_path, capsys):
     for number in range(4):
         shape = (8, 8, 3) if number == 3 else (8, 8)
@@ -137,6 +153,7 @@ def test_pictures_train_resume_and_sample(tmp_path):
         assert set(np.unique(samples["masks"])) == {0, 1}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_slices_of_volumes_train_resume_and_sample(tmp_path):
     root = volumes(tmp_path / "data")
