@@ -102,7 +102,7 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     assert sampled(parts).shape == (3, *SIZES[2], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_goes_on_on_another_machine(tmp_path, caplog):
     caplog.set_level("INFO")
     run = tmp_path / "run"
@@ -191,7 +191,7 @@ def test_a_controlnet_leaves_the_unet_it_began_with_as_it_is(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_begins_with_the_weights_of_another_on_other_data(tmp_path, caplog):
     caplog.set_level("INFO")
     config = tiny(2, "mask+class", steps=2)
