@@ -161,7 +161,8 @@ def _mask(path: Path, kind: str, scan: Scan) -> Scan:
 def read_picture(path: Path, as_mask: bool) -> Scan:
     """A picture, or the pages of a TIFF as [H, W, pages, C]."""
     with Image.open(path) as image:
-        count = getattr(image, "n_frames", 1)
+        # A camera's JPEG may hold a smaller copy of itself (MPO).
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if count > 1 and image.format != "TIFF":
             raise nifti.Refused(f"{count} moving frames; save one file a frame")
         pages = []

@@ -188,6 +188,26 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch)
         formats.read(tmp_path / "a.nrrd")
 
 
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+@pytest.mark.parametrize("content", [b"", bytes(range(256)) * 8], ids=["empty", "noise"])
+def test_foreign_bytes_are_refused_by_name(suffix, content, tmp_path):
+    if suffix in formats.ITK:
+        pytest.importorskip("SimpleITK")
+    if suffix in formats.dicom.SUFFIXES:
+        pytest.importorskip("pydicom")
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\{suffix}: "):
+        formats.read(path)
+
+
+def test_a_truncated_picture_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", COLOUR)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image"):
+        formats.read(path)
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
