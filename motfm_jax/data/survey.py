@@ -83,7 +83,8 @@ def check_folder(
         pile = cut.stack(volume)
         chosen = cut.choose(pile)
         if not cut.share:
-            empty.append(int((foreground(pile.image[:, :, chosen, :count]) < FEW).sum()))
+            shares = foreground(pile.image[..., :count])
+            empty.append(sum(shares[index] < FEW for index in chosen))
         pictures = [pile.cut(index) for index in chosen]
         return whole._replace(
             pictures=[(each.image[..., :count], each.mask, each.spacing_mm) for each in pictures]
