@@ -203,6 +203,8 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays, past: Facts | None) 
     if train.sources is not None:
         before = past and past.source_intensity
         source_intensity = _fit(config, train, train.sources, before).to_json()
+    # A run that goes on keeps its labels, even where the files have other values by now.
+    knows_labels = past is not None and past.mask_labels == train.mask_labels
     first = train.meta[0]
     spacing = first.get("spacing_mm")
     facts = Facts(
@@ -214,12 +216,12 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays, past: Facts | None) 
         spacing_mm=tuple(spacing) if spacing else None,
         affine=first.get("affine"),
         source_intensity=source_intensity,
-        label_values=train.label_values,
+        label_values=past.label_values if knows_labels else train.label_values,
         channel_names=train.channel_names,
         bounds=intensity.span(train.images),
     )
-    if facts.label_values:
-        pairs = zip(facts.label_values, facts.mask_labels)
+    if train.label_values:
+        pairs = [pair for pair in zip(train.label_values, train.mask_labels) if pair[0] >= 0]
         _log.info(
             "mask labels: %s become 0 to %d",
             ", ".join(name if name == str(value) else f"{value} ({name})" for value, name in pairs),

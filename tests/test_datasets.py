@@ -272,7 +272,7 @@ def test_a_runs_labels_hold_for_its_data():
     source = masked(0, 2, mask_labels=("back", "lesion"), label_values=(0, 2))
     config = make_config(cond="mask", data__size=(8, 8))
     data = datasets.data(config, train=source, valid=source, facts=old)
-    assert data.facts.mask_labels == old.mask_labels
+    assert data.facts.mask_labels == old.mask_labels and data.facts.label_values == ()
     np.testing.assert_array_equal(data.valid.masks, source.masks)
 
 
