@@ -83,12 +83,10 @@ DATA: Fields = {
         "scope": choice("dataset", "sample"),
         "range": numbers((-1.0, 1.0), count=2),  # minmax and percentile map to this
         "percentiles": numbers((0.5, 99.5), count=2),
-        "window": Field(
-            (), window_fault
-        ),  # fixed bounds in place of mode and scope, as (-160, 240)
-        "nan": Field(
-            "", fill_fault
-        ),  # what NaN and infinite values become, such as 0; "" = refused
+        # fixed bounds in place of mode and scope, such as (-160, 240)
+        "window": Field((), window_fault),
+        # what NaN and infinite values become, such as 0; "" = refused
+        "nan": Field("", fill_fault, kind=object),
     },
     "mask_encoding": choice("onehot", "scalar").fix(),  # scalar: the original's
     "augment": {

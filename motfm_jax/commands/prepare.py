@@ -48,6 +48,7 @@ FIELDS = {
     "labels": 'names and values of mask labels, "0:background,255:lesion"',
     "geometry": "NIfTI field that places voxels: sform, qform or pixdim",
     "resample_masks": "of another grid: nearest voxels",
+    "intensity.nan": "what NaN and infinite values become, such as 0",
     "split_seed": "of a random split",
 }
 TREES = {"camus": phantom.write_camus_tree, "decathlon": phantom.write_decathlon_tree}
@@ -95,7 +96,8 @@ def _add_fields(command: argparse.ArgumentParser) -> None:
     """A flag for each field of config.data that says how files are read."""
     defaults, add = settings.default().data, command.add_argument
     for name, text in FIELDS.items():
-        flag, default = "--" + name.replace("_", "-"), defaults[name]
+        flag = "--" + _flag(name).replace("_", "-")
+        default = settings.field(defaults, name)
         if isinstance(default, bool):
             add(flag, action="store_true", help=text)
         elif isinstance(default, tuple):
@@ -105,16 +107,21 @@ def _add_fields(command: argparse.ArgumentParser) -> None:
     add("--split-rule", default="official", choices=("official", "paper"), help="camus")
 
 
+def _flag(name: str) -> str:
+    """Without the dashes: "slice_step" of that field, "nan" of "intensity.nan"."""
+    return name.rpartition(".")[2]
+
+
 def fields_of(args: argparse.Namespace) -> Any:
     """The fields of config.data that the flags name, checked; no size where none is given."""
     if any(extent < 1 for extent in args.size):
         raise ValueError(f"--size {args.size}: numbers above 0 needed")
     config = settings.default()
-    values = {name: getattr(args, name) for name in FIELDS}
+    values = {name: getattr(args, _flag(name)) for name in FIELDS}
     values |= {"source": args.layout, "root": str(args.root), "split": args.split_rule}
     if args.size:
         values["size"] = args.size
-    settings.assign(config, {"data": values})
+    settings.assign(config, {f"data.{name}": value for name, value in values.items()})
     settings.check_fields(config)
     if args.size:
         settings.check_data(config)
@@ -130,7 +137,8 @@ def open_split(args: argparse.Namespace, split: str) -> Source:
     # A pickle is converted from its entries, not from its records.
     if isinstance(source, PickleSet):
         return source
-    return Fitted(source, args.size, args.fit, labels.declared(source, data.labels))
+    declared = labels.declared(source, data.labels)
+    return Fitted(source, args.size, args.fit, declared, data.intensity.nan)
 
 
 def check(args: argparse.Namespace) -> int:
@@ -185,11 +193,11 @@ def _given(args: argparse.Namespace, proposal: Proposal) -> str:
     """The fields that are given as flags, as flags of a training."""
     defaults = settings.default().data
     proposed = ("spacing_mm",) if proposal.spacing_mm else ()
-    given = [name for name in FIELDS if getattr(args, name) != defaults[name]]
+    values = {name: getattr(args, _flag(name)) for name in FIELDS}
     return "".join(
-        f" --config.data.{name}={shlex.quote(str(getattr(args, name)))}"
-        for name in given
-        if name not in proposed
+        f" --config.data.{name}={shlex.quote(str(value))}"
+        for name, value in values.items()
+        if value != settings.field(defaults, name) and name not in proposed
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, nifti
-from motfm_jax.data.examination import Report, grid_of
+from motfm_jax.data.examination import Report
 from motfm_jax.data.orientation import Reading
 from motfm_jax.data.source import NoSplit, Record
 from motfm_jax.fields import check_choice
@@ -119,7 +119,7 @@ class Camus:
         """Reads every frame; see `integrity.check_camus`."""
         from motfm_jax.data.integrity import check_camus
 
-        return check_camus(root, progress, Reading.from_config(data), grid_of(data))
+        return check_camus(root, progress, Reading.from_config(data), data)
 
     def __len__(self) -> int:
         return len(self.frames)

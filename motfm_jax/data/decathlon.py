@@ -25,7 +25,7 @@ from motfm_jax.data.dataset_json import (
     read_entry,
     read_labels,
 )
-from motfm_jax.data.examination import Report, grid_of
+from motfm_jax.data.examination import Report
 from motfm_jax.data.orientation import Reading, ras_volume
 from motfm_jax.data.source import NoSplit, Record
 
@@ -155,7 +155,7 @@ class Decathlon:
 
         label_map = data.label_map if data else ()
         reading = Reading.from_config(data)
-        return check_decathlon(root, progress, reading, label_map, grid_of(data))
+        return check_decathlon(root, progress, reading, label_map, data)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -62,6 +62,7 @@ class Summary(NamedTuple):
     examples: int
     held: Counter  # examples by label
     lost: Counter  # likewise, of the label lost by resizing
+    filled: int  # NaN and infinite values
 
 
 @dataclasses.dataclass
@@ -95,20 +96,13 @@ class Report:
         return "\n".join(lines)
 
 
-def grid_of(data: Any) -> Grid | None:
-    """The grid of the fields of config.data; None without them or without a size."""
-    if data is None or not data.size:
-        return None
-    return Grid.from_config(data)
-
-
 def examine(
     items: Sequence[Item],
     labels: Sequence[str] | dict[int, str],
     report: Report,
     progress: Progress | None,
     channels: Sequence[str] = (),
-    grid: Grid | None = None,
+    data: Any = None,
 ) -> Counter:
     """Reads all items into the report.
 
@@ -118,14 +112,17 @@ def examine(
       report: receives counts, facts, warnings and errors.
       progress: called with (done, total).
       channels: names of the images' channels; () if they have none.
-      grid: count the labels that masks lose on it.
+      data: fields of config.data: their size and grid count the labels that masks lose, their
+        intensity.nan admits NaN; None for none of it.
 
     Returns:
       How often each spacing occurs.
     """
+    grid = Grid.from_config(data) if data is not None and data.size else None
+    nan = "" if data is None else data.intensity.nan
     with concurrent.futures.ThreadPoolExecutor() as pool:
         summaries = []
-        for summary in pool.map(functools.partial(_summarise, grid=grid), items):
+        for summary in pool.map(functools.partial(_summarise, grid=grid, nan=nan), items):
             summaries.append(summary)
             if progress is not None:
                 progress("files", len(summaries), len(items))
@@ -165,12 +162,12 @@ def examine(
     return spacings
 
 
-def _summarise(item: Item, grid: Grid | None) -> Summary | str:
+def _summarise(item: Item, grid: Grid | None, nan: Any) -> Summary | str:
     """The facts of one example, or the reason why it cannot be used."""
     held, lost = Counter(), Counter()
     try:
         image, mask, spacing, pictures = item.read()
-        finite(image)
+        image, filled = finite(image, nan)
         pictures = [(image, mask, spacing)] if pictures is None else pictures
         if grid is not None and mask is not None:
             for picture in pictures:
@@ -178,7 +175,8 @@ def _summarise(item: Item, grid: Grid | None) -> Summary | str:
                 held.update(present)
                 lost.update(missing)
     except ValueError as error:
-        return str(error) if item.name in str(error) else f"{item.name}: {error}"
+        place, colon, _ = str(error).partition(": ")  # of most errors, the file
+        return str(error) if colon and item.name in place else f"{item.name}: {error}"
     axes = tuple(range(image.ndim - 1))
     values = np.ascontiguousarray(image)
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
@@ -195,6 +193,7 @@ def _summarise(item: Item, grid: Grid | None) -> Summary | str:
         examples=len(pictures),
         held=held,
         lost=lost,
+        filled=filled,
     )
 
 
@@ -283,6 +282,8 @@ def _warn_of_single_images(
         line = f"{names[channel]} is {value:.6g} in all images; leave it out if it is alpha"
         report.warnings.append(line)
     for item, summary in readable:
+        if summary.filled:
+            report.warnings.append(f"{item.name}: {summary.filled} values are NaN or infinite")
         for channel, (low, high) in enumerate(zip(summary.low, summary.high)):
             what = "the image" if len(summary.low) == 1 else names[channel]
             if low == high and channel not in always:

@@ -16,7 +16,7 @@ from motfm_jax.data import dicom, formats, geometry, labels, slices
 from motfm_jax.data.cases import Choices, find_channels, read_case
 from motfm_jax.data.dataset_json import list_channels
 from motfm_jax.data.decathlon import Decathlon
-from motfm_jax.data.examination import Report, grid_of
+from motfm_jax.data.examination import Report
 from motfm_jax.data.listing import class_names, read
 from motfm_jax.data.slices import Stack
 from motfm_jax.data.source import NoSplit, Record
@@ -134,7 +134,7 @@ class Folder:
         if data.labels:
             names, values = labels.parse(data.labels)
             listing = listing._replace(labels=dict(zip(values, names)))
-        return check_folder(root, progress, listing, choices(data), cut(data), grid_of(data))
+        return check_folder(root, progress, listing, choices(data), cut(data), data)
 
     @property
     def channel_names(self) -> tuple[str, ...]:

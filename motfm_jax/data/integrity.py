@@ -4,6 +4,7 @@ import collections
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from motfm_jax.data.dataset_json import (
     read_labels,
 )
 from motfm_jax.data.examination import Content, Item, Report, examine, listed
-from motfm_jax.data.geometry import Grid
 from motfm_jax.data.orientation import Reading
 
 
@@ -26,7 +26,7 @@ def check_camus(
     root: str | Path,
     progress: Progress | None = None,
     reading: Reading = Reading(),  # noqa: B008
-    grid: Grid | None = None,
+    data: Any = None,
 ) -> Report:
     """Reads every frame of a CAMUS folder of either release.
 
@@ -34,7 +34,8 @@ def check_camus(
       root: as for `Camus`.
       progress: called with (done, total) as examples are read.
       reading: how files are placed in space.
-      grid: count the labels that masks lose on it.
+      data: fields of config.data: their size and grid count the labels that masks lose, their
+        intensity.nan admits NaN; None for none of it.
 
     Raises:
       ValueError: this is not a CAMUS folder.
@@ -65,7 +66,7 @@ def check_camus(
                     lambda frame=frame: _read_frame(frame, reading),
                 )
             )
-    spacings = examine(items, camus.MASK_LABELS, report, progress, grid=grid)
+    spacings = examine(items, camus.MASK_LABELS, report, progress, data=data)
     report.facts["quality"] = listed(qualities)
     if set(spacings) == {(1.0, 1.0)}:
         report.warnings.append(
@@ -109,7 +110,7 @@ def check_decathlon(
     progress: Progress | None = None,
     reading: Reading = Reading(),  # noqa: B008
     label_map: Sequence[tuple[int, int]] = (),
-    grid: Grid | None = None,
+    data: Any = None,
 ) -> Report:
     """Reads every volume that dataset.json lists; splits are those of split_seed=0.
 
@@ -156,7 +157,7 @@ def check_decathlon(
         for part, listed in entries.items()
         for entry in listed
     ]
-    examine(items, labels, report, progress, channels, grid)
+    examine(items, labels, report, progress, channels, data)
     return report
 
 
@@ -179,15 +180,14 @@ def _read_entry(
     return Content(image.array, mask, image.spacing_mm)
 
 
-def check_pickle(
-    path: str | Path, progress: Progress | None = None, grid: Grid | None = None
-) -> Report:
+def check_pickle(path: str | Path, progress: Progress | None = None, data: Any = None) -> Report:
     """Reads every entry of the original's .pkl file.
 
     Args:
       path: of the file.
       progress: called with (done, total).
-      grid: count the labels that masks lose on it.
+      data: fields of config.data: their size and grid count the labels that masks lose, their
+        intensity.nan admits NaN; None for none of it.
 
     Raises:
       ValueError: no such file, or not that layout.
@@ -226,7 +226,7 @@ def check_pickle(
     report.warnings += [
         f"{path}: the {name} split is empty" for name in pickles.SPLITS if not splits.get(name)
     ]
-    examine(items, {}, report, progress, grid=grid)
+    examine(items, {}, report, progress, data=data)
     return report
 
 

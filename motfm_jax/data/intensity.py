@@ -187,11 +187,11 @@ def window_fault(bounds: Sequence[float]) -> str:
     )
 
 
-def fill_fault(text: str) -> str:
+def fill_fault(value: float | str) -> str:
     """What is wrong with config.data.intensity.nan; "" for nothing."""
     try:
-        return "" if not text or np.isfinite(float(text)) else "a finite number needed"
-    except ValueError:
+        return "" if value == "" or np.isfinite(float(value)) else "a finite number needed"
+    except (TypeError, ValueError):
         return 'a number needed, such as 0, or ""'
 
 

@@ -168,7 +168,7 @@ def _directions(affine: np.ndarray) -> str:
     return "".join(code or "" for code in nibabel.aff2axcodes(affine))
 
 
-def finite(image: np.ndarray, nan: str = "") -> tuple[np.ndarray, int]:
+def finite(image: np.ndarray, nan: float | str = "") -> tuple[np.ndarray, int]:
     """An image without NaN and infinite values, and how many it had.
 
     Called before an image is resampled, since one such value spreads.
@@ -181,7 +181,7 @@ def finite(image: np.ndarray, nan: str = "") -> tuple[np.ndarray, int]:
     """
     wrong = ~np.isfinite(image)
     count = int(wrong.sum())
-    if count and not nan:
+    if count and nan == "":
         raise ValueError(
             f"{count} of {image.size} values are NaN or infinite; repair the file or take it out, "
             "or config.data.intensity.nan=0 puts a number in their place"

@@ -18,7 +18,7 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, unpickle
-from motfm_jax.data.examination import Report, grid_of
+from motfm_jax.data.examination import Report
 from motfm_jax.data.nifti import finite
 from motfm_jax.data.pickle_entries import numbers, read_entry
 from motfm_jax.data.source import NoSplit, Record
@@ -87,7 +87,7 @@ class PickleSet:
         """Reads every entry; see `integrity.check_pickle`."""
         from motfm_jax.data.integrity import check_pickle
 
-        return check_pickle(root, progress, grid_of(data))
+        return check_pickle(root, progress, data)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.core import Progress
-from motfm_jax.data import geometry, nifti
+from motfm_jax.data import nifti
 from motfm_jax.data.cases import LABELS, Choices, read_case
 from motfm_jax.data.examination import Content, Item, Report, Summary, examine
 from motfm_jax.data.layouts import Case, Listing
@@ -45,7 +45,7 @@ def check_folder(
     listing: Listing | None = None,
     how: Choices = Choices(),  # noqa: B008
     cut: Cut | None = None,
-    grid: geometry.Grid | None = None,
+    data: Any = None,
 ) -> Report:
     """Reads every file of a folder.
 
@@ -55,7 +55,8 @@ def check_folder(
       listing: of its cases; None for that with seed 0.
       how: see `Choices`.
       cut: the slices of volumes to count.
-      grid: count the labels that masks lose on it.
+      data: fields of config.data: their size and grid count the labels that masks lose, their
+        intensity.nan admits NaN; None for none of it.
 
     Raises:
       ValueError: see `listing.read`.
@@ -102,7 +103,7 @@ def check_folder(
         for case in listing.cases
     ]
     names = how.channels or listing.channels
-    examine(items, dict(listing.labels), report, progress, names, grid)
+    examine(items, dict(listing.labels), report, progress, names, data)
     values = sorted({0}.union(*(summary.labels for summary in report.summaries)))
     if not listing.labels and values != list(range(len(values))):
         pairs = [f"{value} -> {number}" for number, value in enumerate(values)]

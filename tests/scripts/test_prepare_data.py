@@ -187,3 +187,16 @@ def test_phantom_does_not_replace_the_folder_one_is_in(main, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the folder you are in"):
         main("phantom", "--layout=camus", "--out=.")
+
+
+def test_nan_is_filled_and_counted(tmp_path, capsys):
+    for index in range(6):
+        image = np.full((8, 8), index, np.float32)
+        image[0, 0] = np.nan if index == 2 else 9
+        np.save(tmp_path / f"{index}.npy", image)
+    check = ["check", "--layout=folder", f"--root={tmp_path}"]
+    assert prepare.main(check) == 2
+    assert "2: 1 of 64 values are NaN" in capsys.readouterr().out
+    assert prepare.main([*check, "--nan=0"]) == 0
+    text = capsys.readouterr().out
+    assert "2: 1 values are NaN" in text and "--config.data.intensity.nan=0" in text
