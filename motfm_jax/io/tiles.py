@@ -18,8 +18,8 @@ Bound = float | Sequence[float]  # of all channels, or one each
 class View(NamedTuple):
     """How the images of a picture are shown: all alike, so that they can be compared.
 
-    Three channels that are red, green and blue, or have no names, are shown in colour; several
-    others side by side, each with its own window.
+    Three channels that are red, green and blue, or have no names, are shown in colour, in one
+    window, so that hues are true; several others side by side, each with its own window.
 
     Attributes:
       low, high: the intensities that become black and white.
@@ -32,15 +32,21 @@ class View(NamedTuple):
 
     def in_colour(self, channels: int) -> bool:
         """Whether so many channels are one picture in colour."""
-        return channels == 3 and self.names in ((), RGB)
+        return channels == 3 and tuple(map(str.lower, self.names)) in ((), RGB, tuple("rgb"))
 
     def across(self, channels: int) -> int:
         """How many planes an image of so many channels becomes, side by side."""
         return 1 if self.in_colour(channels) else channels
 
+    def windows(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Black and white of each channel, [C] each; in colour one black and one white for all."""
+        if self.in_colour(channels):
+            return np.full(channels, np.min(self.low)), np.full(channels, np.max(self.high))
+        return np.broadcast_to(self.low, channels), np.broadcast_to(self.high, channels)
+
     def caption(self, channels: int) -> str:
         """The line that states windows, and channels from left to right."""
-        lows, highs = (np.broadcast_to(bound, channels) for bound in self[:2])
+        lows, highs = self.windows(channels)
         spans = [f"{low:.4g} to {high:.4g}" for low, high in zip(lows, highs)]
         if self.in_colour(channels):
             return f"colours {spans[0]}, the same for all images"
@@ -73,11 +79,7 @@ def image_tile(image: np.ndarray, view: View) -> np.ndarray:
     channels = image.shape[-1]
     planes = [
         _grey(np.asarray(plane, np.float32), float(low), float(high))
-        for plane, low, high in zip(
-            np.moveaxis(image, -1, 0),
-            np.broadcast_to(view.low, channels),
-            np.broadcast_to(view.high, channels),
-        )
+        for plane, low, high in zip(np.moveaxis(image, -1, 0), *view.windows(channels))
     ]
     if view.in_colour(channels):
         return np.stack(planes, axis=-1)

@@ -158,11 +158,11 @@ def write(out: Path, samples: "Samples") -> None:
         _write_niftis(stems, samples)
     if settings.get("png"):
         view = _png_view(samples)
-        low, high = np.array(view.low), np.array(view.high)
+        low, high = view.windows(images.shape[-1])
         is_colour = view.in_colour(images.shape[-1])
         for stem, image in zip(stems, images):
-            shown = (image - low) / (high - low)
-            pictures.write_image(stem.with_suffix(".png"), shown, is_colour)
+            scaled = (image - low) / (high - low)
+            pictures.write_image(stem.with_suffix(".png"), scaled, is_colour)
     if settings["pickle"]:
         entries = _entries(samples)
         # Under both names, as the original writes generated images for its own loader.
@@ -254,8 +254,7 @@ def describe(samples: "Samples") -> dict[str, Any]:
 
 
 def _png(samples: "Samples") -> dict[str, Any]:
-    view, channels = _png_view(samples), samples.images.shape[-1]
-    black, white = (np.broadcast_to(bound, channels) for bound in (view.low, view.high))
+    black, white = _png_view(samples).windows(samples.images.shape[-1])
     return {"black": black.tolist(), "white": white.tolist()}
 
 

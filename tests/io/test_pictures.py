@@ -40,10 +40,16 @@ def test_masks_take_their_colours_and_overlays_leave_the_background_grey():
 
 def test_three_channels_are_colours_unless_they_have_other_names():
     image = np.array([[[0.0, 5.0, 10.0]]])
-    for names in ((), ("red", "green", "blue")):
+    for names in ((), ("red", "green", "blue"), ("R", "G", "B")):
         tile = tiles.image_tile(image, View(0, 10, names))
         assert tile.tolist() == [[[0, 128, 255]]]
     assert tiles.image_tile(image, View(0, 10, ("T1", "T2", "FLAIR"))).shape == (1, 5, 3)
+
+
+def test_colours_have_one_black_and_one_white_so_that_hues_are_kept():
+    view = View((0, 0, 0), (250, 180, 60), ("red", "green", "blue"))
+    assert tiles.image_tile(np.array([[[125.0, 90.0, 30.0]]]), view).tolist() == [[[128, 92, 31]]]
+    assert view.caption(3).startswith("colours 0 to 250")
 
 
 def test_other_channels_are_side_by_side_each_in_its_window():
