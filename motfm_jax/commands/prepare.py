@@ -7,8 +7,8 @@
     motfm prepare phantom --layout=camus --out=DIR --patients=20
 
 `check` says what it finds, and which size suits the data; it exits with 2 if there are errors, with
-0 if there are only warnings. `convert` writes the
-original MOTFM's pickle. `phantom` writes simulated data in a public layout.
+0 if there are only warnings. `convert` writes the original MOTFM's pickle. `phantom` writes
+simulated data in a public layout.
 """
 
 import argparse

@@ -60,7 +60,9 @@ def of_shapes(loss: LossFn, params: Any, batch: Batch) -> int:
     a CPU 0.5 GB where this says 0.7 (size=small, 16 images of 64 x 64), and 0.2 where it says 0.2.
 
     Args:
-      loss: see `training.step`; params, batch: `jax.ShapeDtypeStruct`s.
+      loss: see `training.step`.
+      params: `jax.ShapeDtypeStruct`s by name.
+      batch: of `jax.ShapeDtypeStruct`s.
     """
 
     def pull(params: Any, batch: Batch, key: Array) -> Any:
