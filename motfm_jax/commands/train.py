@@ -6,9 +6,9 @@
 --config is a file, or the name of a built-in one (folder, phantom, camus, brain, original), with
 arguments after a colon. Ctrl-C, SIGTERM or a terminal that closes saves and exits with the shells'
 code for it (130, 143, 129), so that a scheduler can tell it from a training that is done; --resume
-continues exactly there. --config.train.init_from=RUN begins with the weights of another run. Several
-processes (one a node): the same command in each with --coordinator=auto under SLURM, or with
---coordinator=HOST:PORT --num_processes=N --process_id=I. When one of them dies, the others are
+continues exactly there. --config.train.init_from=RUN begins with the weights of another run.
+Several processes (one a node): the same command in each with --coordinator=auto under SLURM, or
+with --coordinator=HOST:PORT --num_processes=N --process_id=I. When one of them dies, the others are
 aborted within half a minute; start all of them again with --resume.
 """
 
