@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from motfm_jax.data.nifti import Refused
+
 SUFFIXES = (".dcm", ".dicom", ".ima")
 SAME_DIRECTION = 1e-3  # between the orientations of a series' images
 SAME_STEP = 0.05  # between the steps of a series, relative
@@ -76,14 +78,14 @@ def read(path: Path) -> Planes:
 
     Raises:
       ModuleNotFoundError: pydicom is not installed.
-      ValueError: images that are no volume.
+      Refused: images that are no volume.
       Anything else: a bad file.
     """
     import pydicom
 
     paths = files(path) if path.is_dir() else [path]
     if not paths:
-        raise ValueError("a folder without DICOM files")
+        raise Refused("a folder without DICOM files")
     planes, is_colour = [], False
     for each in paths:
         data = pydicom.dcmread(each)
@@ -97,10 +99,13 @@ def read(path: Path) -> Planes:
     for what in ("shape", "spacing", "orientation"):
         first, *others = [getattr(plane, what) for plane in planes]
         if not all(_agree(first, other) for other in others):
-            raise ValueError(f"images of different {what} in one series; separate them")
+            raise Refused(f"images of different {what} in one series; separate them")
     if any(plane.position is None for plane in planes):
         if len(paths) > 1:
-            raise ValueError("a series without positions in space; use its files one by one")
+            raise Refused(
+                "a series without positions in space; put each file into a folder of its own, or "
+                "list the files in dataset.csv"
+            )
         return Planes(np.stack([plane.pixels for plane in planes], 2), None, None, is_colour)
     return _volume(planes, is_colour)
 
@@ -111,7 +116,7 @@ def _volume(planes: list[_Plane], is_colour: bool) -> Planes:
     planes = sorted(planes, key=lambda plane: float(plane.position @ normal))
     steps = np.diff([plane.position @ normal for plane in planes])
     if steps.min() <= 0 or np.ptp(steps) > SAME_STEP * np.median(steps):
-        raise ValueError(
+        raise Refused(
             f"images {steps.min():.4g} to {steps.max():.4g} mm apart in one series, equal steps "
             "needed; images are missing, or several stand at one place: separate them"
         )

@@ -161,6 +161,7 @@ class Folder:
             example = self._read(number)
             if self.cut and example.image.ndim == 4:
                 example = self.cut.stack(example)
+                self.cut.choose(example)
         rank = example.image.ndim - 1
         if rank != len(self.grid.size):
             raise ValueError(
@@ -208,7 +209,13 @@ class Folder:
             if self._index is None:
                 with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
                     found = pool.map(self._chosen, range(len(self.cases)))
-                    self._index = [(n, cut) for n, cuts in enumerate(found) for cut in cuts]
+                    index = [(n, cut) for n, cuts in enumerate(found) for cut in cuts]
+                if not index:
+                    raise ValueError(
+                        f"{self.cases[0].images[0]}: no slices left of it and the other volumes; "
+                        f"lower config.data.slice_foreground={self.cut.share:g}"
+                    )
+                self._index = index
             return self._index
 
     def _chosen(self, number: int) -> list[int]:

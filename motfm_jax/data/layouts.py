@@ -1,18 +1,15 @@
-"""Three layouts of a folder of images: a table, nnU-Net v2, and folders alone.
+"""Two layouts of a folder of images that a file describes: a table, and nnU-Net v2.
 
 docs/data.md states the rules. What is ambiguous is refused by name.
 """
 
 import csv
 import json
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-from motfm_jax.data import dicom, formats, nifti
 
 COLUMNS = ("image", "mask", "class", "patient", "split", "source")
 SPLITS = {
@@ -20,8 +17,6 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-IMAGES, MASKS = ("images", "image"), ("masks", "mask")
-MASK_STEM = re.compile(r"(.+)[_-](?:seg|segmentation|mask|gt)(?:[_-]?\d+)?", re.IGNORECASE)
 UNLABELLED = "unlabelled"  # the split of nnU-Net's imagesTs
 
 
@@ -167,141 +162,6 @@ def read_nnunet(root: Path) -> Listing:
         if mask.name.removesuffix(end) not in known:
             raise ValueError(f"{mask}: a mask without an image in imagesTr; remove it")
     return Listing("nnU-Net v2", tuple(cases), channels, labels, tuple(notes))
-
-
-class _Item(NamedTuple):
-    """A file in a tree, with what its folders say."""
-
-    path: Path
-    stem: str
-    split: str
-    group: str
-    is_mask: bool
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.split, self.group, self.stem
-
-
-def read_tree(root: Path) -> Listing:
-    """Folders alone: images and masks, splits and classes, in any order of nesting."""
-    others: list[Path] = []
-    items = [_place(root, path) for path in _walk(root, others)]
-    images: dict[tuple[str, str, str], _Item] = {}
-    by_name = {(item.path.parent, item.stem) for item in items}
-    marked = []
-    for item in items:
-        base = MASK_STEM.fullmatch(item.stem)
-        if item.is_mask or (base and (item.path.parent, base[1]) in by_name):
-            marked.append(item)
-        elif base:
-            raise ValueError(
-                f"{item.path}: a mask by its name, without an image {base[1]} beside it; add that, "
-                "or name what is what in dataset.csv"
-            )
-        elif item.key in images:
-            raise ValueError(
-                f"{images[item.key].path} and {item.path}: two images of one name; keep one of them"
-            )
-        else:
-            images[item.key] = item
-    masks = _pair(images, marked)
-    cases = [
-        Case("", (item.path,), tuple(masks.get(key, ())), item.group, "", item.split)
-        for key, item in images.items()
-    ]
-    found = ["images", *["masks"] * bool(masks)]
-    found += ["a folder a split"] * any(case.split for case in cases)
-    notes = []
-    if len({case.group for case in cases} - {""}) == len(cases) > 2:
-        cases = [case._replace(group="", patient=case.group) for case in cases]
-        found.append("a folder a patient")
-    found += ["a folder a class"] * any(case.group for case in cases)
-    if others:
-        notes.append(f"{len(others)} files that are no images are left out, such as {others[0]}")
-    several = sum(len(each) > 1 for each in masks.values())
-    if several:
-        notes.append(f"{several} images have several masks: the highest label of a pixel counts")
-    return Listing(f"folders ({', '.join(found)})", tuple(cases), notes=tuple(notes))
-
-
-def _pair(
-    images: Mapping[tuple[str, str, str], _Item], masks: list[_Item]
-) -> dict[tuple[str, str, str], list[Path]]:
-    """The masks of each image. A mask says as much about split and class as its folders do."""
-    by_stem = defaultdict(list)
-    for key in images:
-        by_stem[key[2]].append(key)
-    paired = defaultdict(list)
-    for mask in masks:
-        base = MASK_STEM.fullmatch(mask.stem)
-        for stem in (mask.stem, base[1] if base else mask.stem):
-            keys = [
-                key
-                for key in by_stem.get(stem, ())
-                if mask.split in ("", key[0]) and mask.group in ("", key[1])
-            ]
-            if keys:
-                break
-        if len(keys) != 1:
-            number = f"{len(keys)} images" if keys else "no image"
-            raise ValueError(f"{mask.path}: a mask that fits {number}; rename or remove it")
-        paired[keys[0]].append(mask.path)
-    return paired
-
-
-def _place(root: Path, path: Path) -> _Item:
-    split, group, is_mask = [], [], False
-    for part in path.relative_to(root).parent.parts:
-        name = part.lower()
-        if name in SPLITS:
-            split.append(SPLITS[name])
-        elif name in MASKS:
-            is_mask = True
-        elif name not in IMAGES:
-            group.append(part)
-    if len(split) > 1 or len(group) > 1:
-        folders = " and ".join(split if len(split) > 1 else group)
-        raise ValueError(
-            f"{path}: in the folders {folders}, of which one is a "
-            f"{'split' if len(split) > 1 else 'class'}; name what is what in a table, dataset.csv"
-        )
-    return _Item(path, formats.stem(path), "".join(split), "".join(group), is_mask)
-
-
-def _walk(root: Path, others: list[Path]) -> Iterator[Path]:
-    """The images below a folder, in order: files, and folders of a DICOM series."""
-    for folder, names, files in os.walk(root, followlinks=True):
-        names[:] = sorted(name for name in names if not name.startswith((".", "__")))
-        slices = []
-        for name in sorted(files):
-            path = Path(folder, name)
-            if name.startswith(".") or name.lower().endswith(formats.VOXELS):
-                continue
-            kind = formats.suffix(path)
-            if kind and kind not in dicom.SUFFIXES:
-                yield path
-            elif dicom.is_dicom(path):
-                slices.append(path)
-            else:
-                others.append(path)
-        yield from _series(Path(folder), slices)
-
-
-def _series(folder: Path, files: list[Path]) -> list[Path]:
-    """The folder, if its DICOM files are one series; the files, if each is its own."""
-    if len(files) < 2:
-        return files
-    with nifti.decoding(folder):
-        count = len({dicom.series(path) for path in files})
-    if count == 1:
-        return [folder]
-    if count == len(files):
-        return files
-    raise ValueError(
-        f"{folder}: {len(files)} DICOM files of {count} series; one folder a series needed, or one "
-        "file a series: separate them"
-    )
 
 
 def natural(text: str) -> list:

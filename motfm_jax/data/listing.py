@@ -15,8 +15,8 @@ from motfm_jax.data.layouts import (
     natural,
     read_nnunet,
     read_table,
-    read_tree,
 )
+from motfm_jax.data.trees import read_tree
 
 TABLES = ("dataset.csv", "dataset.tsv")
 
@@ -63,6 +63,7 @@ def _complete(root: Path, listing: Listing, seed: int) -> Listing:
     listed = [case for case in cases if case.split != UNLABELLED]
     _check_all(listed, "patient")
     _check_all(listed, "split")
+    _check_all(listed, "source")
     for split in {case.split for case in listed}:
         _check_all([case for case in listed if case.split == split], "group", "class")
     if not any(case.patient for case in cases):
@@ -124,8 +125,11 @@ def _split(root: Path, cases: list[Case], seed: int, notes: list[str]) -> list[C
         if case.split == pool:
             groups[case.patient].add(case.group)
     if len(groups) < 2:
+        is_series = any(case.images[0].is_dir() for case in cases)
         raise ValueError(
             f"{root}: {len(groups)} patient to train on, 2 or more needed, one for validation"
+            + "; DICOM files of one series in one folder are a volume: if they are pictures, put "
+            "each into a folder of its own, or list them in dataset.csv" * is_series
         )
     drawn = draw({name: tuple(sorted(found)) for name, found in groups.items()}, parts, seed)
     return [

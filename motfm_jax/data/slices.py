@@ -97,8 +97,17 @@ class Cut(NamedTuple):
         )
 
     def choose(self, pile: Stack) -> list[int]:
-        """The slices to use, by position."""
+        """The slices to use, by position.
+
+        Raises:
+          ValueError: a margin that leaves none.
+        """
         count = pile.image.shape[2]
+        if count <= 2 * self.margin:
+            raise ValueError(
+                f"no slices left: config.data.slice_margin={self.margin} at either end of {count} "
+                "slices; lower it"
+            )
         chosen = list(range(self.margin, count - self.margin, self.step))
         if not self.share:
             return chosen

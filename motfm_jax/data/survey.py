@@ -17,7 +17,6 @@ from motfm_jax.data.listing import read
 from motfm_jax.data.slices import Cut, foreground
 
 FACTORS = {2: 16, 3: 8}  # by which a size must divide for every built-in network
-MANY = 20  # classes: they may be patients
 FEW = 0.02  # of foreground: a slice that has less is called empty
 
 
@@ -72,7 +71,8 @@ def check_folder(
     seen: dict[str, set[int]] = defaultdict(set)  # mask values of a split
 
     def content(case: Case) -> Content:
-        volume = read_case(case, listing.channels, how)
+        paired = how._replace(source=()) if case.source and how.source is None else how
+        volume = read_case(case, listing.channels, paired)
         count = volume.channels
         whole = Content(volume.image[..., :count], volume.mask, volume.spacing_mm)
         if volume.mask is not None:
@@ -114,16 +114,21 @@ def check_folder(
                 f"mask values {', '.join(map(str, sorted(unknown)[:5]))} of {split} are not in "
                 "train; correct the masks, or declare all values: config.data.labels"
             )
+    if report.summaries and not any(summary.examples for summary in report.summaries):
+        report.errors.append("no slices left; lower config.data.slice_foreground")
     if sum(empty):
         report.warnings.append(
             f"{sum(empty)} slices have less than {FEW:.0%} of foreground; leave them out: "
             f"config.data.slice_foreground={FEW}"
         )
-    if len(report.classes) > MANY:
-        report.warnings.append(
-            f"{len(report.classes)} classes, one a folder; if the folders are patients, name them "
-            "in a table, dataset.csv"
-        )
+    alike = defaultdict(list)
+    for name in report.classes:
+        alike[name.lower()].append(name)
+    report.warnings += [
+        f"classes {' and '.join(names)} differ in case alone; name one class alike"
+        for names in alike.values()
+        if len(names) > 1
+    ]
     report.warnings += listing.notes
     return report
 

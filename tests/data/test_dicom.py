@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from motfm_jax.data import formats, layouts, orientation
+from motfm_jax.data import formats, orientation, trees
 from motfm_jax.data.folder import Folder
 from motfm_jax.data.geometry import Grid
 
@@ -137,14 +137,23 @@ def test_a_series_with_a_gap_or_two_images_at_one_place_is_refused(tmp_path):
 def test_a_folder_is_one_series_or_each_file_is_one(tmp_path):
     files.write_series(tmp_path / "volumes/one", np.zeros((2, 3, 4), np.int16), np.eye(4))
     files.write_series(tmp_path / "volumes/two", np.zeros((2, 3, 4), np.int16), np.eye(4))
-    found = layouts.read_tree(tmp_path / "volumes")
+    found = trees.read_tree(tmp_path / "volumes")
     assert [case.images[0].name for case in found.cases] == ["one", "two"]
     for number in range(3):
         files.save(tmp_path / "pictures" / f"{number}.dcm", files.make(PIXELS))
-    assert len(layouts.read_tree(tmp_path / "pictures").cases) == 3
+    assert len(trees.read_tree(tmp_path / "pictures").cases) == 3
     files.save(tmp_path / "volumes/one/another.dcm", files.make(PIXELS))
     with pytest.raises(ValueError, match="one: 5 DICOM files of 2 series"):
-        layouts.read_tree(tmp_path / "volumes")
+        trees.read_tree(tmp_path / "volumes")
+
+
+def test_pictures_of_one_series_get_a_way_out(tmp_path):
+    for number in range(3):
+        files.save(tmp_path / f"{number}.dcm", files.make(PIXELS, series="1.2.3"))
+    with pytest.raises(ValueError, match=r"1 patient to train on.* a folder of its own, or list"):
+        Folder(tmp_path, "train", Grid((4, 6)))
+    with pytest.raises(ValueError, match=r"\d: a series without positions in space; put each"):
+        formats.read(tmp_path)
 
 
 def test_compressed_pixels_are_decoded(tmp_path):

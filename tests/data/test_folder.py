@@ -143,6 +143,31 @@ def test_slices_are_named_and_lie_in_their_volume(tmp_path, monkeypatch):
     assert record.patient == record.name[:2]
 
 
+def test_volumes_without_a_slice_left_are_refused(tmp_path):
+    source = Folder(nnunet(tmp_path), "train", Grid((5, 4)), cut=Cut("axial", margin=3))
+    with pytest.raises(ValueError, match="slice_margin=3 at either end of 6 slices"):
+        source[0]
+    source = Folder(tmp_path, "train", Grid((5, 4)), cut=Cut("axial", share=1.0))
+    with pytest.raises(ValueError, match=r"no slices left .*slice_foreground=1"):
+        len(source)
+
+
+def test_check_finds_what_training_would_refuse(tmp_path):
+    nnunet(tmp_path / "labels")
+    mask = tmp_path / "labels/labelsTr/p1.nii.gz"
+    nifti(mask, np.full(SHAPE, 3, np.uint8))
+    errors = Folder.check(tmp_path / "labels").errors
+    assert len(errors) == 1 and "label 3 found, only 0, 4 declared" in errors[0]
+    rows = ["image,source,class"]
+    for number in range(3):
+        png(tmp_path / f"table/{number}.png")
+        rows.append(f"{number}.png,low/{number}.png,{'iI'[number % 2]}ll")
+    (tmp_path / "table/dataset.csv").write_text("\n".join(rows))
+    report = Folder.check(tmp_path / "table")
+    assert len(report.errors) == 3 and "no such file" in report.errors[0]
+    assert any("classes Ill and ill differ in case alone" in line for line in report.warnings)
+
+
 def test_threads_that_want_one_volume_read_it_once(tmp_path, monkeypatch):
     source = Folder(nnunet(tmp_path), "train", Grid((5, 4)), cut=Cut("axial"))
     len(source)

@@ -30,6 +30,7 @@ def listed(root, seed=0):
     ]
 
 
+SETS = ("train", "val", "test")
 TREES = {
     "images and masks": (
         ["images/a.png", "images/b.png", "masks/a.png", "masks/b.tif"],
@@ -83,12 +84,12 @@ def test_folders_without_splits(name, tmp_path):
 def test_splits_and_classes_in_any_order(pattern, tmp_path):
     splits = {"train": "train", "Val": "valid", "testing": "test"}
     for split in splits:
-        for group in ("2", "10"):
+        for group in ("2nd", "10th"):
             tree(tmp_path, pattern.format(split=split, group=group, name=f"{split}{group}"))
     listing = read(tmp_path, 0)
-    assert class_names(listing) == ("2", "10")
+    assert class_names(listing) == ("2nd", "10th")
     found = {(case.images[0].stem, case.group): case.split for case in listing.cases}
-    assert found == {(s + g, g): splits[s] for s in splits for g in ("2", "10")}
+    assert found == {(s + g, g): splits[s] for s in splits for g in ("2nd", "10th")}
 
 
 def test_validation_comes_out_of_training_where_there_is_none(tmp_path):
@@ -106,7 +107,49 @@ def test_folders_of_one_image_each_are_patients(tmp_path):
     assert class_names(listing) == () and "a folder a patient" in listing.layout
 
 
+PATIENTS = {
+    "CAMUS": [f"patient000{n}/patient000{n}_{view}.nii.gz" for n in (1, 2) for view in "ab"],
+    "IXI in splits": [f"{split}/IXI00{n}/{c}.png" for n, split in enumerate(SETS) for c in "ab"],
+    "declared": [f"patients/{name}/{scan}.png" for name in ("x", "y") for scan in "ab"],
+}
+
+
+@pytest.mark.parametrize("name", PATIENTS)
+def test_folders_numbered_alike_are_patients(name, tmp_path):
+    listing = read(tree(tmp_path, *PATIENTS[name]), 0)
+    assert class_names(listing) == () and "a folder a patient" in listing.layout
+    homes = {(case.patient, case.split) for case in listing.cases}
+    assert len(homes) == len({patient for patient, _ in homes}) == len(listing.cases) / 2
+
+
+def test_folders_may_say_that_they_are_classes_and_patients(tmp_path):
+    paths = [f"classes/{g}/patients/{p}{g}/{n}.png" for g in "12" for p in "xyz" for n in "ab"]
+    cases = read(tree(tmp_path, *paths), 0).cases
+    assert {(case.group, case.patient) for case in cases} == {
+        (g, p + g) for g in "12" for p in "xyz"
+    }
+
+
+@pytest.mark.parametrize("images", ["imgs", "imagesTr", "Image"])
+@pytest.mark.parametrize("masks", ["labels", "labelsTr", "GT", "groundTruth", "Annotations"])
+def test_folders_of_masks_have_many_names(images, masks, tmp_path):
+    tree(tmp_path, *(f"{folder}/{name}.png" for folder in (images, masks) for name in "ab"))
+    assert [len(case.masks) for case in read(tmp_path, 0).cases] == [1, 1]
+
+
 REFUSED = {
+    "numbered folders": (
+        ["grade1/a.png", "grade2/b.png", "grade2/c.png"],
+        "2 folders such as grade1 and grade2, classes or patients",
+    ),
+    "many folders": (
+        [f"{chr(97 + n)}/{k}{n}.png" for n in range(21) for k in "ab"],
+        "21 folders such as a and u, classes or patients",
+    ),
+    "two folders of the same names": (
+        [f"{folder}/{name}.png" for folder in ("photos", "outlines") for name in "ab"],
+        "the folders outlines and photos hold images of the same names; .* call it masks",
+    ),
     "two images of one name": (["a.png", "a.jpg"], r"a\.jpg and \S+a\.png: two images of one name"),
     "a mask without an image": (
         ["images/a.png", "images/b.png", "masks/c.png"],
@@ -179,6 +222,10 @@ TABLES = {
         "patient p is in test and train",
     ),
     "an image twice": ("image\na.png\na.png\n", r"a\.png: listed 2 times"),
+    "half of the sources": (
+        "image,source,split\na.png,x.png,train\nb.png,,train\n",
+        r"b\.png: no source, 1 other images have one",
+    ),
     "half of the classes": (
         "image,class,split\na.png,x,train\nb.png,,train\n",
         r"b\.png: no class",

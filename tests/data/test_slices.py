@@ -56,4 +56,6 @@ def test_every_so_many_slices_within_the_margin_and_with_foreground():
     assert Cut("2", step=3, margin=1).choose(pile) == [1, 4]
     assert Cut("2", share=0.29).choose(pile) == [2, 3, 4, 5, 6]
     assert Cut("2", share=0.3).choose(pile) == []
+    with pytest.raises(ValueError, match=r"no slices left: .*margin=4 at either end of 8 slices"):
+        Cut("2", margin=4).choose(pile)
     np.testing.assert_allclose(foreground(image), [0, 0, *[0.29] * 5, 0])

@@ -80,7 +80,7 @@ def test_check_counts_slices_and_empty_ones(tmp_path, capsys):
     assert check(f"--root={root}", "--slices=axial", "--slice-foreground=0.1") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["all", "3", "6", "2", "0", "36"] in rows
-    assert check(f"--root={root}", "--slices=axial", "--slice-margin=4") == 0
+    assert check(f"--root={root}", "--slices=axial", "--slice-margin=4") == 2
 
 
 def test_check_counts_labels_lost_by_resizing_and_names_unlearned_classes(tmp_path, capsys):
