@@ -62,9 +62,16 @@ def read_case(case: Case, names: Sequence[str], how: Choices) -> Stack:
     chosen = find_channels(case.images[0], names, how.channels) or list(range(len(names)))
     sources = find_channels(case.images[0], names, how.source or ())
     images, picked = list(case.images), chosen + sources
-    if len(images) > 1 and names:
+    is_split = len(images) > 1 and bool(names)
+    if is_split:
         images, picked = [images[index] for index in picked], []
     first, array = _read_images(images, how.geometry)
+    if is_split and array.shape[-1] != len(images):
+        raise ValueError(
+            f"{images[0]}: {array.shape[-1]} channels in {len(images)} files that are one channel "
+            f"each ({', '.join(names)}); save them as grey, or list all in one column of the "
+            "table: image"
+        )
     if picked:
         if array.shape[-1] != len(names):
             raise ValueError(

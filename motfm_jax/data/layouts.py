@@ -67,21 +67,31 @@ def read_table(path: Path) -> Listing:
     separator = "\t" if path.suffix == ".tsv" else ","
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter=separator, skipinitialspace=True))
+            header = file.readline()
+            if path.suffix == ".csv" and "," not in header and ";" in header:
+                separator = ";"
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: is no table in UTF-8 ({error}); save it as CSV again") from error
-    names = [name.strip() for name in (rows[0] if rows else {}) if name]
+    names = [name for name in (rows[0] if rows else {}) if name]
     channels = sorted((name for name in names if re.fullmatch(r"image_\d+", name)), key=natural)
     if ("image" in names) == bool(channels):
         raise ValueError(
             f"{path}: columns {', '.join(names) or 'none'}; needed: image, or image_1, image_2 and "
-            f"so on, separated by {'tabs' if separator != ',' else 'commas'}"
+            f"so on, separated by {'tabs' if path.suffix == '.tsv' else 'commas'}"
+        )
+    if "label" in names:
+        raise ValueError(
+            f"{path}: a column label; call it class if it names one, or mask if it names a file"
         )
     cases = []
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ValueError(f"{path}: line {number} has other cells than the header; correct it")
-        cells = {name.strip(): cell.strip() for name, cell in row.items()}
+        cells = {name: cell.strip() for name, cell in row.items()}
         cases.append(
             _table_case(path.parent, f"{path}: line {number}", cells, channels or ["image"])
         )

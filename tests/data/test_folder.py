@@ -118,6 +118,17 @@ def test_a_mask_stored_mirrored_lies_on_its_image_and_another_grid_is_refused(tm
     Folder(root, "train", GRID, Choices(resample_masks=True))[0]
 
 
+def test_a_file_of_colours_is_no_single_channel(tmp_path):
+    rows = ["image_1,image_2"]
+    for name in "ab":
+        png(tmp_path / f"{name}1.png", RNG.integers(0, 256, (8, 10, 3)))
+        png(tmp_path / f"{name}2.png")
+        rows.append(f"{name}1.png,{name}2.png")
+    (tmp_path / "dataset.csv").write_text("\n".join(rows))
+    errors = Folder.check(tmp_path).errors
+    assert len(errors) == 2 and "a1.png: 4 channels in 2 files that are one channel" in errors[0]
+
+
 def test_channels_on_different_grids_are_refused(tmp_path):
     root = nnunet(tmp_path)
     for path in (root / "imagesTr").glob("*_0001.nii.gz"):

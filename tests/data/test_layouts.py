@@ -207,9 +207,20 @@ def test_columns_of_a_table_can_be_channels(tmp_path):
     assert [case.name for case in listing.cases] == ["b_t1", "c_t1"]  # by their folders
 
 
+def test_a_table_as_spreadsheets_write_it(tmp_path):
+    text = '\ufeffImage; Mask ;PATIENT\n"a.png;b.png";m.png;p\nc.png;n.png;q\n'
+    first, _ = read(table(tmp_path, text), 0).cases
+    assert first.images == (tmp_path / "a.png", tmp_path / "b.png")
+    assert first.masks == (tmp_path / "m.png",) and first.patient == "p"
+
+
 TABLES = {
     "no image": ("mask\na.png\n", "columns mask; needed: image, or image_1"),
-    "semicolons": ("image;mask\na.png;b.png\n", "columns image;mask; .* separated by commas"),
+    "tabs": ("image\tmask\na.png\tb.png\n", "columns image\tmask; .* separated by commas"),
+    "a label": (
+        "Image,Label\na.png,ill\n",
+        "a column label; call it class if it names one, or mask",
+    ),
     "an empty cell": ("image,mask\n,b.png\n", "line 2: a file in each of image needed"),
     "cells too many": ("image\na.png,b.png\n", "line 2 has other cells than the header"),
     "another split": ("image,split\na.png,all\n", "line 2: split 'all'; use train, valid or test"),
