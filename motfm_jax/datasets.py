@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from motfm_jax.data.decode import Decoding
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Bound, Intensity
 from motfm_jax.data.labels import Labels
+from motfm_jax.data.orientation import is_ras
 from motfm_jax.data.pipeline import Examples, Start
 from motfm_jax.data.source import Fitted, Source
 from motfm_jax.data.speckle import Speckle
@@ -46,7 +48,7 @@ class Data(NamedTuple):
     def remarks(self) -> list[str]:
         """What a person should know of the examples, a line each."""
         lines = remarks.of_split("train", self.train) + remarks.of_split("valid", self.valid)
-        return lines + remarks.of_classes(self.train, self.valid)
+        return lines + remarks.of_classes(self.train)
 
 
 def cache_dir(config: ConfigDict) -> Path:
@@ -94,10 +96,12 @@ def arrays(
       ValueError: files that cannot be used, or a condition the data does not have.
     """
     examples = source(config, split)
-    named = _labels(config, examples, facts)
-    if named is None and split != "train":
-        named = labels.known(arrays(config, "train", progress))
-    opened = _decoded(config, examples, progress, named)
+    named, numbers = _labels(config, examples, facts), facts.classes if facts else ()
+    has_numbers = bool(numbers) or getattr(examples, "classes", None) is not None
+    if split != "train" and (named is None or not has_numbers):
+        learned = arrays(config, "train", progress)
+        named, numbers = named or labels.known(learned), numbers or learned.classes
+    opened = _decoded(config, examples, progress, named, numbers, facts)
     return _limited(config, opened) if split == "train" else opened
 
 
@@ -128,31 +132,45 @@ def data(
       facts: of the run that goes on, see `arrays`.
 
     Raises:
-      ValueError: see `arrays`; only one of train and valid; or valid has classes or mask labels
-        that train does not have.
+      ValueError: see `arrays`; only one of train and valid; valid has classes or mask labels that
+        train does not have; or a patient is in both of those given.
     """
     if (train is None) != (valid is None):
         raise ValueError(
             f"{'valid' if valid is None else 'train'} is missing: give both train and valid, of "
             "different patients; or neither, to read config.data.source"
         )
+    are_given = train is not None
     if train is None or valid is None:
         train, valid = source(config, "train"), source(config, "valid")
-    learned = _decoded(config, train, progress, _labels(config, train, facts))
-    held_out = _decoded(config, valid, progress, _labels(config, valid, learned))
+    named, numbers = _labels(config, train, facts), facts.classes if facts else ()
+    learned = _decoded(config, train, progress, named, numbers, facts)
+    named = _labels(config, valid, learned)
+    held_out = _decoded(config, valid, progress, named, learned.classes, facts)
+    if are_given and facts is None:  # a run of before goes on as it began
+        remarks.check_patients(learned, held_out)
     return _data(config, _limited(config, learned), held_out, facts)
 
 
 def _decoded(
-    config: ConfigDict, examples: Source, progress: Progress | None, named: Labels | None
+    config: ConfigDict,
+    examples: Source,
+    progress: Progress | None,
+    named: Labels | None,
+    numbers: Sequence[str],
+    facts: Facts | None,
 ) -> Arrays:
+    """Decoded examples that fit `cond`; `named` and `numbers` as in `Fitted`."""
     intensity = config.data.intensity
     how = Decoding(
         on_fault=config.data.on_fault,
         varied=intensity.scope == "sample" and intensity.mode != "none" and not intensity.window,
         verify=config.data.verify,
     )
-    fitted = Fitted(examples, config.data.size, config.data.fit, named, intensity.nan)
+    # Volumes of a run that was trained on other axes keep them.
+    turns = facts is None or facts.affine is None or is_ras(facts.affine)
+    size, fit = config.data.size, config.data.fit
+    fitted = Fitted(examples, size, fit, named, intensity.nan, numbers, turns)
     if hasattr(examples, "fingerprint"):
         opened = open_cached(fitted, cache_dir(config), progress, how)
     else:

@@ -31,7 +31,6 @@ class Given:
             self.images[index],
             None if self.masks is None else self.masks[index],
             None if self.labels is None else self.labels[index],
-            patient=f"case{index}",
         )
 
 
@@ -53,7 +52,7 @@ def test_images_are_kept_in_memory_with_names_and_a_channel(caplog):
     np.testing.assert_allclose(data.train.images[..., 0], source.images, rtol=1e-6)
     assert data.train.masks.dtype == np.uint8 and data.train.labels.tolist() == [0, 2, 1]
     assert data.facts.classes == ("0", "1", "2")
-    assert data.train.meta[1] == {"name": "example 1", "patient": "case1"}
+    assert data.train.meta[1] == {"name": "example 1", "patient": "example 1"}
     assert len(caplog.records) == 2 and "decoded into memory" in caplog.text
 
 
@@ -78,7 +77,57 @@ def test_names_are_those_of_the_training_source():
     few = read(Given(images(3, 8, 8), labels), Given(images(1, 8, 8), [0]))
     assert few.valid.classes == few.facts.classes == ("0", "1", "2")
     with pytest.raises(ValueError, match=r"classes of the validation examples.*same `classes`"):
-        read(Given(images(1, 8, 8), [0]), Given(images(3, 8, 8), labels))
+        read(train, Given(images(3, 8, 8), labels, classes=("c", "b", "a")))
+
+
+def test_classes_without_names_are_the_numbers_that_occur():
+    valid = Given(images(2, 8, 8), [255, 7])
+    data = read(Given(images(3, 8, 8), [255, 0, 7]), valid)
+    assert data.facts.classes == data.valid.classes == ("0", "7", "255")
+    assert data.train.labels.tolist() == [2, 0, 1] and data.valid.labels.tolist() == [2, 1]
+    old = dataclasses.replace(data.facts, classes=tuple(map(str, range(256))))
+    config = make_config(cond="class", data__size=(8, 8))
+    again = datasets.data(config, train=valid, valid=valid, facts=old)
+    assert again.facts.classes == old.classes and again.train.labels.tolist() == [255, 7]
+    with pytest.raises(ValueError, match=r"example 1: class 7, but the training .* only 0, 255"):
+        read(Given(images(2, 8, 8), [0, 255]), valid)
+
+
+def test_no_patient_is_in_two_splits():
+    class Patients(Given):
+        def __getitem__(self, index):
+            return super().__getitem__(index)._replace(patient=self.names[index])
+
+    train = Patients(images(2, 8, 8), names=("a", "b"))
+    read(train, Patients(images(1, 8, 8), names=("c",)))
+    with pytest.raises(ValueError, match="patient b is in train and in valid"):
+        read(train, Patients(images(1, 8, 8), names=("b",)))
+
+
+def test_volumes_with_an_affine_are_turned_like_files():
+    """The array's axes lead to the patient's back, left and top."""
+    affine = np.array([[0, -2, 0, 5], [-3, 0, 0, 7], [0, 0, 4, 0], [0, 0, 0, 1.0]])
+
+    class Turned(Given):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            return record._replace(affine=affine, spacing_mm=(3, 2, 4), source=record.image + 1)
+
+    volumes = images(2, 8, 8, 8).astype(np.float32)
+    source = Turned(volumes, masks=volumes > 100)
+    data = read(source, data__size=(8, 8, 8), data__source="python")
+    expected = volumes.transpose(0, 2, 1, 3)[:, ::-1, ::-1, :]
+    np.testing.assert_array_equal(data.train.images[..., 0], expected)
+    np.testing.assert_array_equal(data.train.sources[..., 0], expected + 1)
+    np.testing.assert_array_equal(data.train.masks, expected > 100)
+    assert data.facts.spacing_mm == (2, 3, 4)
+    np.testing.assert_array_equal(
+        data.facts.affine, [[2, 0, 0, -9], [0, 3, 0, -14], [0, 0, 4, 0], [0, 0, 0, 1]]
+    )
+    old = dataclasses.replace(data.facts, affine=affine.tolist())
+    config = make_config(cond="none", data__size=(8, 8, 8), data__source="python")
+    kept = datasets.data(config, train=source, valid=source, facts=old)
+    np.testing.assert_array_equal(kept.valid.images[..., 0], volumes)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +208,7 @@ def test_labels_lost_by_resizing_and_classes_without_training_are_told():
     assert lines == [
         "train: at this size nothing is left of label 5 in 1 of 2 masks; a larger "
         "config.data.size keeps small structures",
-        "no training example is of class b, validation examples are",
+        "no training example is of class b, so it is never learned",
     ]
 
 

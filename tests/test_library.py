@@ -146,7 +146,7 @@ class Lesions:
         return len(self.images)
 
     def __getitem__(self, i):
-        return motfm.Record(self.images[i], label=int(self.labels[i]), patient=f"case{i}")
+        return motfm.Record(self.images[i], label=int(self.labels[i]))
 
 
 @pytest.mark.slow

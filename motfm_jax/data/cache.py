@@ -26,7 +26,7 @@ from motfm_jax.data.source import Source
 from motfm_jax.io.folders import locked, whole_folder
 from motfm_jax.io.hashes import hash_file
 
-VERSION = 4  # raise when what is stored for the same source changes
+VERSION = 5  # raise when what is stored for the same source changes
 DRAFT_LIFE = 24 * 3600  # seconds until an abandoned draft is deleted
 
 

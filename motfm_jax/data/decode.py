@@ -76,8 +76,11 @@ def decode(
             for name, array in arrays.items()
         }
     classes, numbers = source.classes, arrays.get("labels")
-    if classes is None:  # numbered as found
-        classes = [str(n) for n in range(0 if numbers is None else int(numbers.max()) + 1)]
+    if classes is None:  # named by the numbers that occur
+        values = np.unique([] if numbers is None else numbers)
+        classes = [str(int(value)) for value in values]
+        if numbers is not None:
+            numbers[:] = np.searchsorted(values, numbers)
     names, values = source.mask_labels, getattr(source, "label_values", ())
     if names is None:
         names, values = _number(arrays["masks"]) if "masks" in arrays else ((), ())

@@ -60,8 +60,17 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def ras_volume(volume: Volume) -> Volume:
     """A volume [I, J, K, ...] with its axes as `to_ras` orders them."""
     array, affine = to_ras(volume.array, volume.affine)
-    order = np.argsort(nibabel.io_orientation(volume.affine)[:, 0])
-    return Volume(array, affine, tuple(volume.spacing_mm[axis] for axis in order))
+    return Volume(array, affine, tuple(volume.spacing_mm[n] for n in ras_order(volume.affine)))
+
+
+def ras_order(affine: np.ndarray) -> list[int]:
+    """Which axes become the first, second and third of `to_ras`."""
+    return np.argsort(nibabel.io_orientation(affine)[:, 0]).tolist()
+
+
+def is_ras(affine: Any) -> bool:
+    """Whether `to_ras` changes nothing."""
+    return nibabel.aff2axcodes(np.asarray(affine, float)) == ("R", "A", "S")
 
 
 def onto_grid(

@@ -33,10 +33,23 @@ def of_split(split: str, arrays: Arrays) -> list[str]:
     return lines
 
 
-def of_classes(train: Arrays, valid: Arrays) -> list[str]:
-    """Classes that only the validation examples have."""
-    if train.labels is None or valid.labels is None:
+def of_classes(train: Arrays) -> list[str]:
+    """Classes that no training example has."""
+    if train.labels is None:
         return []
-    absent = np.setdiff1d(valid.labels, train.labels)
-    names = ", ".join(train.classes[label] for label in absent)
-    return [f"no training example is of class {names}, validation examples are"] if names else []
+    present = set(np.unique(train.labels).tolist())
+    names = ", ".join(name for n, name in enumerate(train.classes) if n not in present)
+    return [f"no training example is of class {names}, so it is never learned"] if names else []
+
+
+def check_patients(train: Arrays, valid: Arrays) -> None:
+    """Raises ValueError for patients that are in both splits, as far as patients are given."""
+    learned, held_out = (
+        {meta["patient"] for meta in each.meta if meta["patient"] != meta["name"]}
+        for each in (train, valid)
+    )
+    if both := sorted(learned & held_out):
+        raise ValueError(
+            f"patient {both[0]} is in train and in valid, one of {len(both)}; a patient belongs to "
+            "one split: divide the data by patient, or give the patients different names"
+        )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from motfm_jax.data import geometry, labels
+from motfm_jax.data import geometry, labels, orientation
 from motfm_jax.data.labels import Labels
 from motfm_jax.data.nifti import finite
 
@@ -27,7 +27,7 @@ class Record(NamedTuple):
     Attributes:
       image: [*S] or [*S, C], raw intensities in any numeric type.
       mask: [*S], the values of the files, or None.
-      label: class index, or None.
+      label: class index (any number from 0 where the source has no `classes`), or None.
       patient: no patient may be in two splits; "" if each image is a patient.
       name: for messages and tables; "" for the position in the split, "example 0".
       source: like `image`: what `image` is to be made from; None if there is no pair.
@@ -70,7 +70,8 @@ class Source(Protocol):
     """The examples of one split: anything with a length whose items are records.
 
     Optional attributes:
-      classes: names by index; () if there are no classes. Default: "0", "1", ... as found.
+      classes: names by index; () if there are no classes. Default: the numbers found in the
+        training examples.
       mask_labels: names of the mask labels, background first; () if there are no masks. Default:
         the values found in the training examples.
       label_values: the value of each in the masks. Default: 0, 1, 2, ...
@@ -106,8 +107,8 @@ class Fitted:
     """A source whose records have the size of the config.
 
     Images become [*S, C] and masks [*S] uint8, numbered by the labels (values as they are where
-    nothing is declared). An image of another size is resampled like a file, see `geometry.fit`.
-    Names default to the position in the split.
+    nothing is declared). Volumes with an affine are brought to RAS+ axes. An image of another size
+    is resampled like a file, see `geometry.fit`. Names default to the position in the split.
 
     Args:
       source: see `Source`.
@@ -115,6 +116,9 @@ class Fitted:
       fit: "pad" or "stretch".
       named: the mask labels; None for those that the source declares.
       nan: see `nifti.finite`.
+      numbers: the classes where the source names none: the numbers that stand for them; () for
+        those that occur.
+      turns: bring volumes to RAS+ axes.
     """
 
     def __init__(
@@ -124,11 +128,14 @@ class Fitted:
         fit: str,
         named: Labels | None = None,
         nan: str = "",
+        numbers: Sequence[str] = (),
+        turns: bool = True,
     ):
         self.source = source
-        self.size, self.fit, self.nan = tuple(size), fit, nan
+        self.size, self.fit, self.nan, self.turns = tuple(size), fit, nan, turns
         classes = getattr(source, "classes", None)
-        self.classes = None if classes is None else tuple(map(str, classes))
+        self.numbers = tuple(numbers) if classes is None else ()
+        self.classes = self.numbers or None if classes is None else tuple(map(str, classes))
         self.labels = named or labels.declared(source)
         self.mask_labels = None if self.labels is None else self.labels.names
         self.label_values = () if self.labels is None else self.labels.gaps
@@ -160,12 +167,26 @@ class Fitted:
                 filled += count
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        label = _index(record.label, where)
+        label = self._label(record.label, where)
         record = record._replace(image=image, source=source, mask=mask, label=label, filled=filled)
+        if record.affine is not None and len(self.size) == 3 and self.turns:
+            record = _turned(record, where)
+            image, source = record.image, record.source
         is_placed = image.shape[:-1] == self.size
         if is_placed or (source is not None and source.shape != image.shape):
             return record  # `check_record` refuses the second
         return self._resample(record, where)
+
+    def _label(self, label: Any, where: str) -> int | None:
+        number = _index(label, where)
+        if number is None or not self.numbers:
+            return number
+        if str(number) not in self.numbers:
+            raise ValueError(
+                f"{where}: class {number}, but the training examples have only "
+                f"{', '.join(self.numbers)}; give both sources the same `classes`"
+            )
+        return self.numbers.index(str(number))
 
     def _resample(self, record: Record, where: str) -> Record:
         image = record.image
@@ -219,7 +240,8 @@ class Fitted:
 
     def fingerprint(self) -> dict[str, Any]:
         own = self.source.fingerprint()
-        return {"source": own, "size": list(self.size), "fit": self.fit, "nan": self.nan}
+        size = list(self.size)
+        return {"source": own, "size": size, "fit": self.fit, "nan": self.nan, "turns": self.turns}
 
     def source_files(self) -> list[Path]:
         return self.source.source_files() if hasattr(self.source, "source_files") else []
@@ -232,6 +254,24 @@ def _index(label: Any, where: str) -> int | None:
         raise ValueError(
             f"{where}: label {label!r}, a whole number needed: an index into classes"
         ) from None
+
+
+def _turned(record: Record, where: str) -> Record:
+    """A record of volumes whose image, mask and source have RAS+ axes."""
+    affine, shape = np.asarray(record.affine, float), record.image.shape[:3]
+    if affine.shape != (4, 4) or not abs(np.linalg.det(affine)) > 0:
+        raise ValueError(f"{where}: affine {affine.tolist()}, an invertible 4 x 4 matrix needed")
+    parts = {"image": record.image, "mask": record.mask, "source": record.source}
+    turned = {
+        name: orientation.to_ras(array, affine)[0]
+        for name, array in parts.items()
+        if array is not None and array.shape[:3] == shape  # `check_record` refuses others
+    }
+    spacing = record.spacing_mm
+    if spacing is not None:
+        spacing = [spacing[axis] for axis in orientation.ras_order(affine)]
+    affine = orientation.to_ras(record.image, affine)[1]
+    return record._replace(**turned, affine=affine, spacing_mm=spacing)
 
 
 class Faults:
