@@ -149,8 +149,8 @@ def inherited_weights(
 
     Returns:
       All its parameters, and the record of where they come from: `run` (its name), `checkpoint`,
-      `step`, what of the data's names and of the parameters was taken, anew and left, and the
-      intensities there and here.
+      `step`, the channels' names and the intensities there and here, and what of the data's names
+      and of the parameters was taken, anew and left.
 
     Raises:
       ValueError: no such run, or one of another method, network or number of axes.
@@ -165,6 +165,7 @@ def inherited_weights(
         "run": path.resolve().name,
         "checkpoint": parent.checkpoint_hash,
         "step": parent.step,
+        "channel_names": [parent.facts.channel_names, facts.channel_names],
         **{COUNTED[kind]: _shared(theirs[kind], ours[kind]) for kind in COUNTED},
         "parameters": {name: sorted(names) for name, names in result.names.items()},
         "intensity": [parent.facts.intensity, facts.intensity],

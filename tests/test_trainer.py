@@ -20,7 +20,7 @@ from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.settings import CONDITIONS, check
 from motfm_jax.trainer import check_facts, num_steps, train
 from motfm_jax.training import loop
-from motfm_jax.training.reports import draw_losses, resume_lines
+from motfm_jax.training.reports import draw_losses, parent_lines, resume_lines
 
 # One whole run of each method; the other combinations at night. The flow with masks and classes is
 # that of test_resuming_is_exact.
@@ -240,6 +240,15 @@ def test_a_run_gives_no_weights_to_another_kind_of_network(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             runs.inherited_weights(config, model, facts, jax.random.key(0))
         assert "\n" not in str(error.value)
+
+
+def test_a_grey_run_says_which_colour_its_weights_are_of(tmp_path):
+    colours = dataclasses.replace(FACTS, channels=3, channel_names=("red", "green", "blue"))
+    parent = save_run(tmp_path / "parent", make_config(**ONE_LEVEL), colours)
+    config = make_config(**ONE_LEVEL, train__init_from=str(parent))
+    model = build.architecture(config, FACTS)
+    _, record = runs.inherited_weights(config, model, FACTS, jax.random.key(0))
+    assert "  channel 1 starts from the weights of channel red" in parent_lines(record)
 
 
 @pytest.mark.nightly

@@ -92,6 +92,11 @@ def parent_lines(parent: Mapping[str, Any]) -> list[str]:
         ]
         if parts:
             lines.append(f"  {kind.replace('_', ' ')}: {'; '.join(parts)}")
+    there, here = parent["channel_names"]
+    if bool(there) != bool(here):  # channels are taken by number
+        for row, number in enumerate(parent["image_channels"]["taken"]):
+            old, new = there[row] if there else number, here[row] if here else number
+            lines.append(f"  channel {new} starts from the weights of channel {old}")
     for fate, word in (("in_part", "in part"), ("anew", "begun anew"), ("left", "left")):
         names = parameters[fate]
         more = f" and {len(names) - SHOWN_NAMES} more" * (len(names) > SHOWN_NAMES)
