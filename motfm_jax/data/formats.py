@@ -11,6 +11,7 @@ with its affine. What is one file's business is decided here:
 * Pictures have no spacing: their dots per inch are those of a printer. A camera's note that the
   picture lies on its side (EXIF) is followed.
 * The pages of a TIFF are a volume without an affine.
+* A volume of one slice is a picture, as a slice of a RAS volume if its header places it.
 * A numpy array [H, W, C] with at most 4 in the last axis is a picture, else [I, J, K] is a volume;
   four axes are [I, J, K, C]. An .npz holds "image" (or "mask") or a single array, and may hold
   "affine" and "spacing_mm".
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from motfm_jax.data import dicom, nifti
+from motfm_jax.data import dicom, nifti, orientation, slices
 from motfm_jax.data.nifti import Volume
 from motfm_jax.data.source import MOST_CHANNELS
 
@@ -121,7 +122,7 @@ def _decode(path: Path, kind: str, as_mask: bool) -> Scan:
 
 
 def _from_volume(path: Path, volume: Volume) -> Scan:
-    """A volume x first; rows and columns of a single plane are swapped, as pictures have them."""
+    """A volume x first; a single plane as a picture, see `_plane`."""
     array, affine, spacing = volume
     rank = min(len(spacing), 3)
     if array.ndim > 4 and set(array.shape[3:-1]) == {1}:  # NIfTI: vectors stand in a fifth axis
@@ -131,11 +132,32 @@ def _from_volume(path: Path, volume: Volume) -> Scan:
             f"{path}: shape {array.shape}, 2 or 3 axes in space and one of channels at most needed"
         )
     array = array[..., None] if array.ndim == rank else array
-    if rank == 3 and array.shape[2] == 1:
-        array, rank = array[:, :, 0], 2
     if rank == 3:
-        return Scan(array, affine, tuple(spacing))
+        is_plane = array.shape[:3].count(1) == 1
+        volume = Volume(array, affine, tuple(spacing))
+        return _plane(volume) if is_plane else Scan(*volume)
     return Scan(array.swapaxes(0, 1), affine[:, [1, 0, 2, 3]], (spacing[1], spacing[0]))
+
+
+def _plane(volume: Volume) -> Scan:
+    """A volume of one slice: shown as `slices` shows a slice of its RAS volume.
+
+    A header without a place (axes along the patient's, position 0 across the plane) states spacings
+    alone: the picture is as stored, its columns along the first axis of the array.
+    """
+    array, affine, spacing = volume
+    across = array.shape.index(1)
+    matrix = affine[:3, :3]
+    if affine[across, 3] == 0 and (matrix == np.diag(np.diag(matrix))).all():
+        columns, rows = (axis for axis in range(3) if axis != across)
+        affine = affine[:, [rows, columns, across, 3]]
+        image = array.transpose(rows, columns, across, 3)[:, :, 0]
+        return Scan(image, affine, (spacing[rows], spacing[columns]))
+    array, affine, spacing = orientation.ras_volume(volume)
+    name = next(name for name, axes in slices.PLANES.items() if array.shape[axes[2]] == 1)
+    whole = slices.Stack(array, None, affine, spacing, array.shape[-1])
+    picture = slices.Cut(name).stack(whole).cut(0)
+    return Scan(picture.image, picture.affine, picture.spacing_mm)
 
 
 def _mask(path: Path, kind: str, scan: Scan) -> Scan:

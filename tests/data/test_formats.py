@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from motfm_jax.data import formats
+from motfm_jax.data.slices import PLANES, Cut, Stack
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -162,6 +163,24 @@ def test_nifti_volumes_keep_their_axes_and_single_planes_become_pictures(tmp_pat
     np.testing.assert_array_equal(plane.array[..., 0], volume[:, :, 0].T)
     assert plane.spacing_mm == (2, 1)
     np.testing.assert_array_equal(plane.affine, affine[:, [1, 0, 2, 3]])
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "RPS", "LPS", "SLA"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_single_planes_in_any_orientation_are_slices_of_their_volume(plane, axes, tmp_path):
+    affine = np.array([[1, 0, 0, -7], [0, 2, 0.1, -9], [0, -0.1, 3, 5], [0, 0, 0, 1]])
+    volume = RNG.normal(size=(4, 5, 6, 1)).astype(np.float32)
+    expected = Cut(plane).stack(Stack(volume, None, affine, (1.0, 2.0, 3.0), 1)).cut(2)
+    place = [slice(None)] * 3
+    place[PLANES[plane][2]] = slice(2, 3)
+    single = nibabel.Nifti1Image(volume[..., 0], affine).slicer[tuple(place)]
+    turned = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(axes)
+    )
+    nibabel.save(single.as_reoriented(turned), tmp_path / "p.nii")
+    found = formats.read(tmp_path / "p.nii")
+    np.testing.assert_array_equal(found.array, expected.image)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["nrrd", "mha", "mhd"])
