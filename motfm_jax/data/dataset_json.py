@@ -77,7 +77,7 @@ def find_channels(
     flag: str = "config.data.channel, in motfm prepare --channel",
 ) -> list[int]:
     """Indices of the channels of these names, in any case but whole: T1w is not t1gd."""
-    known, found = [each.lower() for each in channels], []
+    known, indices = [each.lower() for each in channels], []
     listed = list_channels(names)
     if not listed and len(channels) == 1:
         return [0]
@@ -89,8 +89,8 @@ def find_channels(
                 f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
                 f"name one of them: {flag}"
             )
-        found.append(known.index(name.lower()))
-    return found
+        indices.append(known.index(name.lower()))
+    return indices
 
 
 def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:

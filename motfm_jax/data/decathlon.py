@@ -79,13 +79,13 @@ class Decathlon:
         self.channels = read_channels(self.root, description)
         self.chosen = find_channels(self.root, self.channels, channel)
         self.channel_names = tuple(self.channels[index] for index in self.chosen)
-        self.made_from = []
+        self.source_channels = []
         if source_channel:
             flag = "config.flow.source_channel"
-            self.made_from = find_channels(self.root, self.channels, source_channel, flag)
-            if len(self.made_from) != len(self.chosen):
+            self.source_channels = find_channels(self.root, self.channels, source_channel, flag)
+            if len(self.source_channels) != len(self.chosen):
                 raise ValueError(
-                    f"{flag}={source_channel!r}: {len(self.made_from)} channels to make "
+                    f"{flag}={source_channel!r}: {len(self.source_channels)} channels to make "
                     f"{len(self.chosen)} from ({', '.join(self.channel_names)}); give as many"
                 )
         self.entries = split_entries(self.root, description, split, split_seed)
@@ -113,7 +113,9 @@ class Decathlon:
             "reading": reading,
         }
         if source_channel:
-            self.settings["source_channel"] = [self.channels[index] for index in self.made_from]
+            self.settings["source_channel"] = [
+                self.channels[index] for index in self.source_channels
+            ]
 
     @classmethod
     def from_config(cls, data: Any, split: str, source_channel: str = "") -> "Decathlon":
@@ -172,7 +174,7 @@ class Decathlon:
         mask = None if mask is None else self._targets[mask]
         try:
             resized = self.grid.place(
-                image[..., self.chosen + self.made_from], mask, affine, spacing
+                image[..., self.chosen + self.source_channels], mask, affine, spacing
             )
         except ValueError as error:
             raise ValueError(f"{entry.image_path}: {error}") from error
@@ -182,7 +184,7 @@ class Decathlon:
             resized.mask,
             patient=entry.patient,
             name=entry.patient,
-            source=resized.image[..., count:] if self.made_from else None,
+            source=resized.image[..., count:] if self.source_channels else None,
             spacing_mm=resized.spacing_mm,
             affine=resized.affine,
             filled=resized.filled,

@@ -97,15 +97,15 @@ def decode(
 def _number(masks: np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Numbers the values found in masks, in place: names of the labels, and `Labels.gaps`."""
     counts = sum(np.bincount(mask.ravel(), minlength=labels.MOST) for mask in masks)
-    found = labels.found(np.flatnonzero(counts))
-    if len(found.names) > MOST_UNNAMED:
+    known = labels.of_values(np.flatnonzero(counts))
+    if len(known.names) > MOST_UNNAMED:
         raise ValueError(
-            f"masks hold {len(found.names)} values up to {found.values[-1]}, and the data set has "
+            f"masks hold {len(known.names)} values up to {known.values[-1]}, and the data set has "
             "no `mask_labels`; number the labels 0, 1, 2, ..., or name them all: config.data.labels"
         )
-    for mask in masks if found.gaps else ():
-        mask[:] = found.number(mask, "masks")
-    return found.names, found.gaps
+    for mask in masks if known.gaps else ():
+        mask[:] = known.number(mask, "masks")
+    return known.names, known.gaps
 
 
 def _read(source: Source, num_threads: int) -> Iterator[Record | ValueError]:

@@ -88,7 +88,7 @@ def declared(source: Any, text: str = "") -> Labels | None:
     return _checked(tuple(map(str, names)), tuple(map(int, values)))
 
 
-def found(values: Sequence[int]) -> Labels:
+def of_values(values: Sequence[int]) -> Labels:
     """Labels that are named by their values in the files; 0 is the background."""
     values = tuple(sorted({0, *map(int, values)}))
     return Labels(tuple(map(str, values)), values)
