@@ -160,8 +160,11 @@ class Folder:
         else:
             example = self._read(number)
             if self.cut and example.image.ndim == 4:
-                example = self.cut.stack(example)
-                self.cut.choose(example)
+                try:
+                    example = self.cut.stack(example)
+                    self.cut.choose(example)
+                except ValueError as error:
+                    raise ValueError(f"{case.images[0]}: {error}") from error
         rank = example.image.ndim - 1
         if rank != len(self.grid.size):
             raise ValueError(

@@ -123,9 +123,9 @@ def check_folder(
         )
     alike = defaultdict(list)
     for name in report.classes:
-        alike[name.lower()].append(name)
+        alike[name.strip().lower()].append(name)
     report.warnings += [
-        f"classes {' and '.join(names)} differ in case alone; name one class alike"
+        f"classes {' and '.join(names)} differ in case or spaces alone; name one class alike"
         for names in alike.values()
         if len(names) > 1
     ]

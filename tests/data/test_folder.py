@@ -156,7 +156,7 @@ def test_slices_are_named_and_lie_in_their_volume(tmp_path, monkeypatch):
 
 def test_volumes_without_a_slice_left_are_refused(tmp_path):
     source = Folder(nnunet(tmp_path), "train", Grid((5, 4)), cut=Cut("axial", margin=3))
-    with pytest.raises(ValueError, match="slice_margin=3 at either end of 6 slices"):
+    with pytest.raises(ValueError, match=r"p\d_0000\.nii\.gz: no slices left: .*slice_margin=3 at"):
         source[0]
     source = Folder(tmp_path, "train", Grid((5, 4)), cut=Cut("axial", share=1.0))
     with pytest.raises(ValueError, match=r"no slices left .*slice_foreground=1"):
@@ -176,7 +176,7 @@ def test_check_finds_what_training_would_refuse(tmp_path):
     (tmp_path / "table/dataset.csv").write_text("\n".join(rows))
     report = Folder.check(tmp_path / "table")
     assert len(report.errors) == 3 and "no such file" in report.errors[0]
-    assert any("classes Ill and ill differ in case alone" in line for line in report.warnings)
+    assert any("classes Ill and ill differ in case or spaces" in line for line in report.warnings)
 
 
 def test_threads_that_want_one_volume_read_it_once(tmp_path, monkeypatch):
