@@ -48,7 +48,7 @@ class Data(NamedTuple):
     def remarks(self) -> list[str]:
         """What a person should know of the examples, a line each."""
         lines = remarks.of_split("train", self.train) + remarks.of_split("valid", self.valid)
-        return lines + remarks.of_classes(self.train)
+        return lines + remarks.of_classes(self.train) + remarks.of_patients(self.train, self.valid)
 
 
 def cache_dir(config: ConfigDict) -> Path:
@@ -132,23 +132,20 @@ def data(
       facts: of the run that goes on, see `arrays`.
 
     Raises:
-      ValueError: see `arrays`; only one of train and valid; valid has classes or mask labels that
-        train does not have; or a patient is in both of those given.
+      ValueError: see `arrays`; only one of train and valid; or valid has classes or mask labels
+        that train does not have.
     """
     if (train is None) != (valid is None):
         raise ValueError(
             f"{'valid' if valid is None else 'train'} is missing: give both train and valid, of "
             "different patients; or neither, to read config.data.source"
         )
-    are_given = train is not None
     if train is None or valid is None:
         train, valid = source(config, "train"), source(config, "valid")
     named, numbers = _labels(config, train, facts), facts.classes if facts else ()
     learned = _decoded(config, train, progress, named, numbers, facts)
     named = _labels(config, valid, learned)
     held_out = _decoded(config, valid, progress, named, learned.classes, facts)
-    if are_given and facts is None:  # a run of before goes on as it began
-        remarks.check_patients(learned, held_out)
     return _data(config, _limited(config, learned), held_out, facts)
 
 
