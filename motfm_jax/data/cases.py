@@ -1,12 +1,13 @@
 """The files of one example, read and brought to one grid."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from motfm_jax.data import formats, nifti, orientation
+from motfm_jax.data.channels import find_channels
 from motfm_jax.data.formats import Scan
 from motfm_jax.data.layouts import Case
 from motfm_jax.data.nifti import Volume
@@ -29,23 +30,6 @@ class Choices(NamedTuple):
     resample_masks: bool = False
     channels: tuple[str, ...] = ()
     source: tuple[str, ...] | None = None
-
-
-def find_channels(root: str | Path, names: Sequence[str], wanted: Iterable[str]) -> list[int]:
-    """Indices of channels by their names in any case, in the order wanted.
-
-    Raises:
-      ValueError: no channel of this name.
-    """
-    lower = [name.lower() for name in names]
-    for name in wanted:
-        if name.lower() not in lower:
-            raise ValueError(
-                f"{root}: no channel is called {name!r}, it has "
-                f"{', '.join(names) or 'no names of channels'}; correct config.data.channel or "
-                "config.flow.source_channel"
-            )
-    return [lower.index(name.lower()) for name in wanted]
 
 
 def read_case(case: Case, names: Sequence[str], how: Choices) -> Stack:

@@ -52,47 +52,6 @@ def read_channels(root: Path, description: dict[str, Any]) -> list[str]:
     return [str(names[str(index)]) for index in range(len(names))]
 
 
-def list_channels(names: str | Sequence[str]) -> list[str]:
-    """The names of config.data.channel: one, several after commas, or a tuple; [] for "".
-
-    Raises:
-      ValueError: something else, or a name twice.
-    """
-    parts = names.split(",") if isinstance(names, str) else names
-    texts = [part.strip() for part in parts if isinstance(part, str)]
-    if texts == [""]:
-        return []
-    if len(texts) != len(parts) or len({text.lower() for text in texts}) != len(texts):
-        raise ValueError(
-            f"config.data.channel={names!r}: a name, or several different ones, such as "
-            '"T1w,FLAIR", needed'
-        )
-    return texts
-
-
-def find_channels(
-    root: Path,
-    channels: Sequence[str],
-    names: str | Sequence[str],
-    flag: str = "config.data.channel, in motfm prepare --channel",
-) -> list[int]:
-    """Indices of the channels of these names, in any case but whole: T1w is not t1gd."""
-    known, indices = [each.lower() for each in channels], []
-    listed = list_channels(names)
-    if not listed and len(channels) == 1:
-        return [0]
-    for name in listed or [""]:
-        number = known.count(name.lower())
-        if number != 1:
-            came = f"{number or 'no'} channels are called {name!r}" if name else "no channel chosen"
-            raise ValueError(
-                f"{root / 'dataset.json'}: {came}, it has {', '.join(channels)}; "
-                f"name one of them: {flag}"
-            )
-        indices.append(known.index(name.lower()))
-    return indices
-
-
 def read_labels(root: Path, description: dict[str, Any]) -> dict[int, str]:
     """Label names by value; empty if the data set has none."""
     labels = description.get("labels") or {}

@@ -13,12 +13,11 @@ import numpy as np
 
 from motfm_jax.core import Progress
 from motfm_jax.data import geometry, nifti
+from motfm_jax.data.channels import find_channels, list_channels
 from motfm_jax.data.dataset_json import (
     LABELS,
     Entry,
     allowed_labels,
-    find_channels,
-    list_channels,
     name_labels,
     read_channels,
     read_description,
@@ -77,12 +76,15 @@ class Decathlon:
         self.root, self.grid, self.reading = Path(root), grid, reading
         description = read_description(self.root)
         self.channels = read_channels(self.root, description)
-        self.chosen = find_channels(self.root, self.channels, channel)
+        path = self.root / "dataset.json"
+        names = list_channels(channel) or (self.channels if len(self.channels) == 1 else [""])
+        self.chosen = find_channels(path, self.channels, names)
         self.channel_names = tuple(self.channels[index] for index in self.chosen)
         self.source_channels = []
         if source_channel:
             flag = "config.flow.source_channel"
-            self.source_channels = find_channels(self.root, self.channels, source_channel, flag)
+            names = list_channels(source_channel)
+            self.source_channels = find_channels(path, self.channels, names, flag)
             if len(self.source_channels) != len(self.chosen):
                 raise ValueError(
                     f"{flag}={source_channel!r}: {len(self.source_channels)} channels to make "
@@ -135,13 +137,7 @@ class Decathlon:
     def check_config(data: Any) -> None:
         """Raises ValueError for channels, a spacing or a label map that cannot be used."""
         list_channels(data.channel)
-        steps = data.spacing_mm
-        are_lengths = all(type(n) in (int, float) and 0 < n < np.inf for n in steps)
-        if steps and not (are_lengths and len(steps) == len(data.size)):
-            raise ValueError(
-                f"config.data.spacing_mm={tuple(steps)}: give {len(data.size)} numbers, each above "
-                "0"
-            )
+        geometry.check_spacing(data.spacing_mm, data.size)
         for pair in data.label_map:
             labels = pair if isinstance(pair, Sequence) else ()
             if len(labels) != 2 or not all(type(n) is int and 0 <= n < LABELS for n in labels):

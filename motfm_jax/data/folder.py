@@ -13,9 +13,8 @@ from typing import Any
 
 from motfm_jax.core import Progress
 from motfm_jax.data import dicom, formats, geometry, labels, slices
-from motfm_jax.data.cases import Choices, find_channels, read_case
-from motfm_jax.data.dataset_json import list_channels
-from motfm_jax.data.decathlon import Decathlon
+from motfm_jax.data.cases import Choices, read_case
+from motfm_jax.data.channels import find_channels, list_channels
 from motfm_jax.data.examination import Report
 from motfm_jax.data.listing import class_names, read
 from motfm_jax.data.slices import Stack
@@ -71,8 +70,8 @@ class Folder:
                 f"{root}: config.flow.source='channel' needs the column source of dataset.csv, or "
                 "config.flow.source_channel"
             )
-        for names in (how.channels, how.source or ()):
-            find_channels(root, self.listing.channels, names)
+        find_channels(root, self.listing.channels, how.channels)
+        find_channels(root, self.listing.channels, how.source or (), "config.flow.source_channel")
         self.classes = class_names(self.listing)
         named = self.listing.labels
         self.mask_labels = None if any(case.masks for case in self.cases) else ()
@@ -107,7 +106,8 @@ class Folder:
     @staticmethod
     def check_config(data: Any) -> None:
         """Raises ValueError for a spacing or slices that cannot be used."""
-        Decathlon.check_config(data)
+        list_channels(data.channel)
+        geometry.check_spacing(data.spacing_mm, data.size)
         if data.label_map:
             raise ValueError(
                 f"config.data.label_map={tuple(data.label_map)}: folders take the values of the "

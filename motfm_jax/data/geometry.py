@@ -84,6 +84,15 @@ class Grid(NamedTuple):
         return placed._replace(filled=filled)
 
 
+def check_spacing(spacing_mm: Sequence[float], size: Sequence[int]) -> None:
+    """Raises ValueError for a config.data.spacing_mm that is not one length an axis."""
+    are_lengths = all(type(step) in (int, float) and 0 < step < np.inf for step in spacing_mm)
+    if spacing_mm and not (are_lengths and len(spacing_mm) == len(size)):
+        raise ValueError(
+            f"config.data.spacing_mm={tuple(spacing_mm)}: give {len(size)} numbers, each above 0"
+        )
+
+
 def fit(
     image: np.ndarray,
     mask: np.ndarray | None,

@@ -96,7 +96,7 @@ def test_chosen_channels_and_the_one_to_start_from(tmp_path):
     source = Folder(root, "train", GRID, Choices(channels=("flair",), source=("T1",)))
     record = source[0]
     np.testing.assert_allclose(record.image - record.source, 0.5)
-    with pytest.raises(ValueError, match="no channel is called 'T2', it has T1, FLAIR"):
+    with pytest.raises(ValueError, match="no channels are called 'T2', it has T1, FLAIR"):
         Folder(root, "train", GRID, Choices(channels=("T2",)))
 
 
