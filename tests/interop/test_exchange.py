@@ -146,7 +146,7 @@ def refused(message, *arguments, **options):
         from_torch(*arguments, **options)
 
 
-def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, tmp_path):
+def test_what_does_not_fit_is_named_and_leaves_no_run(folder, params, with_data, tmp_path):
     out, weights, yaml_file = tmp_path / "run", "weights.safetensors", folder / "original.yaml"
     broken = original_state(params)
     broken["unet.surplus.weight"] = np.zeros(3, np.float32)
