@@ -13,6 +13,7 @@ from motfm_jax.core import Array, Batch, Condition, Network, Params, encode_mask
 from motfm_jax.data.facts import Facts
 from motfm_jax.features import weights as published
 from motfm_jax.methods import METHODS
+from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
 from motfm_jax.nn.spade import SpadeSettings, spade_networks
@@ -218,6 +219,8 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
 
 def frozen(config: ConfigDict) -> str:
     """The prefix of the names of frozen parameters; "" if none are frozen."""
+    if METHODS[config.method].distils:
+        return TEACHER
     return "unet/" if config.train.base else ""
 
 

@@ -52,11 +52,13 @@ class Network(NamedTuple):
     Attributes:
       encode: (params, Condition) -> Context. All work that depends on neither x nor t; done
         once per sample.
-      apply: (params, x [B, *S, C], t [B], Context, dropout key or None) -> [B, *S, C] float32.
+      apply: (params, x [B, *S, C], t [B], Context, dropout key or None) -> [B, *S, C] float32. That
+        of a flow map takes s [B] too, the time it goes to: then it is the mean velocity on the way
+        from t to s.
     """
 
     encode: Callable[[Params, Condition], Context]
-    apply: Callable[[Params, Array, Array, Context, Array | None], Array]
+    apply: Callable[..., Array]
 
 
 class Adversaries(NamedTuple):

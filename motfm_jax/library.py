@@ -138,7 +138,7 @@ def config(
 
     Args:
       base: a config file or the name of a built-in one, such as "camus"; "" for data from Python.
-      method: of `motfm_jax.METHODS`: "flow", "ddpm" or "spade".
+      method: of `motfm_jax.METHODS`: "flow", "flow_map", "ddpm" or "spade".
       cond: what images are conditioned on: "none", "class", "mask" or "mask+class".
       size: of the network and its training: "debug", "small" or "paper".
       fields: any field by its path, such as "train.lr". data.size decides between 2-D and 3-D.

@@ -15,6 +15,7 @@ from motfm_jax.data.facts import Facts
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import METHODS
+from motfm_jax.methods.method import TEACHER
 from motfm_jax.model import Bundle
 from motfm_jax.nn.inherit import inherit
 from motfm_jax.settings import field
@@ -44,9 +45,10 @@ def load_run(
     if data_root:
         config.data.root = str(data_root)
     built = build.architecture(config, facts, attention=attention)
+    params = {name: leaf for name, leaf in weights.params.items() if not name.startswith(TEACHER)}
     expected = jax.eval_shape(built.init, jax.random.key(0))
-    check_parameters(weights.params, expected, str(weights.path))
-    return bundle(built, weights.params, facts, config, run, weights.step)
+    check_parameters(params, expected, str(weights.path))
+    return bundle(built, params, facts, config, run, weights.step)
 
 
 def bundle(
@@ -96,23 +98,52 @@ def base_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
     """
     base = load_run(Path(config.train.base))
     cond = {"mask": "none", "mask+class": "class"}[config.cond]
+    _check_equal(base, config, facts, "base", {"cond": cond})
+    return base.params
+
+
+def teacher_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
+    """The weights of the flow config.train.teacher, by name.
+
+    Raises:
+      ValueError: no such run, or one of another kind of model, network, condition or data.
+    """
+    teacher = load_run(Path(config.train.teacher))
+    _check_equal(teacher, config, facts, "teacher", {"method": "flow"})
+    return teacher.params
+
+
+def _check_equal(
+    other: Bundle, config: ConfigDict, facts: Facts, role: str, needed: dict[str, str]
+) -> None:
+    """Refuses a run whose network or data are not those of a config, where `needed` says no other.
+
+    Args:
+      role: the field of config.train that names the run.
+    """
+    needed = {"method": config.method, "cond": config.cond} | needed
     pairs = {
-        path: (field(base.config, path), cond if path == "cond" else field(config, path))
+        path: (field(other.config, path), needed.get(path, field(config, path)))
         for path, each in settings.leaves(settings.fields())
-        if each.fixed and path != "data.mask_encoding"
+        if each.fixed
     }
+    # What a network does not take may differ.
+    if "mask" not in needed["cond"]:
+        del pairs["data.mask_encoding"]
+    else:
+        pairs["mask labels"] = (other.facts.mask_labels, facts.mask_labels)
+    if "class" in needed["cond"]:
+        pairs["classes"] = (other.facts.classes, facts.classes)
     pairs |= {
-        "image channels": (base.facts.channels, facts.channels),
-        "classes": (base.facts.classes, facts.classes if cond == "class" else base.facts.classes),
-        "intensity": (base.facts.intensity, json.loads(json.dumps(facts.intensity))),
+        "image channels": (other.facts.channels, facts.channels),
+        "intensity": (other.facts.intensity, json.loads(json.dumps(facts.intensity))),
     }
     for name, (there, expected) in pairs.items():
         if there != expected:
             raise ValueError(
-                f"config.train.base={config.train.base}: its {name} is {there}, {expected} "
-                "needed; train the base with the same settings and data, without masks"
+                f"config.train.{role}={config.train[role]}: its {name} is {there}, {expected} "
+                f"needed; train the {role} with the same data and the same settings of the network"
             )
-    return base.params
 
 
 def converted_weights(run: Path, model: build.Architecture, facts: Facts) -> dict[str, np.ndarray]:

@@ -117,6 +117,8 @@ TRAIN: Fields = {
     # a run whose averaged weights this one begins with, whatever its classes, labels, channels and
     # image size: fine-tuning; "" = begin anew
     "init_from": Field(""),
+    # method flow_map: the run of the flow whose averaged weights it begins with and learns from
+    "teacher": Field(""),
     "steps": number(0),  # optimiser updates; 0 = epochs decide
     "epochs": number(200),
     "batch_size": positive(8),  # images an optimiser update, over all devices and accumulation
@@ -190,6 +192,11 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.train.base={train.base!r} with config.train.init_from={train.init_from!r}: "
             "both say what to begin with; choose one"
+        )
+    if train.teacher and not METHODS[config.method].distils:
+        raise ValueError(
+            f"config.train.teacher={train.teacher!r} with config.method={config.method!r}: it "
+            "learns from data alone; leave it empty, or use method flow_map"
         )
     if train.steps == 0 and train.epochs == 0:
         raise ValueError("config.train.steps=0 and config.train.epochs=0: set one of them")

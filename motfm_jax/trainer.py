@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -32,6 +33,7 @@ from motfm_jax.io.run_folder import (
 )
 from motfm_jax.io.tiles import shared_view
 from motfm_jax.methods import METHODS
+from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
 from motfm_jax.training import loop, memory
@@ -104,6 +106,8 @@ def train(
         weights = runs.converted_weights(workdir, model, data.facts)
     elif config.train.base and begins:
         weights = runs.base_weights(config, data.facts)
+    elif config.train.teacher and begins:
+        weights = runs.teacher_weights(config, data.facts)
     elif config.train.init_from and begins:
         weights, parent = runs.inherited_weights(config, model, data.facts, _keys(config)[0])
     if not first:
@@ -153,7 +157,10 @@ def _train(
     def make_state(key: Array, weights: Mapping[str, Array]) -> TrainState:
         params = model.init(key)
         whole = weights.keys() == params.keys()
-        return init_state(weights if whole else attach(params, weights), optimizer, fields.ema)
+        params = dict(weights) if whole else attach(params, weights)
+        if METHODS[config.method].distils:
+            params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
+        return init_state(params, optimizer, fields.ema)
 
     if checkpoints.steps and not weights:
         state = _restore(checkpoints, jax.eval_shape(make_state, init_key, {}))

@@ -8,6 +8,8 @@ import optax
 from motfm_jax.core import Array, Batch, Condition, Network, Params
 from motfm_jax.fields import Field
 
+TEACHER = "teacher/"  # before the names of the teacher's parameters, see `Method.distils`
+
 
 class Solver(Protocol):
     """How images are sampled: a NamedTuple of numbers, such as `ode.Solver`.
@@ -111,6 +113,8 @@ class Method(NamedTuple):
         "unet/kernels", in the place of parameters (`training.state.Packed`).
       ranks: whether its validation loss ranks checkpoints.
       starts_from_images: whether it may start from images instead of noise (config.flow.source).
+      distils: whether it starts from the weights of a flow (config.train.teacher), which its loss
+        finds by TEACHER + name: they stay fixed and do not take part in sampling.
     """
 
     section: str
@@ -125,6 +129,7 @@ class Method(NamedTuple):
     )
     ranks: bool = True
     starts_from_images: bool = False
+    distils: bool = False
 
 
 def refuse_options(options: Mapping[str, Any], why: str) -> None:

@@ -80,12 +80,14 @@ class VelocityNet(nnx.Module):
             self.controlnet.mask_embedding(cast(Array, condition.mask)),
         )
 
-    def __call__(self, x: Array, t: Array, context: Context, key: Array | None) -> Array:
+    def __call__(
+        self, x: Array, t: Array, context: Context, key: Array | None, s: Array | None = None
+    ) -> Array:
         if self.controlnet is None:
-            return self.unet(x, t, context.unet, key)
+            return self.unet(x, t, context.unet, key, s=s)
         key_unet, key_control = (None, None) if key is None else jax.random.split(key)
         residuals = self.controlnet(x, t, context.control, context.mask, key_control)
-        return self.unet(x, t, context.unet, key_unet, residuals)
+        return self.unet(x, t, context.unet, key_unet, residuals, s)
 
 
 def velocity_network(
@@ -110,7 +112,7 @@ def velocity_network(
 
     network = Network(
         encode=lambda params, condition: module(params).encode(condition),
-        apply=lambda params, x, t, context, key: module(params)(x, t, context, key),
+        apply=lambda params, x, t, context, key, s=None: module(params)(x, t, context, key, s),
     )
     return network, init
 

@@ -233,8 +233,9 @@ class UNet(nnx.Module):
         values: ClassValues,
         key: Array | None,
         residuals: tuple[list[Array], Array] | None = None,
+        s: Array | None = None,
     ) -> Array:
-        """The velocity.
+        """The velocity, or the mean velocity on the way from t to s.
 
         Args:
           x: [B, *S, C].
@@ -242,6 +243,9 @@ class UNet(nnx.Module):
           values: from `encode`.
           key: dropout key, or None.
           residuals: added to the skips and to the middle's output (from the mask UNet).
+          s: [B], given to the decoder in place of t; None for t. The encoder, and so the mask UNet,
+            knows t alone: at s = t this is the velocity, with the same weights (Lee et al. 2025,
+            Decoupled MeanFlow).
 
         Returns:
           [B, *S, C] float32.
@@ -251,6 +255,8 @@ class UNet(nnx.Module):
         if residuals is not None:
             skips = [skip + residual for skip, residual in zip(skips, residuals[0], strict=True)]
             h = h + residuals[1]
+        if s is not None:
+            embedding = self.encoder.time_embed(s)
         for level, of_level in zip(self.up_blocks, values.up, strict=True):
             count = len(level.resnets)
             h = level(h, skips[-count:], embedding, of_level, key_up)

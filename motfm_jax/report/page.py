@@ -100,13 +100,16 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
     )
     if name == "echo":
         title, systems, measures = "table1", list(SYSTEMS), tables.TABLE1
-        caption = "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; -C, -M, -CM: class, mask, both. "
+        caption = (
+            "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; F, not of the paper: the flow map of M; "
+            "-C, -M, -CM: class, mask, both. "
+        )
         unknown = "FID, KID, CMMD and IS are shown where the published weights are there. "
         if network:
             unknown += f"Frechet and kernel: in the features of this data's own {network}."
     else:
-        title, systems, measures = "table2", ["D", "M"], tables.TABLE2
-        caption = "Table 2. D and M: DDPM and MOTFM, unconditional. "
+        title, systems, measures = "table2", ["D", "M", "F"], tables.TABLE2
+        caption = "Table 2. D, M and F: DDPM, MOTFM and its flow map, unconditional. "
         unknown = "3D-FID is shown where the published weights are there."
     own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
     return {

@@ -18,14 +18,17 @@ class System(NamedTuple):
     Attributes:
       method, cond: arguments of a config file.
       base: the system whose UNet it keeps (ControlNet proper); "" for none.
+      teacher: the flow that a flow map starts from; "" for none.
     """
 
     method: str
     cond: str
     base: str = ""
+    teacher: str = ""
 
 
 # As table 1 names them: D diffusion, M flow matching (MOTFM), SD-M ControlNet; C class, M mask.
+# Not of the paper: F, the flow map of M.
 SYSTEMS = {
     "D": System("ddpm", "none"),
     "M": System("flow", "none"),
@@ -37,6 +40,10 @@ SYSTEMS = {
     "M-M": System("flow", "mask"),
     "D-CM": System("ddpm", "mask+class"),
     "M-CM": System("flow", "mask+class"),
+    "F": System("flow_map", "none", teacher="M"),
+    "F-C": System("flow_map", "class", teacher="M-C"),
+    "F-M": System("flow_map", "mask", teacher="M-M"),
+    "F-CM": System("flow_map", "mask+class", teacher="M-CM"),
 }
 # What table 3 trains downstream networks on: task -> (system, calls).
 SYNTHETIC = {
@@ -127,9 +134,9 @@ def check(plan: Plan) -> None:
         if unknown:
             raise ValueError(f"plan: {name}.systems has {unknown[0]!r}; use {', '.join(SYSTEMS)}")
         for system in anatomy.systems:
-            base = SYSTEMS[system].base
-            if base and base not in anatomy.systems:
-                raise ValueError(f"plan: {name}.systems has {system!r}, which needs {base!r} too")
+            before = SYSTEMS[system].base or SYSTEMS[system].teacher
+            if before and before not in anatomy.systems:
+                raise ValueError(f"plan: {name}.systems has {system!r}, which needs {before!r} too")
         if anatomy.num < 2:
             raise ValueError(f"plan: {name}.num={anatomy.num}: two images or more needed")
         presets.config_file(anatomy.config, flag=f"plan: {name}.config")

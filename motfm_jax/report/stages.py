@@ -114,15 +114,19 @@ def _config(anatomy: Anatomy, arguments: str) -> tuple[str, ...]:
 
 
 def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -> Stage:
-    method, cond, base = SYSTEMS[system]
-    base_flag = (f"--config.train.base={run_folder(out, name, base)}",) if base else ()
+    method, cond, base, teacher = SYSTEMS[system]
+    others = tuple(
+        f"--config.train.{role}={run_folder(out, name, other)}"
+        for role, other in (("base", base), ("teacher", teacher))
+        if other
+    )
     return Stage(
         f"train {name}/{system}",
         "train",
         (
             *_config(anatomy, f"method={method},cond={cond}"),
             f"--config.seed={plan.seed}",
-            *base_flag,
+            *others,
             f"--workdir={run_folder(out, name, system)}",
             "--resume",
         ),

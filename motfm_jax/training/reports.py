@@ -40,6 +40,8 @@ def startup_lines(config: Any, data: Any, model: Any, num_steps: int) -> list[st
     ]
     if config.train.base:
         lines.append(f"the UNet of {config.train.base} stays fixed: the mask UNet is trained")
+    if config.train.teacher:
+        lines.append(f"starts from the flow of {config.train.teacher}, which it learns from")
     lines += model.sites
     lines += [
         f"data: {splits}; intensity {data.intensity.mode} per {data.intensity.scope}: "
