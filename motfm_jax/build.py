@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from motfm_jax.core import Array, Batch, Condition, Network, Params, encode_mask
 from motfm_jax.data.facts import Facts
+from motfm_jax.data.joint import join
 from motfm_jax.features import weights as published
 from motfm_jax.methods import METHODS
 from motfm_jax.methods.method import TEACHER
@@ -69,11 +70,13 @@ class Architecture(NamedTuple):
       condition: (mask [B, *S] uint8 or None, label [B] int32 or None) -> Condition; what the
         network is not conditioned on is ignored. A mask of floats [B, *S, C] is not encoded.
       dtype: what they compute in.
+      label_channels: of the label maps that they make with the images, see `Facts`.
     """
 
     parts: Parts
     condition: Callable[[Array | None, Array | None], Condition]
     dtype: Any
+    label_channels: int = 0
 
     @property
     def network(self) -> Network:
@@ -117,6 +120,8 @@ def architecture(
         raise ValueError(f"config.cond={config.cond!r}: the data names no classes")
     if "mask" in config.cond and onehot and not facts.mask_labels:
         raise ValueError(f"config.cond={config.cond!r}: the data names no mask labels")
+    if config.data.generate == "image+mask" and not facts.label_channels:
+        raise ValueError("config.data.generate='image+mask': the data names no mask labels")
     mask_channels = 0
     if "mask" in config.cond:
         mask_channels = len(facts.mask_labels) if onehot else 1
@@ -136,7 +141,7 @@ def architecture(
             label=jax.nn.one_hot(label, len(facts.classes)) if "class" in config.cond else None,
         )
 
-    return Architecture(parts, condition, settings.dtype)
+    return Architecture(parts, condition, settings.dtype, facts.label_channels)
 
 
 def _velocity(blueprint: Blueprint) -> Parts:
@@ -182,7 +187,7 @@ def _settings(
     request = attention or model.attention_implementation
     return UNetSettings(
         dims=len(facts.size),
-        image_channels=facts.channels,
+        image_channels=facts.network_channels,
         channels=tuple(model.channels),
         res_blocks=model.res_blocks,
         attention=tuple(model.attention),
@@ -257,6 +262,8 @@ def loss(config: ConfigDict, built: Architecture) -> LossFn:
                 for name, leaf in params.items()
             }
         condition = built.condition(batch.mask, batch.label)
+        if built.label_channels:
+            batch = batch._replace(image=join(batch.image, batch.mask, built.label_channels))
         return method.loss(settings, trained, params, batch, condition, keys, dropout_key)
 
     return per_example

@@ -175,6 +175,10 @@ def _decoded(
     name = config.data.root or type(examples).__name__
     if "mask" in config.cond and opened.masks is None:
         raise ValueError(f"{name}: config.cond={config.cond!r} needs masks, the data has none")
+    if config.data.generate == "image+mask" and opened.masks is None:
+        raise ValueError(
+            f"{name}: config.data.generate='image+mask' needs masks, the data has none"
+        )
     if "class" in config.cond and opened.labels is None:
         raise ValueError(f"{name}: config.cond={config.cond!r} needs classes, the data has none")
     if config.flow.source == "channel" and opened.sources is None:
@@ -234,6 +238,7 @@ def _data(config: ConfigDict, train: Arrays, valid: Arrays, past: Facts | None) 
         label_values=past.label_values if knows_labels else train.label_values,
         channel_names=train.channel_names,
         bounds=intensity.span(train.images),
+        label_channels=len(train.mask_labels) if config.data.generate == "image+mask" else 0,
     )
     if train.label_values:
         pairs = [pair for pair in zip(train.label_values, train.mask_labels) if pair[0] >= 0]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from motfm_jax import build, datasets, presets, runs, settings, starts, trainer
 from motfm_jax.core import Progress
 from motfm_jax.data.cache import Arrays
+from motfm_jax.data.joint import split
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.export import Sampler, check_destination, write_export
 from motfm_jax.io.progress import progress_bar
@@ -258,7 +259,8 @@ def export(
     def sample(params, x0, mask, label):
         condition = built.condition(mask, label)
         solution = trained.method.sample(built.network, params, x0, condition, chosen, None, False)
-        return trained.intensity.invert(solution.x)
+        images, made = split(solution.x, built.label_channels)
+        return trained.intensity.invert(images), made
 
     about = dict(
         solver=chosen.name,

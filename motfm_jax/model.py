@@ -52,8 +52,8 @@ class Bundle:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image: (*S, C)."""
-        return (*self.facts.size, self.facts.channels)
+        """Of what the network makes: (*S, C), with a label map (*S, C + L)."""
+        return (*self.facts.size, self.facts.network_channels)
 
     @property
     def intensity(self) -> Intensity:

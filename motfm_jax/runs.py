@@ -21,7 +21,12 @@ from motfm_jax.nn.inherit import inherit
 from motfm_jax.settings import field
 
 # What the axes of a network count: by the names of `nn.inherit` and of a record.
-COUNTED = {"image": "image_channels", "mask": "mask_labels", "class": "classes"}
+COUNTED = {
+    "image": "image_channels",
+    "label": "label_channels",
+    "mask": "mask_labels",
+    "class": "classes",
+}
 
 
 def load_run(
@@ -229,6 +234,7 @@ def _names(config: ConfigDict, facts: Facts, named: bool) -> dict[str, tuple[str
     labels = facts.mask_labels if config.data.mask_encoding == "onehot" else ("all, scaled",)
     return {
         "image": facts.channel_names if named else numbers,
+        "label": facts.mask_labels if facts.label_channels else (),
         "mask": labels if "mask" in config.cond else (),
         "class": facts.classes if "class" in config.cond else (),
     }

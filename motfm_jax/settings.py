@@ -49,6 +49,8 @@ DATA: Fields = {
     "source": Field("phantom_echo"),
     "root": Field(""),  # folder, or file (pickle)
     "cache": Field(""),  # folder of decoded arrays; "" = $MOTFM_CACHE, else ~/.cache/motfm_jax
+    # what is made: images, or each with its label map, as further channels of the network
+    "generate": choice("image", "image+mask").fix(),
     "size": numbers((64, 64), kind=int, above=0),  # that the networks see, (H, W) or (D, H, W)
     "fit": choice("pad", "stretch"),  # what happens to the aspect ratio
     "split": Field("official"),  # camus: official | paper; the others: seeded by split_seed
@@ -182,6 +184,16 @@ def check(config: ConfigDict) -> None:
             "a flow starts from anything but noise; use method flow"
         )
     METHODS[config.method].check(config)
+    if config.data.generate == "image+mask" and "mask" in config.cond:
+        raise ValueError(
+            f"config.data.generate='image+mask' with config.cond={config.cond!r}: a mask is made "
+            "or given; use cond none or class, or generate=image"
+        )
+    if config.data.generate == "image+mask" and config.flow.source != "noise":
+        raise ValueError(
+            f"config.data.generate='image+mask' with config.flow.source={config.flow.source!r}: "
+            "images and masks are made from noise; use source noise, or generate=image"
+        )
     train = config.train
     if train.base and "mask" not in config.cond:
         raise ValueError(

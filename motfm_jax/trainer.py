@@ -312,13 +312,13 @@ def sample_grid(
     examples = data.valid.take(np.arange(num) % len(data.valid))
     masks = examples.masks if "mask" in config.cond else None
     bundle = runs.bundle(model, {}, data.facts, config, run.path)
-    rows, shape = np.arange(num), (*data.facts.size, data.facts.channels)
+    rows = np.arange(num)
     if data.start:
         starts, clean = pipeline.read_pairs(
             data.examples("valid"), rows % len(data.valid), config.seed
         )
     else:
-        starts = generate.start_noise(config.seed, rows, shape)
+        starts = generate.start_noise(config.seed, rows, bundle.shape)
     solver, names = bundle.solver(), data.facts.channel_names
     keys = generate.fresh_keys(config.seed, rows, solver)
     sampler = generate.make_sampler(bundle, solver, raw=data.start is not None)
@@ -337,7 +337,9 @@ def sample_grid(
             )
         else:
             view = shared_view(solved.images, names)
-            pictures.write_samples(path, solved.images, masks=masks, view=view)
+            made = solved.masks is not None
+            shown = solved.masks if made else masks
+            pictures.write_samples(path, solved.images, masks=shown, view=view, outlines=made)
         run.log_image(step, "samples", np.asarray(Image.open(path).convert("RGB")))
 
     return draw

@@ -63,6 +63,7 @@ def test_every_method_brings_the_fields_of_its_section():
 DECATHLON = {"data.source": "decathlon", "data.root": "brains", "data.size": (32, 32, 32)}
 SPADE = {"method": "spade", "cond": "mask"}
 SPECKLE = {"flow.source": "speckle"}
+PAIRS = {"data.generate": "image+mask"}
 CHANNEL = {
     **DECATHLON,
     "flow.source": "channel",
@@ -118,6 +119,12 @@ WRONG = [
     ({"flow.source": "channel"}, "it has one channel"),
     ({**CHANNEL, "flow.source_channel": "flair"}, "give two different names"),
     ({**CHANNEL, "data.augment.gamma": 0.1}, "would change the contrast that is to be learned"),
+    (
+        {**PAIRS, "cond": "mask+class"},
+        r"image\+mask' with config.cond='mask\+class': a mask is made",
+    ),
+    ({**PAIRS, **SPADE}, "image.mask' with config.cond='mask': a mask is made or given"),
+    ({**PAIRS, **SPECKLE}, "image.mask' with config.flow.source='speckle': .* made from noise"),
 ]
 EDGES = [
     {"model.channels": (32,), "model.attention": (True,), "data.size": (1, 1)},
@@ -131,6 +138,7 @@ EDGES = [
     SPADE,
     SPECKLE,
     CHANNEL,
+    {**PAIRS, "method": "ddpm", "cond": "class"},
 ]
 
 

@@ -23,6 +23,8 @@ class Facts:
         (once scaled and restored), of several channels one each; None in runs of 0.1.0.
       spacing_mm: of the first training example, or None.
       affine: of the first training example, or None.
+      label_channels: L, of the label map that a network makes with the image, see `data.joint`; 0
+        where it makes images alone.
     """
 
     size: tuple[int, ...]
@@ -36,6 +38,12 @@ class Facts:
     label_values: tuple[int, ...] = ()
     channel_names: tuple[str, ...] = ()
     bounds: tuple[Bound, Bound] | None = None
+    label_channels: int = 0
+
+    @property
+    def network_channels(self) -> int:
+        """C + L, of what a network makes."""
+        return self.channels + self.label_channels
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -143,6 +143,11 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, l
             f"{run}: config.flow.source={trained.config.flow.source!r}; the original's flow starts "
             "from noise"
         )
+    if trained.facts.label_channels:
+        raise ValueError(
+            f"{run}: config.data.generate={trained.config.data.generate!r}; the original makes "
+            "images alone"
+        )
     config, notes = original.to_yaml(trained.config, trained.facts)
     torch_weights.write_torch_weights(
         out, torch_weights.to_torch(trained.params), config, trained.step

@@ -3,7 +3,8 @@
     out/
       sampler.jax_export   (weights, noise [b, *S, C] float32, mask [b, *S] uint8 or None,
                             label [b] int32 or None) -> images [b, *S, C] float32, in the units of
-                            the training data, for any batch size b
+                            the training data, for any batch size b; and, where a network makes
+                            them too, label maps [b, *S] uint8
       noise.jax_export     (seed uint32, indices [b] int32) -> noise [b, *S, C] float32: what
                             motfm sample starts image `index` of `seed` from
       weights.npz          the EMA weights the sampler takes, flat: name -> array
@@ -32,8 +33,9 @@ import orbax.checkpoint as ocp
 from motfm_jax.core import Array, Params, fold_keys, normal_per_example
 from motfm_jax.io.folders import read_json, whole_folder, write_json
 
-# (params, x0 [B, *S, C], mask [B, *S] uint8 | None, label [B] int32 | None) -> images [B, *S, C]
-SampleFn = Callable[[Params, Array, Array | None, Array | None], Array]
+# (params, x0 [B, *S, C + L], mask [B, *S] uint8 | None, label [B] int32 | None) ->
+# (images [B, *S, C], the masks [B, *S] made with them or None)
+SampleFn = Callable[[Params, Array, Array | None, Array | None], tuple[Array, Array | None]]
 
 
 class Sampler(NamedTuple):
@@ -44,7 +46,8 @@ class Sampler(NamedTuple):
       params: flat EMA weights.
       condition: "none", "class", "mask" or "mask+class": what the sampler takes.
       config: the resolved config, JSON-able.
-      facts: JSON-able: "size", "channels", "classes", "mask_labels", "intensity", ...
+      facts: JSON-able: "size", "channels", "classes", "mask_labels", "intensity",
+        "label_channels", ...
     """
 
     sample: SampleFn
@@ -52,6 +55,10 @@ class Sampler(NamedTuple):
     condition: str
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
+
+    @property
+    def noise_channels(self) -> int:
+        return self.facts["channels"] + self.facts["label_channels"]
 
 
 FORMAT = "motfm_jax export 1"
@@ -70,14 +77,16 @@ def sampler_program(exported: Sampler) -> bytes:
     with_mask, with_class = "mask" in exported.condition, "class" in exported.condition
 
     def sampler(params, noise, mask, label):
-        images = sample(params, noise, mask, label).astype(jnp.float32)
+        images, made = sample(params, noise, mask, label)
+        images = images.astype(jnp.float32)
         known = jnp.ones(noise.shape[:1], bool)
         if mask is not None:
             declared = mask.astype(jnp.int32) < num_mask_labels
             known &= jnp.all(declared, axis=tuple(range(1, mask.ndim)))
         if label is not None:
             known &= (label >= 0) & (label < num_classes)
-        return jnp.where(jnp.expand_dims(known, tuple(range(1, images.ndim))), images, jnp.nan)
+        images = jnp.where(jnp.expand_dims(known, tuple(range(1, images.ndim))), images, jnp.nan)
+        return images if made is None else (images, made)
 
     (batch,) = jax.export.symbolic_shape("b")
     arguments = (
@@ -85,7 +94,7 @@ def sampler_program(exported: Sampler) -> bytes:
             name: jax.ShapeDtypeStruct(array.shape, array.dtype)
             for name, array in exported.params.items()
         },
-        jax.ShapeDtypeStruct((batch, *size, facts["channels"]), jnp.float32),
+        jax.ShapeDtypeStruct((batch, *size, exported.noise_channels), jnp.float32),
         jax.ShapeDtypeStruct((batch, *size), jnp.uint8) if with_mask else None,
         jax.ShapeDtypeStruct((batch,), jnp.int32) if with_class else None,
     )
@@ -132,7 +141,7 @@ def write_export(
     facts, condition = sampler.facts, sampler.condition
     params = {name: np.asarray(array) for name, array in sampler.params.items()}
     program = sampler_program(sampler._replace(params=params))
-    noise = noise_program(tuple(facts["size"]), facts["channels"])
+    noise = noise_program(tuple(facts["size"]), sampler.noise_channels)
     description = dict(
         format=FORMAT,
         condition=condition,
@@ -186,8 +195,11 @@ def example_text(facts: Mapping[str, Any], condition: str) -> str:
         lines += f"mask[:, {middle}] = {len(mask_labels) - 1}\n"
     if "class" in condition:
         lines += f"label = np.arange(4, dtype=np.int32) % {len(classes)}  # {_named(classes)}\n"
+    makes_masks = facts["label_channels"]
     return EXAMPLE.format(
         condition=lines,
+        made="images, masks" if makes_masks else "images",
+        save=f'\nnp.save("masks.npy", masks)  # {_named(mask_labels)}' if makes_masks else "",
         shape=", ".join(map(str, (4, *size, facts["channels"]))),
         mask="mask" if "mask" in condition else None,
         label="label" if "class" in condition else None,
@@ -211,20 +223,22 @@ read = lambda name: jax.jit(jax.export.deserialize((folder / name).read_bytes())
 start_noise, sampler = read("noise.jax_export"), read("sampler.jax_export")
 weights = dict(np.load(folder / "weights.npz"))
 noise = start_noise(np.uint32(0), np.arange(4, dtype=np.int32))  # a seed, and an index per image
-{condition}images = sampler(weights, noise, {mask}, {label})  # [{shape}], in the data's units
-np.save("images.npy", images)
+{condition}{made} = sampler(weights, noise, {mask}, {label})  # [{shape}], in the data's units
+np.save("images.npy", images){save}
 """
 
 
 def readme_text(facts: Mapping[str, Any], description: Mapping[str, Any], example: str) -> str:
     """What the folder is and how it is used."""
     condition, space = description["condition"], ", ".join(["b", *map(str, facts["size"])])
-    mask = f"[{space}] uint8: {_named(facts['mask_labels'])}"
+    mask, makes_masks = f"[{space}] uint8: {_named(facts['mask_labels'])}", facts["label_channels"]
     label = f"[b] int32: {_named(facts['classes'])}"
     return README.format(
         settings="\n".join(f"  {name}: {value}" for name, value in description.items()),
         example=textwrap.indent(example, "    "),
+        noise=f"{space}, {facts['channels'] + makes_masks}",
         image=f"{space}, {facts['channels']}",
+        made=f"\n                      and label maps {mask}" if makes_masks else "",
         mask=mask if "mask" in condition else None,
         label=label if "class" in condition else None,
     )
@@ -241,11 +255,11 @@ example.py, which is
 {example}
 samples four images into images.npy. The two programs take any batch size b:
 
-  noise.jax_export    seed uint32, indices [b] int32 -> noise [{image}] float32
-  sampler.jax_export  weights, noise [{image}] float32,
+  noise.jax_export    seed uint32, indices [b] int32 -> noise [{noise}] float32
+  sampler.jax_export  weights, noise [{noise}] float32,
                       mask: {mask},
                       label: {label}
-                      -> images [{image}] float32, intensity scaling already undone
+                      -> images [{image}] float32, intensity scaling already undone{made}
 
 The same seed and index give the same noise as `motfm sample --seed` gives that image. A label
 or class that does not exist gives an image of NaN.

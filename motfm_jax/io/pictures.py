@@ -12,7 +12,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from motfm_jax.io.folders import whole_file
-from motfm_jax.io.tiles import View, image_tile, mask_tile, overlay_tile, shared_view
+from motfm_jax.io.tiles import (
+    View,
+    image_tile,
+    mask_tile,
+    outline_tile,
+    overlay_tile,
+    shared_view,
+)
 
 SMALLEST_TILE = 112  # smaller tiles are enlarged by a whole factor, without smoothing
 FONT_SIZE, GAP = 13, 4
@@ -67,6 +74,12 @@ def write_grid(
         page.save(draft)
 
 
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes the values of a frame's mask [H, W] uint8 or uint16 as they are."""
+    with whole_file(path) as draft:
+        Image.fromarray(mask).save(draft)
+
+
 def write_image(path: Path, image: np.ndarray, is_colour: bool = False) -> None:
     """Writes one frame pixel by pixel as an 8-bit PNG: 0 is black, 1 is white.
 
@@ -91,6 +104,7 @@ def write_samples(
     view: View | None = None,
     columns: int = 8,
     caption: str = "",
+    outlines: bool = False,
 ) -> None:
     """Writes images as a PNG grid, each below its mask if it has one.
 
@@ -103,17 +117,26 @@ def write_samples(
       columns: images per row; a quarter of it for volumes, whose tiles are wide, and fewer where
         channels are side by side.
       caption: written before the view's.
+      outlines: in the place of the mask, draw the image once more with its labels' outlines.
     """
     view, channels = view or shared_view(images), images.shape[-1]
+    title = "outlines" if outlines else "mask"
     across = view.across(channels) * (1 if images.ndim == 4 else 4)
     columns = min(max(1, columns // across), len(images))
     rows, row_titles, tile_titles = [], [], []
     for start in range(0, len(images), columns):
         chosen = range(start, min(start + columns, len(images)))
         if masks is not None:
-            rows.append([mask_tile(masks[index]) for index in chosen])
+            rows.append(
+                [
+                    outline_tile(images[index], masks[index], view)
+                    if outlines
+                    else mask_tile(masks[index])
+                    for index in chosen
+                ]
+            )
         rows.append([image_tile(images[index], view) for index in chosen])
-        row_titles += ["mask", "image"] if masks is not None else [""]
+        row_titles += [title, "image"] if masks is not None else [""]
         tile_titles += [titles[start : chosen.stop]] + [()] * (masks is not None)
     caption = "\n".join(filter(None, (caption, view.caption(channels))))
     write_grid(

@@ -16,8 +16,8 @@ from motfm_jax.nn.control import attach
 
 # Parameter, its axis, and what stands along it, one after the other.
 _AXES = (
-    (r"encoder/conv_in/kernel", -2, ("image",)),
-    (r"unet/conv_out/(kernel|bias)", -1, ("image",)),
+    (r"encoder/conv_in/kernel", -2, ("image", "label")),
+    (r"unet/conv_out/(kernel|bias)", -1, ("image", "label")),
     (r"mask_embedding/conv_in/kernel", -2, ("mask",)),
     (r"attn2/to_[kv]/kernel", -2, ("class",)),
     (r"generator/conv_in/kernel", -2, ("noise", "mask", "class")),
@@ -26,7 +26,8 @@ _AXES = (
     (r"discriminator/\d+/conv_in/kernel", -2, ("image", "mask", "class")),
 )
 
-Names = Mapping[str, tuple[str, ...]]  # of "image" channels, "mask" channels and classes ("class")
+# Of "image" channels, "label" channels made with them, "mask" channels and classes ("class").
+Names = Mapping[str, tuple[str, ...]]
 
 
 class Inherited(NamedTuple):

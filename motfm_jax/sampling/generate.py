@@ -13,6 +13,7 @@ import numpy as np
 
 from motfm_jax import parallel
 from motfm_jax.core import Array, Params, Progress, fold_keys, normal_per_example
+from motfm_jax.data.joint import split
 from motfm_jax.io.folders import whole_file
 from motfm_jax.io.npz import open_npz
 from motfm_jax.methods import ode
@@ -48,12 +49,14 @@ class Solved(NamedTuple):
       steps: [B] int32, solver steps counted inside the solve.
       calls: [B] int32, network calls.
       trajectory: [B, steps + 1, *S, C] in the same units, or None.
+      masks: [B, *S] uint8 labels, where a network makes them with the images; else None.
     """
 
     images: Any
     steps: Any
     calls: Any
     trajectory: Any
+    masks: Any = None
 
 
 class Generated(NamedTuple):
@@ -65,12 +68,14 @@ class Generated(NamedTuple):
       calls: [N] int32, network calls.
       seconds_per_image: mean wall time of the solves after the first of the process (which
         compiles), padding rows counted as images; NaN where none was timed.
+      masks: [N, *S] uint8 labels, where they are made with the images; else None.
     """
 
     images: np.ndarray
     steps: np.ndarray
     calls: np.ndarray
     seconds_per_image: float
+    masks: np.ndarray | None = None
 
 
 Sampler = Callable[[Params, Rows], Solved]
@@ -120,19 +125,19 @@ def make_sampler(
     key = (solver, raw, trajectory)
     if key in model.samplers:
         return model.samplers[key]
-    sample = model.method.sample
+    sample, num_labels = model.method.sample, model.facts.label_channels
 
     def solve_rows(params: Params, rows: Rows) -> Solved:
         keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
         condition = model.condition(rows.mask, rows.label)
         solution = sample(model.network, params, rows.x0, condition, solver, keys, trajectory)
-        images, states = solution.x, solution.trajectory
+        (images, masks), states = split(solution.x, num_labels), solution.trajectory
         if states is not None:
-            states = jnp.moveaxis(states, 0, 1)
+            states = jnp.moveaxis(split(states, num_labels)[0], 0, 1)
         if not raw:
             images = model.intensity.invert(images)
             states = None if states is None else model.intensity.invert(states)
-        return Solved(images, solution.steps, solution.calls, states)
+        return Solved(images, solution.steps, solution.calls, states, masks)
 
     model.samplers[key] = parallel.map_batches(solve_rows)
     return model.samplers[key]
@@ -195,7 +200,8 @@ def generate(
     check_batch(batch)
     sampler = make_sampler(model, request.solver, request.raw)
     params, warm, parts = parallel.replicate(model.params), False, []
-    names = ("images", "steps", "calls", "seconds")
+    made = ("images", "steps", "calls", "masks")[: 4 if model.facts.label_channels else 3]
+    names = (*made, "seconds")
 
     def solve_batch(start: int) -> tuple[Solved, float]:
         indices = np.minimum(np.arange(start, start + batch), num - 1)
@@ -213,23 +219,23 @@ def generate(
         else:
             solved, seconds = solve_batch(start)
             rows = min(batch, num - start)
-            arrays = (solved.images, solved.steps, solved.calls)
-            parts.append((*(array[:rows] for array in arrays), seconds if warm else np.nan))
+            arrays = [getattr(solved, name)[:rows] for name in made]
+            parts.append((*arrays, seconds if warm else np.nan))
             warm = True
             if path:
                 with whole_file(path) as draft:
                     np.savez(draft, **dict(zip(names, parts[-1])))
         if progress:
             progress("images", min(start + batch, num), num)
-    images, steps, calls, seconds = zip(*parts)
+    *arrays, seconds = zip(*parts)
     after_warm_up = [value for value in seconds if np.isfinite(value)]
     if timed and not after_warm_up:
         if not warm:
             solve_batch(0)
         after_warm_up = [solve_batch(0)[1]]
     mean = float(np.mean(after_warm_up)) if after_warm_up else np.nan
-    images, steps, calls = map(np.concatenate, (images, steps, calls))
-    return Generated(images, steps, calls, mean / batch)
+    joined = dict(zip(made, map(np.concatenate, arrays)))
+    return Generated(**joined, seconds_per_image=mean / batch)
 
 
 def _read_part(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...] | None:

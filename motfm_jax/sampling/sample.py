@@ -47,8 +47,10 @@ class Samples:
 
     @property
     def masks(self) -> np.ndarray | None:
-        """[N, *S] uint8 labels that the images were made from, or None."""
-        return self.conditions.masks
+        """[N, *S] uint8 labels that the images were made from, or that were made with them, or
+        None."""
+        made = self.generated.masks
+        return self.conditions.masks if made is None else made
 
     @property
     def labels(self) -> np.ndarray | None:

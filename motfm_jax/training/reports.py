@@ -86,11 +86,12 @@ def parent_lines(parent: Mapping[str, Any]) -> list[str]:
         f"{len(parameters['taken'])} parameters taken, {len(parameters['in_part'])} in part, "
         f"{len(parameters['anew'])} begun anew, {len(parameters['left'])} left; see {PARENT}"
     ]
-    for kind in ("image_channels", "mask_labels", "classes"):
+    for kind in ("image_channels", "label_channels", "mask_labels", "classes"):
+        names = parent.get(kind, {})  # label_channels: since 0.1.0
         parts = [
-            f"{', '.join(parent[kind][fate])} {word}"
+            f"{', '.join(names[fate])} {word}"
             for fate, word in (("taken", "taken"), ("anew", "begun anew"), ("left", "left"))
-            if parent[kind][fate]
+            if names.get(fate)
         ]
         if parts:
             lines.append(f"  {kind.replace('_', ' ')}: {'; '.join(parts)}")

@@ -24,7 +24,12 @@ SIZES = {2: (8, 6), 3: (4, 6, 2)}
 
 def toy_facts(size):
     return dict(
-        size=size, channels=1, classes=CLASSES, mask_labels=LABELS, intensity=dict(mode="minmax")
+        size=size,
+        channels=1,
+        classes=CLASSES,
+        mask_labels=LABELS,
+        intensity=dict(mode="minmax"),
+        label_channels=0,
     )
 
 
@@ -64,7 +69,7 @@ def toy_sampler(condition):
             encode_mask(mask, len(LABELS), "onehot") if "mask" in condition else None,
             jax.nn.one_hot(label, len(CLASSES)) if "class" in condition else None,
         )
-        return (flow.sample(network, params, x0, given, Solver("heun", 5)).x + 1) * 127.5
+        return (flow.sample(network, params, x0, given, Solver("heun", 5)).x + 1) * 127.5, None
 
     return sample_fn, params
 
@@ -107,7 +112,7 @@ def test_the_program_makes_the_images_of_the_sampler_at_any_batch_size(tmp_path,
         given = inputs(condition, dims, batch)
         images = sampler(weights, *given)
         assert images.shape == (batch, *SIZES[dims], 1)
-        expected = jax.jit(sample_fn)(params, *given)
+        expected, _ = jax.jit(sample_fn)(params, *given)
         np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4 * float(np.ptp(expected)))
 
 
