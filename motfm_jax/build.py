@@ -13,7 +13,7 @@ from motfm_jax.core import Array, Batch, Condition, Network, Params, encode_mask
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.joint import join
 from motfm_jax.features import weights as published
-from motfm_jax.methods import METHODS
+from motfm_jax.methods import METHODS, flow
 from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
@@ -149,6 +149,8 @@ def _velocity(blueprint: Blueprint) -> Parts:
     network, init = velocity_network(
         settings, blueprint.mask_channels, blueprint.config.model.mask_embedding
     )
+    if blueprint.config.flow.prediction == "image":
+        network = flow.velocity_of_image(network)
     return Parts(network, network, init, sites=_sites(settings, facts))
 
 

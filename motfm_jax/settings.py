@@ -133,6 +133,9 @@ TRAIN: Fields = {
     "clip": number(1.0),  # largest global gradient norm; 0 = no clipping
     # decay of the moving average of the weights
     "ema": Field(0.999, lambda decay: "" if 0 <= decay < 1 else "a decay in [0, 1), 0 for none"),
+    # relative width of a power-function average in its place, such as 0.05 to 0.15: a share of the
+    # updates so far; 0 = the decay above
+    "ema_length": number(0.0, 0, 0.28),
     "dtype": choice("auto", "bfloat16", "float32"),  # auto: bfloat16 on GPU, float32 elsewhere
     "log_every": positive(50),
     "eval_every": positive(1000),
@@ -178,11 +181,13 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, where a value or a pair of values cannot work."""
     check_network(config)
     check_data(config)
-    if config.flow.source != "noise" and not METHODS[config.method].starts_from_images:
-        raise ValueError(
-            f"config.flow.source={config.flow.source!r} with config.method={config.method!r}: only "
-            "a flow starts from anything but noise; use method flow"
-        )
+    for path, plain in (("flow.source", "noise"), ("flow.prediction", "velocity")):
+        value = field(config, path)
+        if value != plain and not METHODS[config.method].starts_from_images:
+            raise ValueError(
+                f"config.{path}={value!r} with config.method={config.method!r}: only a flow has "
+                f"that choice; use method flow, or {plain!r}"
+            )
     METHODS[config.method].check(config)
     if config.data.generate == "image+mask" and "mask" in config.cond:
         raise ValueError(

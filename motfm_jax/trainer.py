@@ -160,7 +160,7 @@ def _train(
         params = dict(weights) if whole else attach(params, weights)
         if METHODS[config.method].distils:
             params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
-        return init_state(params, optimizer, fields.ema)
+        return init_state(params, optimizer, fields.ema_length or fields.ema)
 
     if checkpoints.steps and not weights:
         state = _restore(checkpoints, jax.eval_shape(make_state, init_key, {}))
@@ -179,7 +179,13 @@ def _train(
             log.info(line)
     state = parallel.replicate(state)
     step = make_train_step(
-        loss, optimizer, fields.ema, fields.accumulation, parallel.AXIS, model.parts.refresh
+        loss,
+        optimizer,
+        fields.ema,
+        fields.accumulation,
+        parallel.AXIS,
+        model.parts.refresh,
+        fields.ema_length,
     )
     update, evaluate = parallel.TrainStep(step), None
     if METHODS[config.method].ranks:

@@ -138,6 +138,11 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, l
             f"{run}: config.method={trained.config.method!r}; the original is a flow and would "
             "take the estimated noise for a velocity"
         )
+    if trained.config.flow.prediction != "velocity":
+        raise ValueError(
+            f"{run}: config.flow.prediction={trained.config.flow.prediction!r}; the original would "
+            "take the estimated image for a velocity"
+        )
     if trained.config.flow.source != "noise":
         raise ValueError(
             f"{run}: config.flow.source={trained.config.flow.source!r}; the original's flow starts "

@@ -4,15 +4,17 @@ Source: Yazdani et al. 2025 (MOTFM), section 2; Lipman et al. 2023; Liu et al. 2
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
-from motfm_jax.fields import Field, are_numbers, choice
+from motfm_jax.core import Array, Batch, Condition, Context, Network, Params, normal_per_example
+from motfm_jax.fields import Field, are_numbers, choice, number, positive
 from motfm_jax.methods.method import Method, Solution, refuse_options
 from motfm_jax.methods.ode import Solver, check_solver, integrate
+
+SHORTEST_WAY = 0.05  # of the path, that an estimate of the image is divided by
 
 
 def linear_path(x0: Array, x1: Array, t: Array) -> tuple[Array, Array]:
@@ -32,19 +34,59 @@ def linear_path(x0: Array, x1: Array, t: Array) -> tuple[Array, Array]:
     return (1 - t) * x0 + t * x1, x1 - x0
 
 
-def draw_times(keys: Array, distribution: str) -> Array:
-    """Training times in (0, 1), one key an example: keys [B] -> [B].
+class Times(NamedTuple):
+    """How training times are distributed.
 
-    Args:
-      keys: one per example.
-      distribution: "uniform" (the paper) or "logit_normal" (sigmoid of a standard normal: more
-        weight on the middle of the path; Esser et al. 2024).
+    Attributes:
+      distribution: "uniform" (the paper) or "logit_normal": the sigmoid of a normal, with more
+        weight on a part of the path (Esser et al. 2024, section 3.1).
+      mean, std: of that normal. A mean below 0 moves the weight towards noise (t = 0).
+      uniform: share of the examples whose time is uniform all the same, so that both ends of the
+        path are trained.
     """
+
+    distribution: str = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+    uniform: float = 0.0
+
+
+UNIFORM = Times()
+
+
+def draw_times(
+    keys: Array, distribution: str, mean: float = 0.0, std: float = 1.0, uniform: float = 0.0
+) -> Array:
+    """Training times in (0, 1), one key an example: keys [B] -> [B]; see `Times`."""
     if distribution == "uniform":
         return jax.vmap(jax.random.uniform)(keys)
-    if distribution == "logit_normal":
-        return jax.nn.sigmoid(jax.vmap(jax.random.normal)(keys))
-    raise ValueError(f"time distribution {distribution!r}: use 'uniform' or 'logit_normal'")
+    if distribution != "logit_normal":
+        raise ValueError(f"time distribution {distribution!r}: use 'uniform' or 'logit_normal'")
+    times = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
+    if not uniform:
+        return times
+    # Two numbers of a key of their own: whether the time is uniform, and which.
+    chosen, level = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (2,)))(
+        keys
+    ).T
+    return jnp.where(chosen < uniform, level, times)
+
+
+def velocity_of_image(network: Network) -> Network:
+    """The velocity field of a network that estimates the image at the end of the path.
+
+    It is v = (image - x_t) / max(1 - t, 0.05), so that a loss of the velocity weighs errors of the
+    image by 1 / (1 - t)^2, at most 400.
+
+    Source: Li and He 2025 (JiT), section 4.
+    """
+
+    def apply(params: Params, x: Array, t: Array, context: Context, *rest: Any) -> Array:
+        left = jnp.maximum(1 - t, SHORTEST_WAY)
+        image = network.apply(params, x, t, context, *rest)
+        return (image - x) / jnp.expand_dims(left, tuple(range(1, x.ndim)))
+
+    return network._replace(apply=apply)
 
 
 def loss(
@@ -54,7 +96,7 @@ def loss(
     condition: Condition,
     keys: Array,
     dropout_key: Array | None,
-    time_distribution: str = "uniform",
+    times: Times = UNIFORM,
 ) -> Array:
     """Mean squared error of the velocity, per example.
 
@@ -65,7 +107,7 @@ def loss(
       condition: what the field is conditioned on.
       keys: [B], one per example; noise and time are drawn from it alone.
       dropout_key: None switches dropout off.
-      time_distribution: see `draw_times`.
+      times: their distribution.
 
     Returns:
       [B] float32.
@@ -74,7 +116,7 @@ def loss(
     x0 = batch.source
     if x0 is None:
         x0 = normal_per_example(noise_keys, batch.image.shape[1:])
-    t = draw_times(time_keys, time_distribution)
+    t = draw_times(time_keys, *times)
     x_t, velocity = linear_path(x0, batch.image, t)
     predicted = network.apply(params, x_t, t, network.encode(params, condition), dropout_key)
     return jnp.mean(jnp.square(predicted - velocity), axis=tuple(range(1, velocity.ndim)))
@@ -106,7 +148,10 @@ def sample(
 
 
 def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Array:
-    return loss(network, params, batch, condition, keys, dropout_key, settings.time_distribution)
+    times = Times(
+        settings.time_distribution, settings.time_mean, settings.time_std, settings.time_uniform
+    )
+    return loss(network, params, batch, condition, keys, dropout_key, times)
 
 
 def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solution:
@@ -169,7 +214,11 @@ def _check(config: Any) -> None:
 METHOD = Method(
     section="flow",
     settings={
-        "time_distribution": choice("uniform", "logit_normal"),
+        "time_distribution": choice("uniform", "logit_normal"),  # of training, see `Times`
+        "time_mean": number(0.0, -10, 10),  # of the logit: below 0 towards noise
+        "time_std": positive(1.0),
+        "time_uniform": number(0.0, 0, 1),  # share of examples with uniform times
+        "prediction": choice("velocity", "image").fix(),  # what the network's output is
         # noise | speckle (denoising: the image with speckle) | channel (decathlon: image to image,
         # from source_channel to data.channel)
         "source": choice("noise", "speckle", "channel").fix(),

@@ -95,7 +95,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: number of updates made, int32 scalar.
       params: float32 parameters.
-      ema: their exponential moving average, or None.
+      ema: their moving average, or None.
       opt_state: the optimiser's state.
       halted: bool scalar. True once a loss or a gradient was not finite: from then on steps change
         nothing, so that what the loop reads a few steps late is still the last good state.
@@ -119,7 +119,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, ema: flo
     Args:
       params: float32 parameters by name.
       optimizer: as `optim.make_optimizer` returns it.
-      ema: decay of the moving average; 0 keeps none.
+      ema: decay or relative width of the moving average; 0 keeps none.
     """
     packed: Any = pack(params)  # optax's types know dicts alone
     return TrainState(

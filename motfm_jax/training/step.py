@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from motfm_jax.core import Array, Batch, Params, fold_keys
@@ -70,6 +71,28 @@ def ema_decay(step: Array, decay: float) -> Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
+def power_exponent(length: float) -> float:
+    """Exponent g of the power-function average of a relative width: weights ~ (update)^g.
+
+    The weight's standard deviation over the run's length so far is
+    sigma = sqrt((g + 1) / ((g + 2)^2 (g + 3))), a cubic equation in g whose greatest root is meant.
+
+    Args:
+      length: sigma, above 0 and at most 0.28 (g = 0, all updates alike, is 0.289).
+
+    Source: Karras et al. 2024 (EDM2), section 3.1 and appendix C.
+    """
+    a = length**-2
+    return float(np.roots([1, 7, 16 - a, 12 - a]).real.max())
+
+
+def power_decay(step: Array, length: float) -> Array:
+    """Decay of the power-function average at an update counted from 0: (1 - 1/t)^(g + 1), t = step
+    + 1. After T updates that of number t weighs (t^(g + 1) - (t - 1)^(g + 1)) / T^(g + 1): nothing
+    is left of the random initialisation."""
+    return jnp.exp((power_exponent(length) + 1) * jnp.log1p(-1 / (1.0 + step)))
+
+
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -77,6 +100,7 @@ def make_train_step(
     accumulation: int = 1,
     axis_name: str | None = None,
     refresh: Callable[[Params], Params] | None = None,
+    ema_length: float = 0.0,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The update: gradients of the global batch's mean loss, clip, optimiser, moving average.
 
@@ -91,6 +115,8 @@ def make_train_step(
       accumulation: micro-batches a device works through before the update.
       axis_name: name of the device axis under pmap; None on one device.
       refresh: changes the parameters by name after each update, such as `nn.spectral.refresh`.
+      ema_length: relative width of a power-function average in the place of `ema` (see
+        `power_decay`); 0 for `ema`.
 
     Returns:
       (state, a device's rows of the batch, key) -> (state, Metrics).
@@ -120,7 +146,11 @@ def make_train_step(
                 params = pack(refresh(params.named()))
             average: Any = None
             if state.ema is not None:
-                decay = ema_decay(state.step, ema)
+                decay = (
+                    power_decay(state.step, ema_length)
+                    if ema_length
+                    else ema_decay(state.step, ema)
+                )
                 # Not optax.incremental_update: its d x + (1 - d) x is not x, and weights that are
                 # not trained (the UNet of a ControlNet) must stay as they are.
                 average = jax.tree.map(

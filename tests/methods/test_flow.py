@@ -10,7 +10,7 @@ from motfm_jax.core import Batch, Condition, Network, fold_keys, normal_per_exam
 from motfm_jax.methods import flow
 from motfm_jax.methods.ode import Solver
 
-loss = jax.jit(flow.loss, static_argnums=0, static_argnames="time_distribution")
+loss = jax.jit(flow.loss, static_argnums=0, static_argnames="times")
 
 
 def make_batch(count=6, size=(4, 4), source=None):
@@ -59,7 +59,7 @@ def test_the_exact_velocity_has_no_loss_and_a_known_error_its_square(distributio
             Condition(mask=batch.image),
             make_keys(batch),
             None,
-            time_distribution=distribution,
+            times=flow.Times(distribution),
         )
         assert losses.shape == (6,)
         np.testing.assert_allclose(losses, error**2, atol=1e-4)
@@ -102,6 +102,30 @@ def test_times_follow_their_distribution():
     np.testing.assert_allclose(np.quantile(logit, at), [quartile, 0.5, 1 - quartile], atol=0.03)
     with pytest.raises(ValueError, match="'beta': use 'uniform' or 'logit_normal'"):
         flow.draw_times(keys, "beta")
+
+
+def test_the_logits_of_times_have_their_mean_and_deviation_but_for_the_uniform_share():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    times = flow.draw_times(keys, "logit_normal", -0.8, 1.6)
+    logits = np.log(times / (1 - times))
+    np.testing.assert_allclose([logits.mean(), logits.std()], [-0.8, 1.6], atol=0.06)
+    mixed = flow.draw_times(keys, "logit_normal", -0.8, 0.01, 0.25)
+    elsewhere = np.abs(mixed - 1 / (1 + np.exp(0.8))) > 0.02
+    np.testing.assert_allclose(np.mean(elsewhere), 0.25 * 0.96, atol=0.02)
+    np.testing.assert_allclose(np.quantile(mixed[elsewhere], [0.1, 0.9]), [0.1, 0.9], atol=0.04)
+
+
+def test_an_estimate_of_the_image_becomes_the_velocity_that_leads_to_it():
+    image = make_batch().image
+    estimate = Network(lambda params, condition: condition.mask, lambda p, x, t, image, key: image)
+    network, condition = flow.velocity_of_image(estimate), Condition(mask=image)
+    x, t = jnp.full_like(image, 0.25), jnp.array([0.0, 0.5, 0.9, 0.95, 0.99, 1.0])
+    velocity = network.apply({}, x, t, network.encode({}, condition), None)
+    left = np.array([1, 0.5, 0.1, 0.05, 0.05, 0.05])[:, None, None, None]
+    np.testing.assert_allclose(velocity * left, image - 0.25, atol=1e-6)
+    for steps in (1, 4):
+        solution = flow.sample(network, {}, x, condition, Solver("euler", steps))
+        np.testing.assert_allclose(solution.x, image, atol=1e-6)
 
 
 def test_dropout_is_on_in_the_loss_and_off_in_sampling():

@@ -11,7 +11,13 @@ from two_layers import batch_at, init_params, loss_fn
 
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state, pack
-from motfm_jax.training.step import ema_decay, make_eval_step, make_train_step
+from motfm_jax.training.step import (
+    ema_decay,
+    make_eval_step,
+    make_train_step,
+    power_decay,
+    power_exponent,
+)
 
 KEY = jax.random.key(3)
 
@@ -99,6 +105,33 @@ def test_the_average_follows_its_recursion():
     ema = train(steps=3, ema=0.9)[0].ema.named()
     np.testing.assert_allclose(ema["out/kernel"], average, atol=1e-6)
     assert float(ema_decay(jnp.int32(10**6), 0.9)) == pytest.approx(0.9)
+
+
+def test_the_power_average_weighs_updates_by_a_power_of_their_number_over_any_length():
+    decays = np.array([power_decay(jnp.int32(step), 0.1) for step in range(300)], np.float64)
+    exponent = power_exponent(0.1)
+    for length in (1, 50, 300):
+        weights = np.zeros(length)
+        for step, decay in enumerate(decays[:length]):
+            weights = decay * weights
+            weights[step] += 1 - decay
+        edges = (np.arange(length + 1) / length) ** (exponent + 1)
+        np.testing.assert_allclose(weights, np.diff(edges), atol=1e-6)
+    centres = (np.arange(300) + 0.5) / 300
+    mean = weights @ centres
+    assert np.sqrt(weights @ (centres - mean) ** 2) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_power_average_of_two_updates():
+    optimizer = make_optimizer("sgd", make_schedule(0.1))
+    step = jax.jit(make_train_step(loss_fn, optimizer, ema=0.9, ema_length=0.1))
+    state, weights = init_state(init_params(), optimizer, 0.1), []
+    for number in (0, 1):
+        state, _ = step(state, batch_at(number), KEY)
+        weights.append(np.array(state.params.named()["out/kernel"]))
+    decay = 0.5 ** (power_exponent(0.1) + 1)
+    expected = decay * weights[0] + (1 - decay) * weights[1]
+    np.testing.assert_allclose(state.ema.named()["out/kernel"], expected, atol=1e-6)
 
 
 def test_the_average_starts_as_a_copy():
