@@ -84,8 +84,8 @@ class Model(Bundle):
             a diffusion "ddim".
           seed: image i starts from noise of (seed, i).
           progress: called after each batch.
-          options: of the solver: rtol, atol, eta, spacing. Of the request: noise or source (arrays
-            [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the
+          options: of the solver: rtol, atol, shift, eta, spacing. Of the request: noise or source
+            (arrays [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the
             conditions: split, fit. timed=True measures seconds an image after warm-up.
 
         Returns:
@@ -214,6 +214,7 @@ def export(
     steps: int | None = None,
     dtype: str = "",
     overwrite: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Writes weights and a compiled sampler that needs jax alone, for CPU and CUDA.
 
@@ -225,6 +226,7 @@ def export(
       dtype: of convolutions and products, "float32" or "bfloat16"; "" for the run's, float32 where
         that is auto.
       overwrite: replace an export at `out`.
+      options: of the solver, such as shift.
 
     Returns:
       What was exported: solver, steps, calls, dtype, checkpoint, training_step, condition.
@@ -242,9 +244,9 @@ def export(
             f"{model}: config.flow.source={trained.config.flow.source!r}; only a sampler that "
             "starts from noise can be exported"
         )
-    chosen = trained.solver(solver, steps)
+    chosen = trained.solver(solver, steps, **options)
     if chosen.draws_noise:  # the program takes noise and no key
-        chosen = trained.solver(solver, steps, eta=0.0)
+        chosen = trained.solver(solver, steps, **options | {"eta": 0.0})
     if chosen.num_calls is None:
         raise ValueError(
             f"--solver={chosen.name}: an exported program makes a fixed number of network calls; "
@@ -267,6 +269,7 @@ def export(
         steps=chosen.num_steps,
         calls=chosen.num_calls,
         dtype=built.dtype.__name__,
+        **({"shift": chosen.shift} if getattr(chosen, "shift", 1) != 1 else {}),
         checkpoint=trained.checkpoint_hash,
         training_step=trained.step,
     )

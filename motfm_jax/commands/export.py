@@ -24,6 +24,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
         help="euler (default) heun midpoint rk4 tsit5 dopri5; of a diffusion: ddim",
     )
     add("--steps", type=int, help="solver steps, default 10, ddim 50")
+    add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add(
         "--dtype",
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint=args.checkpoint,
         solver=args.solver,
         steps=args.steps,
+        shift=args.shift,
         dtype=args.dtype,
         overwrite=args.overwrite,
     )

@@ -30,6 +30,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, help="solver steps, default 10, ddim 50; not with adaptive")
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
+    add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
     add("--eta", type=float, help="ddim: fresh noise, 0 to 1 (ancestral); default: the run's")
     add(
         "--spacing",
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     malloc.keep_freed()
     enable_compile_cache()
     model = runs.load_run(args.run, args.checkpoint, data_root=args.data_root)
-    options = {name: getattr(args, name) for name in ("rtol", "atol", "eta", "spacing")}
+    options = {name: getattr(args, name) for name in ("rtol", "atol", "shift", "eta", "spacing")}
     solver = model.solver(args.solver, args.steps, **options)
     selection = Selection(args.num, args.masks, args.classes, args.split, args.fit)
     start = starts.read(model, selection, args.noise, args.source, args.seed or 0)

@@ -160,6 +160,7 @@ def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solutio
 
 def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> Solver:
     name, options = name or "euler", dict(options)
+    shift = options.pop("shift", 1.0)
     tolerances = {key: options.pop(key) for key in ("rtol", "atol") if key in options}
     refuse_options(options, "the run learned a flow (config.method='flow'), without such a choice")
     if name == "ddim":
@@ -176,7 +177,13 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
         raise ValueError(
             f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps"
         )
-    solver = Solver(name, **({} if steps is None else {"steps": steps}), **tolerances)
+    if name == "adaptive" and shift != 1:
+        raise ValueError(
+            f"--shift={shift} with --solver=adaptive: it chooses its own steps; leave --shift out"
+        )
+    solver = Solver(
+        name, **({} if steps is None else {"steps": steps}), **tolerances, shift=float(shift)
+    )
     check_solver(solver)
     return solver
 

@@ -58,6 +58,19 @@ class CountingController(diffrax.AbstractStepSizeController):
         return keep, next_t0, next_t1, made_jump, (inner, accepted, rejections), result
 
 
+class Grid(diffrax.StepTo):
+    """`diffrax.StepTo` for times from 0 to 1 that rise, without its checks: these would call the
+    host from the compiled program, which jax.export could not carry."""
+
+    def wrap(self, direction):
+        del direction
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        del terms, t0, t1, y0, dt0, args, func, error_order
+        return self.ts[1], 2
+
+
 class Tableau(NamedTuple):
     """A Runge-Kutta scheme and its NFE: first + per_step * steps."""
 
@@ -84,15 +97,17 @@ class Solver(NamedTuple):
 
     Attributes:
       name: a key of SOLVERS. "adaptive" is Tsit5 with error control.
-      steps: number of equal steps (not for "adaptive").
+      steps: number of steps (not for "adaptive").
       rtol: relative tolerance of "adaptive".
       atol: absolute tolerance of "adaptive", in the intensity range of the images.
+      shift: moves the times between the steps towards noise, see `step_times`; 1 for equal steps.
     """
 
     name: str = "euler"
     steps: int = 10
     rtol: float = 1e-3
     atol: float = 1e-3
+    shift: float = 1.0
 
     draws_noise = False
 
@@ -106,6 +121,8 @@ class Solver(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         fields = ("name", "rtol", "atol") if self.name == "adaptive" else ("name", "steps")
+        if self.shift != 1:
+            fields += ("shift",)
         return {name: getattr(self, name) for name in fields}
 
 
@@ -118,6 +135,20 @@ def check_solver(solver: Solver) -> None:
             raise ValueError(f"tolerances rtol={solver.rtol}, atol={solver.atol}: must be above 0")
     elif solver.steps < 1:
         raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
+    if not 1 <= solver.shift < np.inf:
+        raise ValueError(f"shift={solver.shift}: give 1 (equal steps) or more (towards noise)")
+
+
+def step_times(steps: int, shift: float = 1.0) -> np.ndarray:
+    """Times between the steps: t / (t + shift (1 - t)) of equally spaced t, [steps + 1] float64.
+
+    With shift k the middle one of ten steps begins at 1 / (1 + k) in place of 1/2: k above 1 makes
+    short steps near noise (t = 0) and long ones near the image.
+
+    Source: Esser et al. 2024, equation 23, whose time runs from image to noise.
+    """
+    t = np.arange(steps + 1) / steps
+    return t / (t + shift * (1 - t))
 
 
 def num_calls(solver: Solver, steps: Any) -> Any:
@@ -157,17 +188,20 @@ def integrate(
 def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
     batch = x0.shape[0]
     term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
+    equal = solver.shift == 1
     solution: Any = diffrax.diffeqsolve(
         term,
         SOLVERS[solver.name].make(),
         t0=0.0,
         t1=1.0,
-        dt0=1.0 / solver.steps,
+        dt0=1.0 / solver.steps if equal else None,
         y0=x0,
         args=args,
-        stepsize_controller=diffrax.ConstantStepSize(),
+        stepsize_controller=diffrax.ConstantStepSize()
+        if equal
+        else Grid(step_times(solver.steps, solver.shift)),
         saveat=diffrax.SaveAt(t0=True, steps=True) if trajectory else diffrax.SaveAt(t1=True),
-        # ConstantStepSize, no throw and no bound keep host callbacks and checkpointing out of the
+        # These controllers, no throw and no bound keep host callbacks and checkpointing out of the
         # compiled program, which jax.export could not carry.
         adjoint=diffrax.ForwardMode(),
         throw=False,

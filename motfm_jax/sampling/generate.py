@@ -260,7 +260,7 @@ def generate_trajectory(
       num: images; cut to the number of conditions.
 
     Returns:
-      [steps + 1, num, *S, C] float32, at equally spaced times from 0 to 1.
+      [steps + 1, num, *S, C] float32, at the times of the solver's steps from 0 to 1.
     """
     sampler = make_sampler(model, request.solver, request.raw, trajectory=True)
     num, devices = min(num, len(conditions)), jax.local_device_count()

@@ -79,6 +79,30 @@ def test_calls_are_what_the_table_says(name, per_step, first):
     assert solution.calls.tolist() == [len(times)] * 2
 
 
+@pytest.mark.parametrize("name", FIXED)
+def test_a_shift_moves_the_steps_towards_noise_and_costs_no_call(name):
+    field, times = counted(lambda t, x, args: jnp.ones_like(x) + t[:, None])
+    solver = Solver(name, 4, shift=3.0)
+    solve = jax.jit(lambda x: integrate(field, x, None, solver, trajectory=True))
+    solution = solve(jnp.zeros((2, 1)))
+    jax.effects_barrier()
+    starts = np.array([0, 1 / 10, 1 / 4, 1 / 2])  # t / (t + 3 (1 - t)) of 0, 1/4, 1/2, 3/4
+    assert solution.steps.tolist() == [4, 4]
+    assert len(times) == num_calls(solver, 4) == solution.calls[0]
+    assert all(np.abs(np.array(times) - start).min() < 1e-6 for start in starts)
+    if name == "euler":
+        np.testing.assert_allclose(sorted(times), starts, atol=1e-6)
+    else:  # exact for a velocity that is linear in time
+        ends = np.append(starts, 1)
+        np.testing.assert_allclose(solution.trajectory[:, 0, 0], ends + ends**2 / 2, atol=1e-5)
+
+
+def test_a_shifted_program_calls_no_host():
+    solver = Solver("heun", 4, shift=3.0)
+    program = jax.jit(lambda x: integrate(lambda t, x, args: -x, x, None, solver).x)
+    assert "callback" not in program.lower(jnp.ones((2, 1))).as_text()
+
+
 def test_the_trajectory_holds_every_state_from_start_to_end():
     x0 = jnp.array([[1.0], [2.0]])
     solution = integrate(lambda t, x, args: x, x0, None, Solver("euler", 5), trajectory=True)
@@ -124,6 +148,7 @@ def test_an_adaptive_solve_that_runs_out_of_steps_gives_nan_and_not_an_image(mon
     [
         (Solver("eular"), False, "solver 'eular': use one of euler, heun"),
         (Solver("euler", 0), False, "steps=0: a solver makes at least 1 step"),
+        (Solver("euler", shift=0.5), False, "shift=0.5: give 1"),
         (Solver("adaptive", rtol=0.0), False, "tolerances rtol=0.0"),
         (Solver("adaptive"), True, "no trajectory"),
     ],
