@@ -33,6 +33,26 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return float(difference @ difference) + covariance_part
 
 
+def frechet_of_rows(generated: np.ndarray, real: np.ndarray) -> float:
+    """`frechet_distance` of features [N, F] and [M, F] themselves, cheaper where N or M is below F.
+
+    With X the centred features over sqrt(N - 1), the covariance is X^T X, and any R with
+    R^T R = X^T X factors it: X itself, or the triangle of its QR decomposition where N exceeds F.
+
+    Raises:
+      ValueError: shapes, values that are not finite, fewer than two rows.
+    """
+    sets = checks.two_feature_sets(generated, real, fewest=2)
+    difference = sets[0].mean(axis=0) - sets[1].mean(axis=0)
+    factors = []
+    for rows in sets:
+        centred = (rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1)
+        factors.append(np.linalg.qr(centred, mode="r") if len(rows) > rows.shape[1] else centred)
+    root_trace = np.sum(scipy.linalg.svdvals(factors[0] @ factors[1].T))
+    traces = sum(np.sum(factor**2) for factor in factors)
+    return float(difference @ difference + max(0.0, traces - 2 * root_trace))
+
+
 def _factor(symmetric: np.ndarray) -> np.ndarray:
     """A with A A^T = the matrix, [F, F]."""
     values, vectors = scipy.linalg.eigh(symmetric)

@@ -65,6 +65,15 @@ def kid(
     return Kid(float(np.mean(values)), float(np.std(values)), num_subsets, size)
 
 
+def cubic_mmd(generated: np.ndarray, real: np.ndarray) -> float:
+    """The kernel distance of `kid` over all rows [N, F] and [M, F] at once.
+
+    Raises:
+      ValueError: shapes, values that are not finite, fewer than two rows.
+    """
+    return float(_unbiased(_cubic, *checks.two_feature_sets(generated, real, fewest=2)))
+
+
 def cmmd(generated: np.ndarray, real: np.ndarray) -> float:
     """1000 x biased MMD^2 of unit vectors with the kernel exp(-|x - y|^2 / 200).
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from motfm_jax.metrics.frechet import frechet_distance
+from motfm_jax.metrics.frechet import frechet_distance, frechet_of_rows
 from motfm_jax.metrics.moments import Moments, moments
 
 
@@ -33,6 +33,13 @@ def test_equal_covariances_leave_the_squared_distance_of_the_means(golden):
     moved = moments(features + np.arange(12))
     result = frechet_distance(moments(features), moved)
     np.testing.assert_allclose(result, (np.arange(12) ** 2).sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("count, other", [(60, 60), (10, 60), (60, 10), (10, 9)])
+def test_of_rows_it_is_the_same_on_either_side_of_the_number_of_features(golden, count, other):
+    x, y = golden("features")["generated"][:count], golden("features")["real"][:other]
+    expected = frechet_distance(moments(x), moments(y))
+    np.testing.assert_allclose(frechet_of_rows(x, y), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))  # rounding goes either way

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from motfm_jax.metrics import kernel
-from motfm_jax.metrics.kernel import cmmd, gaussian_mmd, kid, linear_mmd, median_distance
+from motfm_jax.metrics.kernel import cmmd, cubic_mmd, gaussian_mmd, kid, linear_mmd, median_distance
 
 
 def _sets(golden) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +25,7 @@ def test_kid_agrees_with_torchmetrics_and_torch_fidelity(golden):
     np.testing.assert_allclose(result.mean, golden("features")["kid_torchmetrics"], rtol=1e-6)
     np.testing.assert_allclose(result.mean, golden("features")["kid_torch_fidelity"], rtol=1e-6)
     assert result.std < 1e-9  # every subset is the whole set
+    np.testing.assert_allclose(cubic_mmd(*_sets(golden)), result.mean, rtol=1e-9)
 
 
 @pytest.mark.usefixtures("_blocks")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motfm_jax.metrics.overlap import MEASURES, overlap, summarise
+from motfm_jax.metrics.overlap import MEASURES, boundary_f1, overlap, summarise
 
 
 def _rectangle(rows: slice, columns: slice) -> np.ndarray:
@@ -75,6 +75,26 @@ def test_order_of_the_maps_matters_to_asd_only(seed):
     np.testing.assert_allclose(there.dice, 2 * there.iou / (1 + there.iou))
     same = overlap(first, first, (1, 2))
     assert same.dice.tolist() == [1, 1] and same.hausdorff.tolist() == [0, 0]
+
+
+def test_a_boundary_off_by_a_pixel_is_within_a_tolerance_of_one():
+    first, second = _rectangle(slice(2, 12), slice(4, 9)), _rectangle(slice(3, 13), slice(4, 9))
+    assert boundary_f1(first, second, (1,)).tolist() == [1]
+    # of 26 boundary pixels 18 agree: the two columns over nine rows; the rest is a row apart
+    assert boundary_f1(first, second, (1,), tolerance=0).tolist() == [18 / 26]
+    assert boundary_f1(first, _rectangle(slice(14, 18), slice(12, 16)), (1,)).tolist() == [0]
+
+
+def test_a_ragged_boundary_costs_more_than_dice_tells():
+    smooth = _rectangle(slice(3, 15), slice(3, 15))
+    ragged = smooth.copy()
+    ragged[3:7, 3:15:3] = 0
+    assert boundary_f1(ragged, smooth, (1,)) < overlap(ragged, smooth, (1,)).dice - 0.05
+
+
+def test_a_missing_boundary_is_0_and_an_absent_one_unknown():
+    full, empty = _rectangle(slice(2, 12), slice(4, 9)), np.zeros((20, 20), np.uint8)
+    np.testing.assert_array_equal(boundary_f1(full, empty, (1, 2)), [0, np.nan])
 
 
 def test_empty_maps_are_counted_and_their_overlap_is_zero():
