@@ -86,7 +86,8 @@ class Model(Bundle):
           progress: called after each batch.
           options: of the solver: rtol, atol, shift, eta, spacing. Of the request: noise or source
             (arrays [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the
-            conditions: split, fit. timed=True measures seconds an image after warm-up.
+            conditions: split, fit, repeat (images of each condition, in a row). timed=True
+            measures seconds an image after warm-up.
 
         Returns:
           Samples: images [N, *S, C] in the units of the data, calls [N] (NFE), show(), save().
@@ -95,7 +96,9 @@ class Model(Bundle):
           ValueError: an argument that the model does not take, or lacks one that it needs.
         """
         enable_compile_cache()
-        selection_options = {key: options.pop(key) for key in ("split", "fit") if key in options}
+        selection_options = {
+            key: options.pop(key) for key in ("split", "fit", "repeat") if key in options
+        }
         selection = Selection(num, _listed(masks), classes, **selection_options)
         timed = options.pop("timed", False)
         noise, source = options.pop("noise", None), options.pop("source", None)

@@ -48,6 +48,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", default="best", help="best, last, or a training step")
     add("--split", default="valid", help="split that masks and classes come from")
     add("--data-root", help="where the data is now, if not where the run found it")
+    add("--repeat", type=int, default=1, help="images of each condition in a row; default 1")
     add(
         "--masks",
         nargs="+",
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     model = runs.load_run(args.run, args.checkpoint, data_root=args.data_root)
     options = {name: getattr(args, name) for name in ("rtol", "atol", "shift", "eta", "spacing")}
     solver = model.solver(args.solver, args.steps, **options)
-    selection = Selection(args.num, args.masks, args.classes, args.split, args.fit)
+    selection = Selection(args.num, args.masks, args.classes, args.split, args.fit, args.repeat)
     start = starts.read(model, selection, args.noise, args.source, args.seed or 0)
     rows = {} if start is None else {"--source" if args.source else "--noise": len(start)}
     conditions = choose(model, selection, lambda split: datasets.of_run(model, split), rows)

@@ -4,6 +4,8 @@ Structural similarity rewards blur, because the mean of many images is the safes
 These measures do not: they know nothing of where a structure is, only how fine an image is.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.ndimage
 
@@ -136,7 +138,7 @@ def _imaged(images: np.ndarray) -> np.ndarray:
 
 
 def _window_mean(images: np.ndarray, side: int) -> np.ndarray:
-    size = (1, *(min(side, extent) for extent in images.shape[1:-1]), 1)
+    size: Any = (1, *(min(side, extent) for extent in images.shape[1:-1]), 1)
     return scipy.ndimage.uniform_filter(images, size, mode="reflect")
 
 

@@ -46,6 +46,18 @@ class Conditions(NamedTuple):
             num, None if masks is None else masks[:num], None if labels is None else labels[:num]
         )
 
+    def repeated(self, times: int) -> "Conditions":
+        """Each `times` times in a row."""
+        masks, labels = (
+            None if values is None else np.repeat(values, times, axis=0)
+            for values in (self.masks, self.labels)
+        )
+        origins, affines = (
+            [each for each in values for _ in range(times)]
+            for values in (self.origins, self.affines)
+        )
+        return Conditions(self.num * times, masks, labels, origins, affines)
+
     def digest(self) -> str:
         """blake2b of masks and classes, hex."""
         total = hashlib.blake2b(digest_size=16)
@@ -64,6 +76,7 @@ class Selection(NamedTuple):
         names, or indices [N]; empty to take them from records.
       split: whose records masks and classes come from unless given.
       fit: see `inputs.read_masks`.
+      repeat: K images of each condition in a row; N is a multiple of it.
     """
 
     num: int | None = None
@@ -71,6 +84,7 @@ class Selection(NamedTuple):
     classes: str | Sequence[str] | Sequence[int] | np.ndarray = ""
     split: str = "valid"
     fit: str | None = None
+    repeat: int = 1
 
 
 def choose(
@@ -79,7 +93,7 @@ def choose(
     records: Callable[[str], Arrays],
     rows: Mapping[str, int] | None = None,
 ) -> Conditions:
-    """The conditions of each image.
+    """The conditions of each image, each `selection.repeat` times in a row.
 
     Arrays (one row an image) and counts must agree in length. Records, mask files and class names
     are cycled where there are fewer than N. Where classes are given and masks are not, each class
@@ -94,6 +108,26 @@ def choose(
     Raises:
       ValueError: a condition that the model does not take, or lacks one that it needs.
     """
+    repeat, counts = selection.repeat, {"--num": selection.num, **(rows or {})}
+    if repeat == 1:
+        return _choose(model, selection, records, rows)
+    if model.starts_from_images:
+        raise ValueError(f"--repeat={repeat}: images of one source are equal; leave --repeat out")
+    for flag, count in counts.items():
+        if repeat < 1 or (count or 0) % repeat:
+            raise ValueError(f"--repeat={repeat} with {flag}={count}: a divisor of it needed")
+    each = {flag: count and count // repeat for flag, count in counts.items()}
+    selection = selection._replace(num=each.pop("--num"), repeat=1)
+    return _choose(model, selection, records, each).repeated(repeat)
+
+
+def _choose(
+    model: Bundle,
+    selection: Selection,
+    records: Callable[[str], Arrays],
+    rows: Mapping[str, int] | None,
+) -> Conditions:
+    """`choose`, each condition once."""
     classes, rows = model.facts.classes, dict(rows or {})
     with_mask, with_class = "mask" in model.cond, "class" in model.cond
     for flag, values, taken in (

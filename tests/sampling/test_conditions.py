@@ -125,6 +125,17 @@ def test_rows_of_arrays_belong_to_the_images_one_by_one():
     assert first.digest() != whole.digest()
 
 
+def test_each_condition_is_repeated_in_a_row_and_num_counts_all_images():
+    conditions = chosen("mask+class", num=6, repeat=3)
+    assert conditions.masks[:, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert conditions.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert conditions.origins[2:4] == ["valid: record0", "valid: record1"]
+    assert conditions.affines == [AFFINE] * 6
+    assert chosen("class", classes=[3, 1], repeat=2).labels.tolist() == [3, 3, 1, 1]
+    assert len(chosen("none", repeat=2, rows={"--noise": 8})) == 8
+    assert len(chosen("mask", repeat=2)) == 32
+
+
 def test_arrays_to_start_from_decide_how_many_where_conditions_repeat():
     rows = {"--noise": 5}
     assert len(chosen("none", records=not_opened, rows=rows)) == 5
@@ -139,6 +150,9 @@ def test_arrays_to_start_from_decide_how_many_where_conditions_repeat():
         ("none", dict(classes="2CH_ED"), "trained with cond=none; leave --classes out"),
         ("class", dict(masks=["x.png"]), "trained with cond=class; leave --masks out"),
         ("none", dict(num=0), "--num=0"),
+        ("class", dict(num=7, repeat=2), "--repeat=2 with --num=7: a divisor of it needed"),
+        ("class", dict(num=7, repeat=0), "--repeat=0 with --num=7"),
+        ("none", dict(repeat=2, rows={"--noise": 5}), "--repeat=2 with --noise=5"),
         ("mask", dict(masks=MASKS, rows={"--noise": 5}), "--noise holds 5, --masks holds 4: as"),
         ("class", dict(classes="2CH_ED=2", rows={"--noise": 5}), "5, --classes holds 2"),
         ("mask+class", dict(masks=MASKS, classes=[0, 1]), "--masks holds 4, --classes holds 2"),
