@@ -17,7 +17,9 @@ from toy import make_bundle
 import motfm_jax as motfm
 from motfm_jax import build, datasets
 from motfm_jax.core import Batch, Condition, Network
+from motfm_jax.data.cache import Arrays
 from motfm_jax.data.joint import join, split
+from motfm_jax.evaluation.synthetic import read_generated
 from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.methods.ode import Solver
 from motfm_jax.sampling import generate
@@ -146,6 +148,10 @@ def test_masks_are_written_with_the_values_of_the_files_and_the_sidecar_says_wha
     condition = sidecar["condition"]
     assert condition["kind"] == "none" and condition["mask_labels"] == list(JOINT.mask_labels)
     assert condition["label_values"] == [0, 255, 300]
+    images = np.zeros((1, 16, 16, 1), np.float32)
+    real = Arrays(images, masks[:1], None, [{}], (), JOINT.mask_labels)
+    learned = read_generated(tmp_path, "segment", real)
+    np.testing.assert_array_equal(learned.masks, masks)
     sample_to_folder(
         tmp_path, shifting(), Conditions(2), Request(Solver("euler", 1)), overwrite=True
     )

@@ -7,8 +7,9 @@ RUN names the real data: its training split is learned from, its validation spli
 its test split gives the numbers. Networks are trained on the real images, on each set of generated
 ones (folders of motfm sample), and on real and generated together, with several seeds each;
 downstream.json, .md and .csv hold every result. A network that is done is not trained again by the
-same call. network.npz, the first one trained on real images, serves `motfm evaluate score
---features`.
+same call. --real=100 learns from the first 100 real images at most, whole patients in order: what
+generated images are worth where real ones are few. network.npz, the first one trained on real
+images, serves `motfm evaluate score --features`.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--depth", type=int, default=18, choices=(18, 50), help="of the ResNet; default: 18")
     add("--width", type=int, default=64, help="channels of its first stage; default: 64")
     add("--synthetic", nargs="*", default=[], help="NAME=FOLDER of motfm sample, ...")
+    add("--real", type=int, default=0, help="the first so many real training images; default: all")
     add("--epochs", type=int, default=50, help="default: 50")
     add("--seeds", type=int, default=3, help="networks of each kind; default: 3")
     add("--batch", type=int, default=16, help="images an update; default: 16")
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"--synthetic {text}: NAME=FOLDER of motfm sample needed")
         generated[name] = synthetic.read_generated(Path(folder), args.task, real.train)
     recipe = downstream.Recipe(args.epochs, args.batch, args.lr)
-    study = Study(args.task, args.depth, args.width, args.seeds, recipe)
+    study = Study(args.task, args.depth, args.width, args.seeds, recipe, args.real)
     with progress_bar("epoch") as progress:
         compare(
             args.out,

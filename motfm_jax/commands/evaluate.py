@@ -9,6 +9,8 @@
 `score` writes score.{json,md,csv} beside the samples: how far their intensities lie from those of
 real images and, with --features, the Frechet and kernel distances in the features of a network
 that motfm downstream trained on this data; each beside its floor, the same of other real images.
+Of images that were made with their masks it also writes structures.{md,csv}: sizes, shapes and
+borders of the masks' structures beside those of real masks.
 `audit` looks for copies: it finds the nearest training image of each generated and of each held-out
 real image, and writes audit.json and audit.png, the closest pairs, beside the samples. The picture
 shows real training images: keep it where the data may be.
@@ -23,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motfm_jax import cli, datasets, runs, starts
-from motfm_jax.evaluation import downstream
+from motfm_jax.evaluation import downstream, structures
 from motfm_jax.evaluation.audit import Auditor, summary
 from motfm_jax.evaluation.restoration import STEPS, restore
 from motfm_jax.evaluation.score import score
@@ -137,6 +139,10 @@ def call_score(args: argparse.Namespace) -> None:
     )
     scores.write(args.samples)
     print((args.samples / "score.md").read_text(), end="")
+    made = structures.of_samples(args.samples, reference, train)
+    if made:
+        made.write(args.samples / "structures")
+        print(f"\n{made.markdown()}", end="")
     if scores.missing:
         print(
             f"without {' and '.join(scores.missing)}: motfm convert features takes over the "

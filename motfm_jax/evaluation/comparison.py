@@ -34,6 +34,8 @@ class Study(NamedTuple):
       width: channels of its first stage.
       seeds: networks of each kind.
       recipe: how each is trained.
+      real: learn from the first so many real training images at most, whole patients in order; 0
+        for all.
     """
 
     task: str
@@ -41,6 +43,7 @@ class Study(NamedTuple):
     width: int = 64
     seeds: int = 3
     recipe: downstream.Recipe = downstream.DEFAULT_RECIPE
+    real: int = 0
 
 
 def compare(
@@ -75,9 +78,10 @@ def compare(
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds={study.seeds}: at least 1")
-    sets = {"real": real.train}
+    train = synthetic.first_patients(real.train, study.real) if study.real else real.train
+    sets = {"real": train}
     for name, arrays in generated.items():
-        sets |= {name: arrays, f"real + {name}": synthetic.join(real.train, arrays)}
+        sets |= {name: arrays, f"real + {name}": synthetic.join(train, arrays)}
     task = downstream.make_task(study.task, study.depth, real.train, study.width)
     epochs, batch_size, lr = study.recipe
     settings = {
@@ -115,10 +119,11 @@ def compare(
                 )
             scores = task.score(predict(fitted.params, real.test, intensity), real.test)
             results.add({"trained_on": name, "seed": seed}, {"best_epoch": fitted.epoch, **scores})
+    first = f"; real: the first {len(train)} training images"
     rows = tables.mean_and_spread(results.rows, "trained_on", downstream.MEASURES[study.task])
     tables.Table(
         f"Tested on {len(real.test)} real images; mean ± standard deviation of {study.seeds} "
-        f"seed{'s' * (study.seeds > 1)}.",
+        f"seed{'s' * (study.seeds > 1)}{first * bool(study.real)}.",
         rows,
     ).write(out / "downstream")
     return rows

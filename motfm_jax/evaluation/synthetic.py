@@ -81,6 +81,26 @@ def read_generated(folder: Path, task: str, real: Arrays) -> Arrays:
     return generated_arrays(images, real, masks, labels)
 
 
+def first_patients(arrays: Arrays, num: int) -> Arrays:
+    """The examples of the first patients, whole patients in order, at most `num` images.
+
+    Raises:
+      ValueError: the first patient has more.
+    """
+    patients = [meta["patient"] for meta in arrays.meta]
+    chosen: set[str] = set()
+    for patient in dict.fromkeys(patients):
+        if sum(each in chosen or each == patient for each in patients) > num:
+            break
+        chosen.add(patient)
+    if not chosen:
+        raise ValueError(
+            f"--real={num}: the first patient has {patients.count(patients[0])} images; give as "
+            "many or more"
+        )
+    return arrays.take(np.array([row for row, each in enumerate(patients) if each in chosen]))
+
+
 def join(first: Arrays, second: Arrays) -> Arrays:
     """Two sets of examples in one, in memory; what only one of them has is left out."""
     both = {

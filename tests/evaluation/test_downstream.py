@@ -113,6 +113,24 @@ def test_generated_and_real_images_are_learned_from_together():
     np.testing.assert_array_equal(both.labels[-5:], TRAIN.labels[:5])
 
 
+def test_the_first_patients_are_taken_whole():
+    patients = [0, 0, 1, 1, 1, 2, 0, 3]
+    arrays = dataclasses.replace(
+        TRAIN.take(np.arange(8)), meta=[{"patient": str(each)} for each in patients]
+    )
+    for num, expected in (
+        (8, range(8)),
+        (7, (0, 1, 2, 3, 4, 5, 6)),
+        (5, (0, 1, 6)),
+        (3, (0, 1, 6)),
+    ):
+        made = synthetic.first_patients(arrays, num)
+        np.testing.assert_array_equal(made.images, arrays.images[list(expected)])
+        assert [meta["patient"] for meta in made.meta] == [str(patients[row]) for row in expected]
+    with pytest.raises(ValueError, match="--real=2: the first patient has 3 images"):
+        synthetic.first_patients(arrays, 2)
+
+
 @pytest.mark.parametrize(
     "name, arrays, message",
     [
