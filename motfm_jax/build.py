@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from motfm_jax.core import Array, Batch, Condition, Network, Params, encode_mask
+from motfm_jax.core import Array, Batch, Condition, Network, Params, drop_condition, encode_mask
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.joint import join
 from motfm_jax.features import weights as published
@@ -26,6 +26,8 @@ from motfm_jax.training.optim import (
     make_schedule,
 )
 from motfm_jax.training.step import LossFn
+
+DROPPED = 2**31  # folded into an example's key
 
 
 class Blueprint(NamedTuple):
@@ -254,6 +256,7 @@ def loss(config: ConfigDict, built: Architecture) -> LossFn:
     """
     method, trained, fixed = METHODS[config.method], built.parts.trained, frozen(config)
     settings, perceive = config[method.section], _perceiver(config)
+    dropped = config.train.drop_condition
     if perceive is not None:
         trained = trained._replace(perceive=perceive)
 
@@ -264,11 +267,22 @@ def loss(config: ConfigDict, built: Architecture) -> LossFn:
                 for name, leaf in params.items()
             }
         condition = built.condition(batch.mask, batch.label)
+        if dropped and dropout_key is not None:  # in training alone
+            condition = drop_condition(condition, draw_dropped(keys, dropped))
         if built.label_channels:
             batch = batch._replace(image=join(batch.image, batch.mask, built.label_channels))
         return method.loss(settings, trained, params, batch, condition, keys, dropout_key)
 
     return per_example
+
+
+def draw_dropped(keys: Array, probability: float) -> Array:
+    """Which examples are seen without their condition: keys [B] -> bool [B].
+
+    The draw is from a key of its own, far from those that a loss makes of the example's.
+    """
+    own = jax.vmap(lambda key: jax.random.fold_in(key, DROPPED))(keys)
+    return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(own)
 
 
 def update(config: ConfigDict, num_steps: int) -> tuple[optax.GradientTransformation, Schedule]:

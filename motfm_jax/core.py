@@ -55,10 +55,13 @@ class Network(NamedTuple):
       apply: (params, x [B, *S, C], t [B], Context, dropout key or None) -> [B, *S, C] float32. That
         of a flow map takes s [B] too, the time it goes to: then it is the mean velocity on the way
         from t to s.
+      guide: a weaker Network of the same states and conditions, that guidance leads away from, or
+        None; see `methods.guidance.with_guide`.
     """
 
     encode: Callable[[Params, Condition], Context]
     apply: Callable[..., Array]
+    guide: Any = None
 
 
 class Adversaries(NamedTuple):
@@ -98,6 +101,29 @@ def encode_mask(mask: Array, num_labels: int, encoding: str, values: Sequence[in
         numbers = jnp.asarray(values, jnp.float32)[mask] if values else mask.astype(jnp.float32)
         return numbers[..., None] / largest
     raise ValueError(f"mask encoding {encoding!r}: use 'onehot' or 'scalar'")
+
+
+def drop_condition(condition: Condition, rows: Array | None = None) -> Condition:
+    """The condition without its class and mask, as networks are trained to see none.
+
+    No class is a one-hot vector of zeros. No mask is zero everywhere as well, where one-hot masks
+    have a one, in the background too. A scalar mask is 0 in the background, so none is -1.
+
+    Args:
+      condition: of B examples.
+      rows: which of them, bool [B]; None for all.
+    """
+    mask, label = condition.mask, condition.label
+    if mask is not None:
+        mask = jnp.full_like(mask, -1 if mask.shape[-1] == 1 else 0)
+    nothing = condition._replace(mask=mask, label=None if label is None else 0 * label)
+    if rows is None:
+        return nothing
+
+    def choose(none: Array, some: Array) -> Array:
+        return jnp.where(jnp.expand_dims(rows, tuple(range(1, some.ndim))), none, some)
+
+    return jax.tree.map(choose, nothing, condition)
 
 
 def fold_keys(key: Array, indices: Array) -> Array:

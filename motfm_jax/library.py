@@ -86,8 +86,10 @@ class Model(Bundle):
           progress: called after each batch.
           options: of the solver: rtol, atol, shift, eta, spacing. Of the request: noise or source
             (arrays [N, *S, C] to start from), batch, raw, trajectory, nifti, pickle, png. Of the
-            conditions: split, fit, repeat (images of each condition, in a row). timed=True
-            measures seconds an image after warm-up.
+            conditions: split, fit, repeat (images of each condition, in a row). guidance=W leads
+            away from what the flow makes of no condition, or with guide= from what a weaker one
+            makes (a Model, "RUN" or "RUN@STEP"), where guidance_interval=(low, high) says; see
+            docs/sampling.md. timed=True measures seconds an image after warm-up.
 
         Returns:
           Samples: images [N, *S, C] in the units of the data, calls [N] (NFE), show(), save().
@@ -103,12 +105,16 @@ class Model(Bundle):
         timed = options.pop("timed", False)
         noise, source = options.pop("noise", None), options.pop("source", None)
         request = {key: options.pop(key) for key in Request._fields if key in options}
-        chosen = self.solver(solver, steps, **options)
+        model, guide = self, options.pop("guide", None)
+        if guide is not None:
+            guide = guide if isinstance(guide, Bundle) else runs.load_guide(str(guide))
+            model = self.guided_by(guide)
+        chosen = model.solver(solver, steps, **options)
         start = starts.read(self, selection, noise, source, seed)
         rows = {} if start is None else {"noise" if source is None else "source": len(start)}
         conditions = choose(self, selection, self.data, rows)
         request = Request(chosen, seed, start, **request)
-        return sample_bundle(self, conditions, request, timed=timed, progress=progress)
+        return sample_bundle(model, conditions, request, timed=timed, progress=progress)
 
 
 def load(run: str | Path, checkpoint: str | int = "best", data_root: str | None = None) -> Model:
@@ -229,7 +235,7 @@ def export(
       dtype: of convolutions and products, "float32" or "bfloat16"; "" for the run's, float32 where
         that is auto.
       overwrite: replace an export at `out`.
-      options: of the solver, such as shift.
+      options: of the solver, such as shift, guidance and guidance_interval.
 
     Returns:
       What was exported: solver, steps, calls, dtype, checkpoint, training_step, condition.
@@ -240,6 +246,10 @@ def export(
     """
     if isinstance(model, Model):
         model, checkpoint = model.run, model.step
+    if "guide" in options:
+        raise ValueError(
+            f"guide={options['guide']}: an exported sampler has one network; leave it out"
+        )
     check_destination(Path(out), overwrite)
     trained = runs.load_run(Path(model), checkpoint, attention="xla")
     if trained.starts_from_images:
@@ -272,7 +282,7 @@ def export(
         steps=chosen.num_steps,
         calls=chosen.num_calls,
         dtype=built.dtype.__name__,
-        **({"shift": chosen.shift} if getattr(chosen, "shift", 1) != 1 else {}),
+        **{key: value for key, value in chosen.settings().items() if key in ("shift", "guidance")},
         checkpoint=trained.checkpoint_hash,
         training_step=trained.step,
     )

@@ -13,6 +13,7 @@ from motfm_jax.core import Array, Condition, Network
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.methods import METHODS, Method
+from motfm_jax.methods.guidance import GUIDE, with_guide
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Bundle:
       run: where the weights come from: the run directory, for sidecars and messages.
       checkpoint_hash: of the weights' names, shapes and values.
       step: of training, of the checkpoint.
+      guide: a name of the weights that guide it, see `guided_by`; "" without.
       samplers: the programs compiled so far, see `sampling.generate.make_sampler`.
     """
 
@@ -39,6 +41,7 @@ class Bundle:
     run: str
     checkpoint_hash: str
     step: int
+    guide: str = ""
     samplers: dict[Any, Callable] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -74,11 +77,45 @@ class Bundle:
         """How to sample, see `Method.solver`; what is None takes the run's default.
 
         Raises:
-          ValueError: a setting that cannot be, or that the run's method does not take.
+          ValueError: a setting that cannot be, or that the run's method does not take; guidance
+            of a run that was never trained without its condition, and has no guide.
         """
         settings = self.config[self.method.section]
         chosen = {key: option for key, option in options.items() if option is not None}
-        return self.method.solver(settings, name, steps, chosen)
+        if self.guide:
+            chosen["guide"] = self.guide
+        solver = self.method.solver(settings, name, steps, chosen)
+        if getattr(solver, "guidance", None) and not (
+            self.guide or self.config.train.drop_condition
+        ):
+            raise ValueError(
+                f"--guidance={solver.guidance.weight:g}: {self.run} was not trained without its "
+                "condition (config.train.drop_condition); leave it out, or give --guide=RUN"
+            )
+        return solver
+
+    def guided_by(self, guide: "Bundle") -> "Bundle":
+        """The same model with a weaker one as its guide, see `methods.guidance`.
+
+        Args:
+          guide: of the same data and conditions, such as an early checkpoint or a smaller network.
+
+        Raises:
+          ValueError: one of other data, conditions or another kind of method.
+        """
+        theirs = _comparable(guide)
+        for name, mine in _comparable(self).items():
+            if theirs[name] != mine:
+                raise ValueError(
+                    f"--guide={guide.run}: its {name} is {theirs[name]}, {mine} needed: give a "
+                    "flow with the same data and conditions"
+                )
+        return dataclasses.replace(
+            self,
+            network=with_guide(self.network, guide.network),
+            params=self.params | {GUIDE + name: leaf for name, leaf in guide.params.items()},
+            guide=f"{guide.checkpoint_hash} at step {guide.step}",
+        )
 
     def velocity(
         self, x: Array, t: Array, mask: Array | None = None, label: Array | None = None
@@ -104,6 +141,19 @@ class Bundle:
             return self.network.apply(params, x, t, context, None)
 
         return jax.jit(velocity)
+
+
+def _comparable(model: Bundle) -> dict[str, Any]:
+    """What a model and its guide must have in common, by name."""
+    names = ("size", "channels", "classes", "mask_labels", "label_values", "intensity")
+    return {
+        "method": "flow" if model.method.starts_from_images else model.config.method,
+        "condition": model.cond,
+        "mask encoding": model.config.data.mask_encoding,
+        "config.data.generate": model.config.data.generate,
+        "config.flow.source": model.config.flow.source,
+        **{name: getattr(model.facts, name) for name in names},
+    }
 
 
 def _array(values: Any) -> Array | None:

@@ -56,6 +56,12 @@ def load_run(
     return bundle(built, params, facts, config, run, weights.step)
 
 
+def load_guide(text: str) -> Bundle:
+    """The run of --guide=RUN or RUN@CHECKPOINT (best, last or a step)."""
+    run, _, which = text.rpartition("@")
+    return load_run(Path(run), which) if run and not Path(text).exists() else load_run(Path(text))
+
+
 def bundle(
     built: build.Architecture,
     params: dict[str, np.ndarray],

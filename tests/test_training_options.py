@@ -1,14 +1,18 @@
 """Options of training and sampling a flow, in whole networks and whole runs."""
 
+import json
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import FACTS, ONE_LEVEL, make_config, save_run
+from tiny import FACTS, ONE_LEVEL, command, make_config, save_run
 
 import motfm_jax as motfm
 from motfm_jax import build
 from motfm_jax.interop import exchange
+from motfm_jax.sampling import generate
 
 
 def test_the_output_of_a_network_that_predicts_images_is_turned_into_a_velocity():
@@ -38,3 +42,45 @@ def test_a_network_that_predicts_images_is_not_given_to_the_original(tmp_path):
     assert velocity.shape == x.shape
     with pytest.raises(ValueError, match=r"flow\.prediction='image'; the original would"):
         exchange.to_torch(run, tmp_path / "weights.pt")
+
+
+@pytest.mark.slow
+def test_guided_samples_of_the_library_the_command_and_the_export_agree(tmp_path):
+    config = make_config(train__drop_condition=0.1, cond="class", **ONE_LEVEL)
+    run, out = save_run(tmp_path / "run", config), tmp_path / "out"
+    options = dict(steps=2, guidance=2.0, guidance_interval=(0.0, 0.4))
+    model = motfm.load(run)
+    made = model.sample(classes=[0, 1], **options)
+    assert made.calls.tolist() == [3, 3]
+    plain = model.sample(classes=[0, 1], steps=2)
+    assert not np.allclose(made.images, plain.images, atol=1)
+    about = motfm.export(run, out, **options)
+    assert about["calls"] == 3 and about["guidance"] == {"weight": 2.0, "interval": [0.0, 0.4]}
+    sampler = jax.export.deserialize((out / "sampler.jax_export").read_bytes()).call
+    start = generate.start_noise(0, np.arange(2), model.shape)
+    exported = jax.jit(sampler)(dict(np.load(out / "weights.npz")), start, None, np.arange(2))
+    np.testing.assert_allclose(exported, made.images, rtol=0, atol=1e-4 * 255)
+    with pytest.raises(ValueError, match="guide=.*has one network"):
+        motfm.export(run, tmp_path / "other", guide=run, **options)
+
+
+@pytest.mark.slow
+def test_a_smaller_network_guides_by_its_name_and_step(tmp_path):
+    fields = dict(cond="none", model__channels=(8,), model__attention=(False,))
+    run = save_run(tmp_path / "run", make_config(**fields))
+    small = save_run(tmp_path / "small", make_config(**fields | dict(model__channels=(4,))))
+    common = [f"--run={run}", "--num=2", "--steps=2", "--guidance=2"]
+    command("sample")([*common, f"--guide={small}@7", f"--out={tmp_path / 'samples'}"])
+    sidecar = json.loads((tmp_path / "samples" / "samples.json").read_text())
+    assert sidecar["solver"]["guidance"]["guide"].endswith("at step 7")
+    images = np.load(tmp_path / "samples" / "samples.npz")["images"]
+    model = motfm.load(run)
+    made = model.sample(2, steps=2, guidance=2, guide=motfm.load(small))
+    np.testing.assert_array_equal(made.images, images)
+    assert made.calls.tolist() == [4, 4]
+    x = generate.start_noise(0, np.arange(2), model.shape)
+    own, weak = (each.velocity(x, np.zeros(2)) for each in (model, motfm.load(small)))
+    halfway = x + 0.5 * (2 * own - weak)
+    own, weak = (each.velocity(halfway, np.full(2, 0.5)) for each in (model, motfm.load(small)))
+    expected = model.intensity.invert(halfway + 0.5 * (2 * own - weak))
+    np.testing.assert_allclose(images, expected, atol=0.01)

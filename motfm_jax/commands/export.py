@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motfm_jax import cli
+from motfm_jax.commands.sample import interval
 from motfm_jax.library import export
 
 
@@ -25,6 +26,8 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--steps", type=int, help="solver steps, default 10, ddim 50")
     add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
+    add("--guidance", type=float, help="of a flow: see motfm sample")
+    add("--guidance_interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add(
         "--dtype",
@@ -45,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
         solver=args.solver,
         steps=args.steps,
         shift=args.shift,
+        guidance=args.guidance,
+        guidance_interval=args.guidance_interval,
         dtype=args.dtype,
         overwrite=args.overwrite,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from motfm_jax import build, cli, presets, settings
+from motfm_jax import build, cli, presets, rules, settings
 from motfm_jax.core import Batch
 from motfm_jax.data import SOURCES, labels, phantom
 from motfm_jax.data.convert import to_pickle
@@ -124,7 +124,7 @@ def fields_of(args: argparse.Namespace) -> Any:
     settings.assign(config, {f"data.{name}": value for name, value in values.items()})
     settings.check_fields(config)
     if args.size:
-        settings.check_data(config)
+        rules.check_data(config)
     else:
         config.data.size = ()
     return config.data

@@ -15,6 +15,14 @@ from motfm_jax.sampling.conditions import Selection, choose
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import sample_to_folder
 
+SOLVER_OPTIONS = ("rtol", "atol", "shift", "guidance", "guidance_interval", "eta", "spacing")
+
+
+def interval(text: str) -> tuple[float, ...]:
+    """ "0.1,0.8" -> (0.1, 0.8)."""
+    low, high = map(float, text.split(","))
+    return low, high
+
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli.parser(__doc__)
@@ -31,6 +39,9 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
     add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
+    add("--guidance", type=float, help="of a flow: above 1 away from what it makes of no condition")
+    add("--guidance_interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
+    add("--guide", help="RUN or RUN@STEP, a weaker flow: --guidance leads away from what it makes")
     add("--eta", type=float, help="ddim: fresh noise, 0 to 1 (ancestral); default: the run's")
     add(
         "--spacing",
@@ -74,7 +85,9 @@ def main(arguments: Sequence[str]) -> None:
     malloc.keep_freed()
     enable_compile_cache()
     model = runs.load_run(args.run, args.checkpoint, data_root=args.data_root)
-    options = {name: getattr(args, name) for name in ("rtol", "atol", "shift", "eta", "spacing")}
+    if args.guide:
+        model = model.guided_by(runs.load_guide(args.guide))
+    options = {name: getattr(args, name) for name in SOLVER_OPTIONS}
     solver = model.solver(args.solver, args.steps, **options)
     selection = Selection(args.num, args.masks, args.classes, args.split, args.fit, args.repeat)
     start = starts.read(model, selection, args.noise, args.source, args.seed or 0)

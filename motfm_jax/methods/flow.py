@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from motfm_jax.core import Array, Batch, Condition, Context, Network, Params, normal_per_example
 from motfm_jax.fields import Field, are_numbers, choice, number, positive
+from motfm_jax.methods.guidance import Guidance, guided
 from motfm_jax.methods.method import Method, Solution, refuse_options
 from motfm_jax.methods.ode import Solver, check_solver, integrate
 
@@ -136,9 +137,12 @@ def sample(
       network, params: the velocity field.
       x0: noise, or sources as in `loss`, [B, *S, C] float32.
       condition: of the same batch.
-      solver: see `ode.Solver`.
+      solver: see `ode.Solver`; its guidance needs a network that was trained without its
+        condition too, or one with a guide.
       trajectory: also return the states after each step.
     """
+    if solver.guidance:
+        network = guided(network, solver.guidance)
     context = network.encode(params, condition)
 
     def velocity(t, x, context):
@@ -160,7 +164,7 @@ def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solutio
 
 def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> Solver:
     name, options = name or "euler", dict(options)
-    shift = options.pop("shift", 1.0)
+    shift, guidance = options.pop("shift", 1.0), _guidance(options)
     tolerances = {key: options.pop(key) for key in ("rtol", "atol") if key in options}
     refuse_options(options, "the run learned a flow (config.method='flow'), without such a choice")
     if name == "ddim":
@@ -181,15 +185,34 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
         raise ValueError(
             f"--shift={shift} with --solver=adaptive: it chooses its own steps; leave --shift out"
         )
-    solver = Solver(
-        name, **({} if steps is None else {"steps": steps}), **tolerances, shift=float(shift)
-    )
+    chosen = {**tolerances, **({} if steps is None else {"steps": steps})}
+    solver = Solver(name, **chosen, shift=float(shift), guidance=guidance)
     check_solver(solver)
     return solver
 
 
+def _guidance(options: dict[str, Any]) -> Guidance | None:
+    """Takes guidance out of the options; None without, and where its weight of 1 does nothing."""
+    weight, interval = options.pop("guidance", None), options.pop("guidance_interval", None)
+    guide = options.pop("guide", "")
+    if weight is None and (interval or guide):
+        raise ValueError(
+            f"--{'guide' if guide else 'guidance_interval'} without --guidance: give the weight "
+            "too, such as --guidance=2"
+        )
+    if weight is None or weight == 1:
+        return None
+    low, high = interval or (0, 1)
+    return Guidance(float(weight), (float(low), float(high)), guide)
+
+
 def _check(config: Any) -> None:
     flow, data = config.flow, config.data
+    if config.train.drop_condition and config.cond == "none":
+        raise ValueError(
+            f"config.train.drop_condition={config.train.drop_condition} with config.cond='none': "
+            "there is nothing to drop; set it to 0, or give a condition"
+        )
     if flow.source == "speckle":
         needed = are_numbers(flow.speckle_power, count=2, above=0)
         if needed or flow.speckle_power[0] > flow.speckle_power[1]:

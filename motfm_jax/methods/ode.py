@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.core import Array
+from motfm_jax.methods.guidance import Guidance, check_guidance
 from motfm_jax.methods.method import Solution
 
 
@@ -100,6 +101,7 @@ class Solver(NamedTuple):
       steps: number of steps (not for "adaptive").
       rtol: relative tolerance of "adaptive".
       atol: absolute tolerance of "adaptive", in the intensity range of the images.
+      guidance: of the velocity, or None; its network is called too.
       shift: moves the times between the steps towards noise, see `step_times`; 1 for equal steps.
     """
 
@@ -108,6 +110,7 @@ class Solver(NamedTuple):
     rtol: float = 1e-3
     atol: float = 1e-3
     shift: float = 1.0
+    guidance: Guidance | None = None
 
     draws_noise = False
 
@@ -123,7 +126,8 @@ class Solver(NamedTuple):
         fields = ("name", "rtol", "atol") if self.name == "adaptive" else ("name", "steps")
         if self.shift != 1:
             fields += ("shift",)
-        return {name: getattr(self, name) for name in fields}
+        settings = {name: getattr(self, name) for name in fields}
+        return settings | ({"guidance": self.guidance.settings()} if self.guidance else {})
 
 
 def check_solver(solver: Solver) -> None:
@@ -137,6 +141,8 @@ def check_solver(solver: Solver) -> None:
         raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
     if not 1 <= solver.shift < np.inf:
         raise ValueError(f"shift={solver.shift}: give 1 (equal steps) or more (towards noise)")
+    if solver.guidance:
+        check_guidance(solver.guidance)
 
 
 def step_times(steps: int, shift: float = 1.0) -> np.ndarray:
@@ -151,11 +157,27 @@ def step_times(steps: int, shift: float = 1.0) -> np.ndarray:
     return t / (t + shift * (1 - t))
 
 
+def call_times(solver: Solver) -> np.ndarray:
+    """Times at which a fixed-step solver calls its field, one for each call."""
+    scheme, times = SOLVERS[solver.name], step_times(solver.steps, solver.shift)
+    tableau = getattr(scheme.make(), "tableau", None)
+    later = () if tableau is None else tableau.c
+    stages = np.array([*(() if scheme.first else (0.0,)), *later])
+    within = times[:-1, None] + np.diff(times)[:, None] * stages
+    return np.concatenate([np.zeros(scheme.first), within.ravel()])
+
+
 def num_calls(solver: Solver, steps: Any) -> Any:
-    """Network calls that `steps` steps of this solver cost; "adaptive" makes one more for each
-    attempt rejected before its first success, see `Solution.calls`."""
-    scheme = SOLVERS[solver.name]
-    return scheme.first + scheme.per_step * steps
+    """Network calls that `steps` steps of this solver cost, with those of a guiding network;
+    "adaptive" makes one more for each attempt rejected before its first success, see
+    `Solution.calls`."""
+    scheme, guidance = SOLVERS[solver.name], solver.guidance
+    calls = scheme.first + scheme.per_step * steps
+    if guidance is None:
+        return calls
+    if solver.name == "adaptive" or guidance.always:
+        return 2 * calls  # adaptive: one program for images at different times calls both networks
+    return calls + int(guidance.applies(call_times(solver)).sum())
 
 
 def integrate(
@@ -239,6 +261,6 @@ def _integrate_adaptive(field, x0, args, solver) -> Solution:
         x1 = jnp.where(failed, jnp.nan, solution.ys[-1])
         steps = solution.stats["num_steps"].astype(jnp.int32)
         *_, rejections = solution.controller_state
-        return x1, steps, num_calls(solver, steps) + rejections
+        return x1, steps, num_calls(solver, steps) + rejections * (2 if solver.guidance else 1)
 
     return Solution(*jax.vmap(one)(x0, args))
