@@ -60,15 +60,15 @@ def test_guided_samples_of_the_library_the_command_and_the_export_agree(tmp_path
     start = generate.start_noise(0, np.arange(2), model.shape)
     exported = jax.jit(sampler)(dict(np.load(out / "weights.npz")), start, None, np.arange(2))
     np.testing.assert_allclose(exported, made.images, rtol=0, atol=1e-4 * 255)
-    with pytest.raises(ValueError, match="guide=.*has one network"):
+    with pytest.raises(ValueError, match=r"guide=.*has one network"):
         motfm.export(run, tmp_path / "other", guide=run, **options)
 
 
 @pytest.mark.slow
 def test_a_smaller_network_guides_by_its_name_and_step(tmp_path):
-    fields = dict(cond="none", model__channels=(8,), model__attention=(False,))
+    fields = dict(cond="none", model__channels=(16,), model__attention=(False,))
     run = save_run(tmp_path / "run", make_config(**fields))
-    small = save_run(tmp_path / "small", make_config(**fields | dict(model__channels=(4,))))
+    small = save_run(tmp_path / "small", make_config(**fields | dict(model__channels=(8,))))
     common = [f"--run={run}", "--num=2", "--steps=2", "--guidance=2"]
     command("sample")([*common, f"--guide={small}@7", f"--out={tmp_path / 'samples'}"])
     sidecar = json.loads((tmp_path / "samples" / "samples.json").read_text())
