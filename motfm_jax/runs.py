@@ -141,7 +141,7 @@ def _check_equal(
     # What a network does not take may differ.
     if "mask" not in needed["cond"]:
         del pairs["data.mask_encoding"]
-    else:
+    if "mask" in needed["cond"] or facts.label_channels:
         pairs["mask labels"] = (other.facts.mask_labels, facts.mask_labels)
     if "class" in needed["cond"]:
         pairs["classes"] = (other.facts.classes, facts.classes)

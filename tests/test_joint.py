@@ -243,3 +243,21 @@ def test_an_export_makes_both(tmp_path):
         (tmp_path / "export" / "README.txt").read_text()
     )
     assert json.loads((tmp_path / "export" / "facts.json").read_text())["label_channels"] == 3
+
+
+@pytest.mark.nightly
+def test_a_flow_map_of_both_starts_from_a_flow_of_both(tmp_path):
+    def config(**fields):
+        short = dict(steps=1, batch_size=4, **fields)
+        return make_config(
+            cond="class",
+            data__phantom_patients=10,
+            method="flow_map" if fields else "flow",
+            **SMALL,
+            **{f"train__{name}": value for name, value in short.items()},
+        )
+
+    train(config(), tmp_path / "flow")
+    train(config(teacher=str(tmp_path / "flow")), tmp_path / "map")
+    samples = motfm.load(tmp_path / "map").sample(2, steps=1)
+    assert samples.masks.shape == (2, 16, 16) and (samples.calls == 1).all()
