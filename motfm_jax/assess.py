@@ -10,12 +10,16 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.evaluation import comparison, restoration, sets, synthetic
 from motfm_jax.evaluation import downstream as networks
 from motfm_jax.evaluation.audit import Auditor
-from motfm_jax.evaluation.score import Features
+from motfm_jax.evaluation.intervals import DRAWS
+from motfm_jax.evaluation.score import Options
 from motfm_jax.evaluation.score import score as compare_sets
+from motfm_jax.evaluation.spaces import Features
 from motfm_jax.library import Model
 from motfm_jax.model import Bundle
 from motfm_jax.sampling.outputs import read_samples
 from motfm_jax.sampling.sample import Samples
+
+Extractors = Features | str | Path | Sequence[Features | str | Path]
 
 
 def score(
@@ -23,10 +27,11 @@ def score(
     real: Arrays,
     *,
     floor: Arrays | None = None,
-    features: Features | str | Path | None = None,
+    features: Extractors = (),
     networks: Path | None = None,
     seed: int = 0,
-) -> dict[str, dict[str, float]]:
+    bootstrap: int = DRAWS,
+) -> dict[str, dict[str, Any]]:
     """How far generated images lie from real ones, beside how far other real images do.
 
     Args:
@@ -34,37 +39,37 @@ def score(
       real: real images to compare with, such as `model.data("test")`.
       floor: other real images; None for the model's training data, or, where that is not at hand,
         for the second half of `real`, the first being the reference then.
-      features: network.npz of `downstream`, for the Frechet and kernel distances.
+      features: network.npz of `downstream`, or several, for distances in their features; one that
+        segments judges whether images follow their masks too.
       networks: folder of published networks, for FID, KID, CMMD, IS and 3D-FID; None for the one
         that `motfm convert features` writes to.
       seed: of random choices.
+      bootstrap: draws of patients and images for 95% intervals; 0 for none.
 
     Returns:
-      {"density_w1": {"generated": 3.1, "real": 0.4}, "ssim": ..., ...}; see `evaluation.score`.
+      {"density_w1": {"generated": 3.1, "real": 0.4}, ...} with "generated_interval" and
+      "real_interval" where there are intervals; see `evaluation.score.scorer`.
 
     Raises:
       ValueError: raw samples, or images of other sizes.
     """
     images, model = _images(samples)
     reference = sets.Real("real", real)
-    knows_bounds = model.facts.bounds is not None
-    train = None if floor is not None and knows_bounds else _training_data(model)
+    train = _training_data(model)
     if floor is None:
         floor = train
     if floor is None:
         half = len(real) // 2
         reference = sets.Real("real, first half", real.take(slice(half)))
         floor = real.take(slice(half, None))
-    extractor = _features(features, real, model)
     return compare_sets(
         images,
         reference,
         sets.Real("other real images", floor),
         model.intensity,
         bounds=datasets.bounds(model, train),
-        features=extractor,
-        networks=networks,
-        seed=seed,
+        train_masks=None if train is None else train.masks,
+        options=Options(_features(features, real, model), networks, seed, bootstrap),
     ).by_measure()
 
 
@@ -75,7 +80,7 @@ def audit(
     *,
     out: str | Path | None = None,
     max_shift: int | None = None,
-    features: Features | str | Path | None = None,
+    features: Extractors = (),
 ) -> dict[str, Any]:
     """Whether generated images copy training images: are they closer to them than unseen ones are?
 
@@ -85,7 +90,7 @@ def audit(
       held_out: real images that were not trained on, 20 or more.
       out: folder for audit.json and audit.png (the closest pairs: real images!); None for neither.
       max_shift: pixels to align by; None for an eighth of the shortest side.
-      features: network.npz of `downstream`, for its distances too.
+      features: network.npz of `downstream`, or several, for their distances too.
 
     Returns:
       "share_closer" (without copying about "expected_share"), quantiles of the distances, and the
@@ -172,14 +177,15 @@ def _images(samples: Samples | str | Path) -> tuple[sets.ImageSet, Bundle]:
     if isinstance(samples, Samples):
         if samples.request.raw:
             raise ValueError("samples made with raw=True: sample again without it")
-        return sets.in_memory(samples.images), samples.model
+        images = sets.in_memory(samples.images, samples.masks, samples.labels)
+        return images, samples.model
     if not isinstance(samples, str | Path):
         raise ValueError(
             f"samples of type {type(samples).__name__}: give those of Model.sample, or a folder"
         )
     sidecar = read_samples(Path(samples))
     model = library.load(sidecar["run"], sidecar["training_step"])
-    return sets.stored(Path(samples) / "samples.npz"), model
+    return sets.of_samples(Path(samples)), model
 
 
 def _training_data(model: Bundle) -> Arrays | None:
@@ -189,9 +195,11 @@ def _training_data(model: Bundle) -> Arrays | None:
         return None
 
 
-def _features(
-    features: Features | str | Path | None, real: Arrays, model: Bundle
-) -> Features | None:
-    if features is None or isinstance(features, Features):
-        return features
-    return networks.read_features(Path(features), real, model.intensity)
+def _features(features: Extractors | None, real: Arrays, model: Bundle) -> list[Features]:
+    several = [features] if isinstance(features, Features | str | Path) else features or ()
+    return [
+        each
+        if isinstance(each, Features)
+        else networks.read_features(Path(each), real, model.intensity)
+        for each in several
+    ]

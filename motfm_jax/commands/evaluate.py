@@ -1,16 +1,18 @@
 """Measures of generated images.
 
     motfm evaluate score --samples=runs/demo/ten_calls --run=runs/demo \\
-        --features=downstream/classify/network.npz
+        --features downstream/classify/network.npz downstream/segment/network.npz
     motfm evaluate audit --samples=runs/demo/ten_calls --run=runs/demo
     motfm evaluate restore --run=runs/denoise --out=runs/denoise/restored
     motfm evaluate contrast --samples=runs/demo/ten_calls --darker=cavity --brighter=myocardium
 
-`score` writes score.{json,md,csv} beside the samples: how far their intensities lie from those of
-real images and, with --features, the Frechet and kernel distances in the features of a network
-that motfm downstream trained on this data; each beside its floor, the same of other real images.
+`score` writes score.{json,md,csv} beside the samples: how far their intensities and textures lie
+from those of real images and, with --features, distances, precision, recall, density and coverage
+in the features of networks that motfm downstream trained on this data, and whether images follow
+their masks, by a network that segments; each beside its floor, the same of other real images, with
+95% intervals.
 Of images that were made with their masks it also writes structures.{md,csv}: sizes, shapes and
-borders of the masks' structures beside those of real masks.
+borders of the masks\' structures beside those of real masks.
 `audit` looks for copies: it finds the nearest training image of each generated and of each held-out
 real image, and writes audit.json and audit.png, the closest pairs, beside the samples. The picture
 shows real training images: keep it where the data may be.
@@ -27,9 +29,10 @@ from pathlib import Path
 from motfm_jax import cli, datasets, runs, starts
 from motfm_jax.evaluation import downstream, structures
 from motfm_jax.evaluation.audit import Auditor, summary
+from motfm_jax.evaluation.intervals import DRAWS
 from motfm_jax.evaluation.restoration import STEPS, restore
-from motfm_jax.evaluation.score import score
-from motfm_jax.evaluation.sets import ImageSet, Real, stored
+from motfm_jax.evaluation.score import Options, score
+from motfm_jax.evaluation.sets import ImageSet, Real, of_samples, stored
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.progress import progress_bar
@@ -58,10 +61,16 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
         add("--run", required=True, type=Path, help="the run it was sampled from")
         add("--data-root", help="where the data is now, if not where the run found it")
         add("--split", default=split, help=f"real images held out from training; default: {split}")
-        add("--features", type=Path, help="network.npz of motfm downstream")
+        add("--features", type=Path, nargs="+", default=[], help="network.npz of motfm downstream")
         if name == "audit":
             add("--max-shift", type=int, help="pixels to align by; default: an eighth of the side")
         else:
+            add(
+                "--bootstrap",
+                type=int,
+                default=DRAWS,
+                help=f"draws of patients and images for intervals; default: {DRAWS}, 0 for none",
+            )
             add("--networks", type=Path, help="folder of motfm convert features; default: its own")
     add = command("restore", call_restore).add_argument
     add("--run", required=True, type=Path, help="run directory of motfm train")
@@ -117,7 +126,7 @@ def sampled_from(args: argparse.Namespace) -> tuple[Bundle, ImageSet]:
         )
     if args.split == "train":
         raise ValueError("--split=train: held-out images needed, such as valid or test")
-    return model, stored(args.samples / "samples.npz")
+    return model, of_samples(args.samples)
 
 
 def call_score(args: argparse.Namespace) -> None:
@@ -125,17 +134,17 @@ def call_score(args: argparse.Namespace) -> None:
     reference, train = (
         Real(split, datasets.of_run(model, split)) for split in (args.split, "train")
     )
-    features = None
-    if args.features:
-        features = downstream.read_features(args.features, reference.arrays, model.intensity)
+    features = [
+        downstream.read_features(path, reference.arrays, model.intensity) for path in args.features
+    ]
     scores = score(
         images,
         reference,
         train,
         model.intensity,
         bounds=datasets.bounds(model, train.arrays),
-        features=features,
-        networks=args.networks,
+        train_masks=train.arrays.masks,
+        options=Options(features, args.networks, bootstrap=args.bootstrap),
     )
     scores.write(args.samples)
     print((args.samples / "score.md").read_text(), end="")
@@ -153,9 +162,7 @@ def call_score(args: argparse.Namespace) -> None:
 def call_audit(args: argparse.Namespace) -> None:
     model, images = sampled_from(args)
     train, held_out = (datasets.of_run(model, split) for split in ("train", args.split))
-    features = None
-    if args.features:
-        features = downstream.read_features(args.features, train, model.intensity)
+    features = [downstream.read_features(path, train, model.intensity) for path in args.features]
     audit = Auditor(train, held_out, model.intensity, max_shift=args.max_shift, features=features)
     print(f"{summary(audit(images, args.samples))}; see {args.samples / 'audit.png'}")
 

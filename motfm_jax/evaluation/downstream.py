@@ -19,7 +19,7 @@ from motfm_jax.core import Array, Batch, Params
 from motfm_jax.data import pipeline
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.evaluation.score import Features
+from motfm_jax.evaluation.spaces import Features
 from motfm_jax.evaluation.synthetic import generated_arrays
 from motfm_jax.io.npz import open_npz, write_npz
 from motfm_jax.metrics.classification import classification
@@ -291,8 +291,14 @@ def read_features(path: Path, real: Arrays, intensity: Intensity) -> Features:
       ValueError: see `read_network`.
     """
     task, params, name = read_network(path, real)
-    features = featurizer(task, params)
-    return Features(name, lambda images: features(generated_arrays(images, real), intensity))
+    extract = featurizer(task, params)
+    features = Features(name, lambda images: extract(generated_arrays(images, real), intensity))
+    if not name.endswith("segment"):
+        return features
+    predict = predictor(task)
+    return features._replace(
+        segment=lambda images: predict(params, generated_arrays(images, real), intensity)
+    )
 
 
 def predictor(task: Task) -> Callable[[Params, Arrays, Intensity], np.ndarray]:

@@ -3,7 +3,7 @@
 They go by these names only where the published weights are there; see `features.weights`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from motfm_jax.core import Params
 from motfm_jax.evaluation.sets import ImageSet
 from motfm_jax.features import weights
 from motfm_jax.metrics import inception_score
-from motfm_jax.metrics.frechet import frechet_distance
+from motfm_jax.metrics.frechet import frechet_distance, frechet_of_rows
 from motfm_jax.metrics.inception_score import Answers
-from motfm_jax.metrics.kernel import cmmd, kid
+from motfm_jax.metrics.kernel import cmmd, cubic_mmd, kid
 from motfm_jax.metrics.moments import Moments, merge, moments
 
 NETWORKS = {2: ("inception", "clip"), 3: ("r3d",)}  # by dimensions
@@ -107,6 +107,19 @@ def _looker(apply: Callable, params: Params) -> Callable[[np.ndarray], dict[str,
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return look
+
+
+def compare_rows(
+    generated: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Those of `compare` that the kept rows allow, the kernel distance over all rows at once."""
+    scores = {}
+    if "inception/2048" in generated:
+        sets = generated["inception/2048"], real["inception/2048"]
+        scores |= {"fid_2048": frechet_of_rows(*sets), "kid": cubic_mmd(*sets)}
+    if "clip/clip" in generated:
+        scores["cmmd"] = cmmd(generated["clip/clip"], real["clip/clip"])
+    return scores
 
 
 def compare(generated: Seen, real: Seen, seed: int) -> dict[str, float]:

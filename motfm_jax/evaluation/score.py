@@ -4,70 +4,83 @@ A distance means little alone: with few images, or images this network sees litt
 are not at 0 either. Every score therefore comes with the same score of real images that are not the
 reference: the floor.
 
-Images are read in batches and not kept; a kernel distance keeps the features of all.
+Images are read in batches and not kept; the features and spectra of all are.
 """
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from motfm_jax.data.intensity import Bound, Intensity, in_words
-from motfm_jax.evaluation import tables
+from motfm_jax.evaluation import each, tables
+from motfm_jax.evaluation.intervals import DRAWS, SUFFIX, intervals
 from motfm_jax.evaluation.published import Networks, compare
-from motfm_jax.evaluation.sets import ImageSet, Real, in_units
+from motfm_jax.evaluation.seen import look, of_parts
+from motfm_jax.evaluation.sets import ImageSet, Real, in_units, made_from
+from motfm_jax.evaluation.spaces import Features, distances, spaces
 from motfm_jax.features.weights import default_folder
 from motfm_jax.io.folders import whole_file
 from motfm_jax.metrics.density import density_of_batches, wasserstein
-from motfm_jax.metrics.frechet import frechet_distance
-from motfm_jax.metrics.kernel import gaussian_mmd, kid, linear_mmd, median_distance
-from motfm_jax.metrics.moments import moments
-from motfm_jax.metrics.similarity import MS_SSIM_TAPS, MS_SSIM_WEIGHTS, ms_ssim, ssim
-
-GREY_LEVELS = 255.0
-SSIM_SIDE = 11  # taps of its window
+from motfm_jax.metrics.kernel import gaussian_mmd, linear_mmd, median_distance
+from motfm_jax.metrics.texture import grain_width, speckle_contrast, spectrum_distance
 
 
-class Features(NamedTuple):
-    """A feature extractor.
+class Options(NamedTuple):
+    """How images are scored.
 
     Attributes:
-      name: for reports, such as "resnet18 classify".
-      extract: a batch of images [n, *S, C], in the units of the data -> [n, F].
+      features: extractors of networks trained on this data; those of segmenters judge whether
+        images follow their masks, too.
+      networks: folder of the published networks; None for `weights.default_folder`.
+      seed: of random choices.
+      bootstrap: draws of patients and images for intervals, see `intervals`; 0 for none.
     """
 
-    name: str
-    extract: Callable[[np.ndarray], np.ndarray]
+    features: Features | Sequence[Features] | None = None
+    networks: Path | None = None
+    seed: int = 0
+    bootstrap: int = DRAWS
 
 
 class Scores(NamedTuple):
     """Generated images beside real ones.
 
     Attributes:
-      generated: distance of the generated images from the reference, by measure.
+      generated: distance of the generated images from the reference, by measure, and its 95%
+        interval, by "MEASURE_interval".
       real: the floor: the same of other real images.
-      about: how they were measured: reference, floor, numbers of images, bounds, feature network,
-        hashes of published networks.
+      about: how they were measured: reference, floor, numbers of images, bounds, feature networks,
+        hashes of published networks, draws for intervals.
       missing: published networks whose weights are not there.
     """
 
-    generated: dict[str, float]
-    real: dict[str, float]
+    generated: dict[str, Any]
+    real: dict[str, Any]
     about: dict[str, Any]
     missing: tuple[str, ...] = ()
 
-    def by_measure(self) -> dict[str, dict[str, float]]:
-        """{"frechet": {"generated": 2.9, "real": 1.6}, ...}."""
-        return {
-            name: {"generated": number, "real": self.real.get(name, math.nan)}
-            for name, number in self.generated.items()
-        }
+    def by_measure(self) -> dict[str, dict[str, Any]]:
+        """{"frechet": {"generated": 2.9, "generated_interval": [2.6, 3.2], "real": 1.6, ..}, ..}.
+
+        "real" is NaN where real images have no such measure."""
+        measures: dict[str, dict[str, Any]] = {}
+        for column, scores in (("generated", self.generated), ("real", self.real)):
+            for name in self.generated:
+                if not name.endswith(SUFFIX):
+                    entry = measures.setdefault(name, {})
+                    entry[column] = scores.get(name, math.nan)
+                    if name + SUFFIX in scores:
+                        entry[column + SUFFIX] = scores[name + SUFFIX]
+        return measures
 
     def write(self, out: Path) -> None:
-        """score.json, score.md and score.csv in a folder."""
+        """score.json, and score.md and score.csv with a row a measure, in a folder."""
         about = self.about
         rows = [
             {"images": "generated", **self.generated},
@@ -76,13 +89,33 @@ class Scores(NamedTuple):
         with whole_file(out / "score.json") as draft:
             draft.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
         low, high = about["bounds"]
-        features = f"; frechet and kernel in the features of {about['features']}"
-        tables.Table(
+        caption = (
             f"Against {about['num'][1]} real images ({about['reference']}), image i beside real "
             f"image i for the similarity; intensities from {in_words(low)} to {in_words(high)}"
-            f"{features * bool(about['features'])}.",
-            rows,
-        ).write(out / "score")
+        )
+        if about["features"]:
+            caption += f"; features of {' and '.join(about['features'])}"
+        if about["bootstrap"]:
+            caption += "; in brackets 95% intervals over patients and generated images"
+        measures = [
+            {
+                "measure": name,
+                **{
+                    title + end: values.get(column + end)
+                    for column, title in (("generated", "generated"), ("real", rows[1]["images"]))
+                    for end in ("", SUFFIX)
+                },
+            }
+            for name, values in self.by_measure().items()
+        ]
+        for row in measures:
+            for title, value in row.items():
+                if isinstance(value, float) and math.isnan(value):
+                    row[title] = None
+        tables.Table(f"{caption}.", measures).write(out / "score")
+
+
+DEFAULT = Options()
 
 
 def score(
@@ -92,9 +125,8 @@ def score(
     intensity: Intensity,
     *,
     bounds: tuple[Bound, Bound],
-    features: Features | None = None,
-    networks: Path | None = None,
-    seed: int = 0,
+    train_masks: np.ndarray | None = None,
+    options: Options = DEFAULT,
 ) -> Scores:
     """Distances of generated images from real ones, beside the floor.
 
@@ -104,93 +136,114 @@ def score(
       floor: other real images, and their name; as many as were generated are drawn from them.
       intensity: of the model.
       bounds: black and white, in the units of the data: the range of its training images.
-      features: of a network trained on this data, for the Frechet and kernel distances.
-      networks: folder of the published networks; None for `weights.default_folder`.
-      seed: of random choices.
+      train_masks: [T, *S] of the model's training images, for "from_training_masks", the share of
+        generated images that were made from one of them.
+      options: see `Options`.
 
     Raises:
       ValueError: see `scorer`.
     """
+    features, networks, seed, bootstrap = options
     others = np.sort(np.random.default_rng(seed).permutation(len(floor.arrays))[: len(images)])
     published = Networks(networks or default_folder(), len(images.shape) - 2)
     measure = scorer(
         in_units(reference.arrays, intensity),
         bounds=bounds,
-        features=features and features.extract,
+        features=features,
         networks=published,
         seed=seed,
+        bootstrap=bootstrap,
     )
     about = {
         "reference": reference.name,
         "floor": f"{len(others)} of {floor.name}",
         "num": [len(images), len(reference.arrays)],
         "bounds": bounds,
-        "features": features.name if features else "",
+        "features": [space.name for space in spaces(features).values()],
         "networks": published.hashes,
+        "bootstrap": bootstrap,
     }
     real = in_units(floor.arrays, intensity, rows=others)
-    return Scores(measure(images), measure(real), about, tuple(published.missing))
+    generated = measure(images)
+    from_training = made_from(images, train_masks)
+    if from_training is not None:
+        generated["from_training_masks"] = float(from_training.mean())
+    return Scores(generated, measure(real, floor=True), about, tuple(published.missing))
 
 
 def scorer(
     reference: ImageSet,
     *,
     bounds: tuple[Bound, Bound],
-    features: Callable[[np.ndarray], np.ndarray] | None = None,
+    features: Features | Sequence[Features] | None = None,
     networks: Networks | None = None,
     seed: int = 0,
-) -> Callable[[ImageSet], dict[str, float]]:
+    bootstrap: int = 0,
+) -> Callable[..., dict[str, Any]]:
     """Distances of sets of images from the reference set, whose features are computed once.
 
     Args:
       reference: M real images.
       bounds: intensities that grey levels 0 and 255 stand for, of several channels one each;
         values beyond are clipped.
-      features: a batch of images -> [n, F] of a trained network, for the Frechet and kernel
-        distances; None leaves them out.
+      features: of trained networks; None leaves their measures out.
       networks: published ones, for `published.compare`.
       seed: of the kernel distance's subsets and the density's sample.
+      bootstrap: draws for intervals; 0 for none.
 
     Returns:
-      a set in the reference's units, generated, or of real images for the floor -> scores:
-      "density_w1", the Wasserstein distance of the intensities in grey levels; "ssim", and where
-      images are large enough "ms_ssim", mean structural similarity of image i and real image i
-      (modulo M); "ssim_between" or "ms_ssim_between" of image i and image i + 1, the lower the more
-      varied; for volumes "linear_mmd", of intensities from 0 to 1, and "pixel_mmd", with a Gaussian
-      kernel on block means, its bandwidth the real ones' median distance; with features "frechet",
-      "kernel" (KID with these features, mean over subsets of 1,000 or of all there are) and
-      "kernel_std"; with networks what `published.compare` gives.
+      (a set in the reference's units, floor=whether it is of real images) -> scores:
+      "density_w1", the Wasserstein distance of the intensities in grey levels; "spectrum_db", the
+      distance of mean power spectra in decibels; "speckle_contrast" and "grain_width", see
+      `metrics.texture`; "ssim", "ms_ssim", "ssim_between" or "ms_ssim_between", see
+      `each.similarities`; "diversity" in grey levels, where several images have one mask and class,
+      see `each.diversity`; for volumes "linear_mmd", of intensities from 0 to 1, and "pixel_mmd",
+      with a Gaussian kernel on block means, its bandwidth the real ones' median distance; with
+      features what `spaces.distances` gives, "diversity_features", and of a segmenter, where images
+      have masks, what `each.faithfulness` gives (for the floor that of the reference, because the
+      segmenter may have learned from other real images); with networks what `published.compare`
+      gives. With bootstrap "MEASURE_interval" of what is measured image by image or in features.
 
     Raises (here or there):
       ValueError: fewer than two images, other shapes, values that are not finite.
     """
-    real = to_units(reference, bounds)
+    named, real = spaces(features), to_units(reference, bounds)
     real_density = density(real, seed)
     volumes = len(real.shape) == 5
     if volumes:
         real_blocks = real.through(_block_means)
         bandwidth = median_distance(real_blocks, seed)
-    if features is not None:
-        real_seen = reference.through(features)
-        real_moments = moments(real_seen)
-    if networks is not None:
-        real_published = networks.look(real, seed)
+    real_published = networks.look(real, seed) if networks else None
+    real_seen = look(reference, real, named, real_published)
 
-    def score(images: ImageSet) -> dict[str, float]:
+    def score(images: ImageSet, floor: bool = False) -> dict[str, Any]:
+        if floor:  # real images have masks of their own, which the segmenter may have learned
+            images = dataclasses.replace(images, masks=None, labels=None)
         units = to_units(images, bounds)
-        scores = {"density_w1": wasserstein(density(units, seed), real_density)}
-        scores |= _similarities(units, real)
+        published = networks.look(units, seed) if networks else None
+        seen = look(images, units, named, published)
+        seen.values.update(
+            {
+                "speckle_contrast": units.through(speckle_contrast),
+                "grain_width": units.through(grain_width),
+                **each.similarities(units, real),
+            }
+        )
+        beside = real_seen if floor else real_seen._replace(values={})
+        scores = {
+            "density_w1": wasserstein(density(units, seed), real_density),
+            "spectrum_db": spectrum_distance(seen.spectra, real_seen.spectra),
+            **beside.means(),
+            **seen.means(),
+            **distances(seen.features, real_seen.features, seed),
+        }
         if volumes:
             scores["linear_mmd"] = linear_mmd(units.each(), real.each())
             scores["pixel_mmd"] = gaussian_mmd(units.through(_block_means), real_blocks, bandwidth)
-        if features is not None:
-            seen = images.through(features)
-            distance = kid(seen, real_seen, seed)
-            scores["frechet"] = frechet_distance(moments(seen), real_moments)
-            scores |= {"kernel": distance.mean, "kernel_std": distance.std}
-        if networks is not None:
-            scores |= compare(networks.look(units, seed), real_published, seed)
-        return scores
+        if published is not None and real_published is not None:
+            scores |= compare(published, real_published, seed)
+        belong = seen.units, beside.units
+        return scores | intervals(scores, partial(of_parts, seen, beside), belong, bootstrap, seed)
 
     return score
 
@@ -205,39 +258,8 @@ def to_units(images: ImageSet, bounds: tuple[Bound, Bound]) -> ImageSet:
 
 def density(units: ImageSet, seed: int) -> np.ndarray:
     """`density_of_batches` of images from 0 to 1."""
-    grey = units.map(lambda batch: batch * GREY_LEVELS)
+    grey = units.map(lambda batch: batch * each.GREY_LEVELS)
     return density_of_batches(grey.batches(), math.prod(grey.shape), seed)
-
-
-def _similarities(images: ImageSet, reference: ImageSet) -> dict[str, float]:
-    """Of images from 0 to 1: see `score`."""
-    side, dims = min(images.shape[1:-1]), len(images.shape) - 2
-    smallest = MS_SSIM_TAPS[dims] * 2 ** (len(MS_SSIM_WEIGHTS[dims]) - 1)
-    measures = {"ssim": ssim} if side >= SSIM_SIDE else {}
-    if side >= smallest:
-        measures["ms_ssim"] = ms_ssim
-    between = list(measures)[-1:]
-    sums = dict.fromkeys([*measures, *(f"{name}_between" for name in between)], 0.0)
-
-    def add(name: str, suffix: str, image: np.ndarray, other: np.ndarray) -> None:
-        sums[name + suffix] += float(measures[name](image[None], other[None], 1.0)[0])
-
-    first = before = None
-    for image, other in zip(images.each(), _endless(reference)):
-        for name in measures:
-            add(name, "", image, other)
-        for name in between if before is not None else ():
-            add(name, "_between", before, image)
-        first = image if first is None else first
-        before = image
-    for name in between:
-        add(name, "_between", before, first)
-    return {name: total / len(images) for name, total in sums.items()}
-
-
-def _endless(images: ImageSet) -> Iterator[np.ndarray]:
-    while True:
-        yield from images.each()
 
 
 def _block_means(volumes: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
-from motfm_jax.io.npz import npy_header
+from motfm_jax.io.npz import npy_header, open_npz
 
 BATCH = 32  # images a device
 
@@ -25,10 +26,16 @@ class ImageSet:
     Attributes:
       shape: [N, *S, C]; [N, *S] for masks.
       read: number of images -> batches of so many, the last one with what is left.
+      masks: [N, *S] labels that they were made from or drawn on, or [N, *S, C] floats; or None.
+      labels: [N] class indices, or None.
+      patients: N names; () of generated images.
     """
 
     shape: tuple[int, ...]
     read: Callable[[int], Iterator[np.ndarray]]
+    masks: "ImageSet | None" = None
+    labels: np.ndarray | None = None
+    patients: Sequence[str] = ()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,7 +50,7 @@ class ImageSet:
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "ImageSet":
         """The same images, each batch seen through a function that keeps its shape."""
-        return ImageSet(self.shape, lambda rows: map(function, self.read(rows)))
+        return dataclasses.replace(self, read=lambda rows: map(function, self.read(rows)))
 
     def through(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """What a function makes of each batch, one below the other: [N, F]."""
@@ -59,6 +66,16 @@ class ImageSet:
                 break
         return np.stack([images[int(row)] for row in rows])
 
+    def conditions(self) -> np.ndarray | None:
+        """[N] numbers, equal where mask and class are; None for images without either."""
+        if self.masks is None and self.labels is None:
+            return None
+        masks = map(digest, self.masks.each()) if self.masks else [""] * len(self)
+        labels = [-1] * len(self) if self.labels is None else self.labels
+        numbers: dict[tuple[str, int], int] = {}
+        keys = ((mask, int(label)) for mask, label in zip(masks, labels))
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
 
 class Real(NamedTuple):
     """Real images with their name for reports, such as the split."""
@@ -67,11 +84,33 @@ class Real(NamedTuple):
     arrays: Arrays
 
 
-def in_memory(images: np.ndarray) -> ImageSet:
-    """Of an array [N, *S, C]."""
+def digest(mask: np.ndarray) -> str:
+    """Of the numbers of one mask [*S], whatever their type."""
+    kind = np.float32 if mask.dtype.kind == "f" else np.uint8
+    return hashlib.blake2b(mask.astype(kind).tobytes(), digest_size=16).hexdigest()
+
+
+def made_from(images: ImageSet, train_masks: Iterable[np.ndarray] | None) -> np.ndarray | None:
+    """Which generated images were made from the mask of a training image, [N] bool; None where
+    there are no masks, or only floats.
+
+    Copying hides behind training masks: of these a network may have learned the very image.
+    """
+    if images.masks is None or train_masks is None or len(images.masks.shape) == len(images.shape):
+        return None
+    known = {digest(np.asarray(mask)) for mask in train_masks}
+    return np.array([digest(mask) in known for mask in images.masks.each()])
+
+
+def in_memory(
+    images: np.ndarray, masks: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> ImageSet:
+    """Of arrays [N, *S, C], [N, *S] and [N]."""
     return ImageSet(
         images.shape,
         lambda rows: (images[start : start + rows] for start in range(0, len(images), rows)),
+        None if masks is None else in_memory(masks),
+        labels,
     )
 
 
@@ -95,7 +134,31 @@ def in_units(arrays: Arrays, intensity: Intensity, rows: np.ndarray | None = Non
             np.stack([one(row) for row in rows[start : start + count]])
             for start in range(0, len(rows), count)
         ),
+        None if arrays.masks is None else _rows_of(arrays.masks, rows),
+        None if arrays.labels is None else arrays.labels[rows],
+        [arrays.meta[row].get("patient") or arrays.meta[row]["name"] for row in rows],
     )
+
+
+def _rows_of(array: np.ndarray, rows: np.ndarray) -> ImageSet:
+    return ImageSet(
+        (len(rows), *array.shape[1:]),
+        lambda count: (array[rows[start : start + count]] for start in range(0, len(rows), count)),
+    )
+
+
+def of_samples(folder: Path) -> ImageSet:
+    """The images of `motfm sample`, with the masks and classes that they belong to.
+
+    Raises (here or in reading):
+      ValueError: see `stored`.
+    """
+    path = folder / "samples.npz"
+    images = stored(path)
+    with open_npz(path) as arrays:
+        labels = np.asarray(arrays["classes"]) if "classes" in arrays else None
+        masks = stored(path, "masks") if "masks" in arrays else None
+    return dataclasses.replace(images, masks=masks, labels=labels)
 
 
 def stored(path: Path, name: str = "images") -> ImageSet:

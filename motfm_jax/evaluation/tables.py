@@ -15,6 +15,7 @@ from motfm_jax.io.folders import check_same, read_json, whole_file, write_json
 
 Rows = Sequence[Mapping[str, Any]]
 _STD = "_std"
+_INTERVAL = "_interval"
 
 
 class Results:
@@ -91,7 +92,8 @@ class Table(NamedTuple):
 
     Attributes:
       caption: what they hold; "" for none.
-      rows: values by title of their column; "x_std" stands beside "x" as ±, None is "n/a".
+      rows: values by title of their column; "x_std" stands beside "x" as ±, "x_interval" in
+        brackets, None is "n/a".
       best: (row, column) of the values to stress.
     """
 
@@ -100,14 +102,14 @@ class Table(NamedTuple):
     best: Set[tuple[int, str]] = frozenset()
 
     def markdown(self) -> str:
-        titles = [title for title in self._names() if not title.endswith(_STD)]
+        titles = [title for title in self._names() if not title.endswith((_STD, _INTERVAL))]
         lines = [self.caption, ""] if self.caption else []
         lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         lines += [f"| {' | '.join(cells)} |" for cells in self._cells(titles, "**{}**")]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        titles = [title for title in self._names() if not title.endswith(_STD)]
+        titles = [title for title in self._names() if not title.endswith((_STD, _INTERVAL))]
         head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
@@ -141,9 +143,10 @@ class Table(NamedTuple):
 
 
 def _text(row: Mapping[str, Any], title: str) -> str:
-    value, spread = row.get(title), row.get(title + _STD)
+    value, spread, ends = (row.get(title + end) for end in ("", _STD, _INTERVAL))
     if value is None:
         return "n/a"
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+    text = f"{value:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+    return text if ends is None else f"{text} [{ends[0]:.4g}, {ends[1]:.4g}]"

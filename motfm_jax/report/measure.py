@@ -13,9 +13,12 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Bound, Intensity
 from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.audit import FEWEST, Auditor
+from motfm_jax.evaluation.downstream import TASKS
+from motfm_jax.evaluation.intervals import DRAWS
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.score import scorer
-from motfm_jax.evaluation.sets import ImageSet, in_units, stored
+from motfm_jax.evaluation.sets import ImageSet, in_units, of_samples
+from motfm_jax.evaluation.spaces import Features
 from motfm_jax.evaluation.tables import Results
 from motfm_jax.features.weights import default_folder
 from motfm_jax.io.folders import read_json
@@ -26,6 +29,8 @@ from motfm_jax.report.stages import downstream_folder, run_folder, sample_folder
 logger = logging.getLogger(__name__)
 
 FLOOR = "real"
+COPIES = ("share_closer", "ratio_share", "auc")  # of the audit
+VERSION = 2  # raise when rows get other measures, so that old results are measured again
 
 
 class Real(NamedTuple):
@@ -63,7 +68,9 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     return Real(train, reference, held_out, intensity, bounds, names, images)
 
 
-def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[str, Any]], str]:
+def measure(
+    plan: Plan, out: Path, anatomy: str, real: Real
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Scores and looks for copies in every set of an anatomy that is there.
 
     Args:
@@ -73,21 +80,19 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
       real: of `read_real`.
 
     Returns:
-      A row each: system, steps, spacing, the measures of `evaluation.score`, seconds_per_image,
-      calls, share_closer (see `evaluation.audit`); first the floor, with the system "real". And the
-      name of the network whose features were used, "" if none.
+      A row each: system, steps, spacing, the measures of `evaluation.score` with their intervals,
+      seconds_per_image, calls, share_closer, ratio_share and auc (see `evaluation.audit`); first
+      the floor, with the system "real". And the names of the networks whose features were used.
     """
     num, intensity = anatomies(plan)[anatomy].num, real.intensity
-    network = downstream_folder(out, "classify", plan.depths[0] if plan.depths else 0)
-    features = None
-    if anatomy == "echo" and (network / "network.npz").is_file():
-        features = downstream.read_features(network / "network.npz", real.reference, intensity)
-    name = features.name if features else ""
+    features = _features(plan, out, anatomy, real)
+    names = [space.name for space in features]
     networks = Networks(default_folder(), len(real.images.shape) - 2)
     settings = {
+        "measures": VERSION,
         "reference": plan.reference,
         "real": hash_batches("real", real.images.shape, real.images.batches()),
-        "features": name,
+        "features": names,
         "networks": networks.hashes,
         "num": num,
         "seed": plan.seed,
@@ -99,14 +104,15 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
     results = Results(out / "measured" / f"{anatomy}_{key}.json", settings)
     sets = [cell for cell in sampled(plan, out, anatomy) if not results.has(**_key(cell))]
     if not sets and results.has(system=FLOOR):
-        return results.rows, name
+        return results.rows, names
     logger.info(f"{anatomy}: {len(real.images)} real images of {plan.reference}")
     score = scorer(
         real.images,
         bounds=real.bounds,
         seed=plan.seed,
-        features=features and features.extract,
+        features=features,
         networks=networks,
+        bootstrap=DRAWS,
     )
     audit = None
     if len(real.held_out) >= FEWEST:
@@ -116,25 +122,38 @@ def measure(plan: Plan, out: Path, anatomy: str, real: Real) -> tuple[list[dict[
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
             {"system": FLOOR, "steps": None, "spacing": ""},
-            score(in_units(real.train, intensity, rows=np.sort(chosen))),
+            score(in_units(real.train, intensity, rows=np.sort(chosen)), floor=True),
         )
     for cell in sets:
         logger.info(f"{anatomy}: {cell.name}")
         folder = sample_folder(out, cell, plan.reference)
         sidecar = read_json(folder / "samples.json")
-        images = stored(folder / "samples.npz")
+        images = of_samples(folder)
         copies = audit(images, folder) if audit else {}
+        seen = next((part for key, part in copies.items() if key.startswith("features")), {})
         results.add(
             _key(cell),
             {
                 **score(images),
                 "seconds_per_image": sidecar["seconds_per_image"],
                 "calls": sidecar["calls"],
-                "share_closer": copies.get("share_closer"),
-                "share_closer_features": copies.get("features", {}).get("share_closer"),
+                **{name: copies.get(name) for name in COPIES},
+                **{f"{name}_features": seen.get(name) for name in COPIES},
             },
         )
-    return results.rows, name
+    return results.rows, names
+
+
+def _features(plan: Plan, out: Path, anatomy: str, real: Real) -> list[Features]:
+    """The downstream networks that were trained on real images."""
+    if anatomy != "echo" or not plan.depths:
+        return []
+    paths = [downstream_folder(out, task, plan.depths[0]) / "network.npz" for task in TASKS]
+    return [
+        downstream.read_features(path, real.reference, real.intensity)
+        for path in paths
+        if path.is_file()
+    ]
 
 
 def _key(cell: Cell) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from motfm_jax.evaluation.audit import FEWEST
+from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.evaluation.score import density, to_units
 from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
@@ -63,8 +64,8 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         if not sampled(plan, out, name):
             continue
         real = read_real(plan, out, name)
-        rows, network = measure(plan, out, name, real)
-        report_tables |= _tables(plan, name, rows, network)
+        rows, networks = measure(plan, out, name, real)
+        report_tables |= _tables(plan, name, rows, networks)
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
     if plan.depths:
@@ -91,7 +92,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
     return page
 
 
-def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]:
+def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[str, Table]:
     num, reference = anatomies(plan)[name].num, plan.reference
     beside = (
         f"{num} images a cell against the real images of {reference}; image i beside real image i "
@@ -105,15 +106,32 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
             "-C, -M, -CM: class, mask, both. "
         )
         unknown = "FID, KID, CMMD and IS are shown where the published weights are there. "
-        if network:
-            unknown += f"Frechet and kernel: in the features of this data's own {network}."
+        if networks:
+            own = " and ".join(networks)
+            unknown += f"Frechet and kernel: in the features of this data's own {own}."
     else:
         title, systems, measures = "table2", ["D", "M", "F"], tables.TABLE2
         caption = "Table 2. D, M and F: DDPM, MOTFM and its flow map, unconditional. "
         unknown = "3D-FID is shown where the published weights are there."
     own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
+    found = {key for row in rows for key in row}
+    endings = sorted(
+        key.removeprefix("frechet")
+        for key in found
+        if key.startswith("frechet") and not key.endswith(SUFFIX)
+    ) or [""]
     return {
-        title: tables.generation(caption + beside + unknown, plan, rows, systems, measures),
+        title: tables.generation(
+            caption + beside + unknown, plan, rows, systems, tables.in_spaces(measures, endings)
+        ),
+        f"quality_{name}": tables.generation(
+            f"Fidelity, diversity and texture, {name}, by steps: in brackets 95% intervals over "
+            "patients and generated images. See the page on evaluation for each measure.",
+            plan,
+            rows,
+            own,
+            tables.in_spaces(tables.QUALITY, endings),
+        ),
         f"times_{name}": tables.generation(
             f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by "
             "steps; padding of the last batch counts as images.",
@@ -124,9 +142,11 @@ def _tables(plan: Plan, name: str, rows: Rows, network: str) -> dict[str, Table]
         ),
         f"copies_{name}": tables.generation(
             f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
-            "held-out images are, by pixels (after translation) and by features. 0.05 is expected "
-            f"without copying; {FEWEST} held-out images are needed: of validation and test "
-            "together where the reference alone has fewer.",
+            "held-out images are, by pixels (after translation) and by features; 0.05 is expected "
+            f"without copying. Share at less than a third of the distance to the next patient; and "
+            "AUC of generated against held-out distances, 0.5 without copying. "
+            f"{FEWEST} held-out images are needed: of validation and test together where the "
+            "reference alone has fewer.",
             plan,
             rows,
             own,

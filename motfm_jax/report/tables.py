@@ -1,8 +1,9 @@
 """The paper's tables, from measured rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.evaluation.tables import Rows, Table, mean_and_spread
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
@@ -40,16 +41,42 @@ TABLE2 = (
     Measure("intensity W1 ↓", "density_w1", True),
     Measure("MS-SSIM between", "ms_ssim_between", None),
 )
+# What is measured in features: in several spaces, each has columns of its own.
+SPACED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+QUALITY = (
+    Measure("precision ↑", "precision", False),
+    Measure("recall ↑", "recall", False),
+    Measure("density", "density", None),
+    Measure("coverage ↑", "coverage", False),
+    Measure("spectrum, dB ↓", "spectrum_db", True),
+    Measure("speckle contrast", "speckle_contrast", None),
+    Measure("grain, pixels", "grain_width", None),
+    Measure("diversity", "diversity", None),
+    Measure("mask Dice ↑", "faithful_dice", False),
+    Measure("mask boundary F1 ↑", "faithful_boundary_f1", False),
+)
 TIMES = (Measure("seconds", "seconds_per_image", None),)
 COPIES = (
-    Measure("by pixels", "share_closer", None),
-    Measure("by features", "share_closer_features", None),
+    Measure("closer, pixels", "share_closer", None),
+    Measure("closer, features", "share_closer_features", None),
+    Measure("third of next, pixels", "ratio_share", None),
+    Measure("AUC, pixels", "auc", None),
+    Measure("AUC, features", "auc_features", None),
 )
 # Of table 3, by task: column and key.
 TABLE3 = {
     "classify": {"ACC ↑": "accuracy", "F1 ↑": "macro_f1"},
     "segment": {"Dice ↑": "dice", "IoU ↑": "iou", "HD ↓": "hausdorff", "ASD ↓": "asd"},
 }
+
+
+def in_spaces(measures: Sequence[Measure], endings: Sequence[str]) -> list[Measure]:
+    """Measures in features once for each space, see `evaluation.spaces`."""
+    return [
+        each._replace(key=each.key + ending, title=f"{each.title}{ending.replace('_', ' ')}")
+        for each in measures
+        for ending in (endings if each.key in SPACED else [""])
+    ]
 
 
 def generation(
@@ -75,13 +102,7 @@ def generation(
             by_steps = {row["steps"]: row for row in own if row["spacing"] == spacing}
             body.append(
                 {"": f"{system} ({spacing})" if spacing else system}
-                | {
-                    f"{each.title} {steps}": by_steps[steps].get(each.key)
-                    if steps in by_steps
-                    else unknown
-                    for each in reported
-                    for steps in plan.steps
-                }
+                | _cells(reported, plan.steps, by_steps, unknown)
             )
             group.append(SYSTEMS[system].cond)
     best = set()
@@ -99,14 +120,26 @@ def generation(
     floor = next((row for row in rows if row["system"] == FLOOR), {})
     if any(floor.get(each.key) is not None for each in reported):
         body.append(
-            {"": "real against real"}
-            | {
-                f"{each.title} {steps}": "" if number else floor.get(each.key)
-                for each in reported
-                for number, steps in enumerate(plan.steps)
-            }
+            {"": "real against real"} | _cells(reported, plan.steps, {plan.steps[0]: floor}, "")
         )
     return Table(caption, body, best)
+
+
+def _cells(
+    measures: Sequence[Measure],
+    steps: Sequence[int],
+    by_steps: Mapping[int, Mapping[str, Any]],
+    unknown: str,
+) -> dict[str, Any]:
+    """A system's values with their intervals."""
+    cells = {}
+    for each in measures:
+        for count in steps:
+            row, title = by_steps.get(count), f"{each.title} {count}"
+            cells[title] = unknown if row is None else row.get(each.key)
+            if row is not None and each.key + SUFFIX in row:
+                cells[title + SUFFIX] = row[each.key + SUFFIX]
+    return cells
 
 
 def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_test: int) -> Table:

@@ -1,5 +1,6 @@
 """Memorisation: copies are found and named, unseen images are not accused."""
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -11,8 +12,8 @@ from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation import audit, sets
 from motfm_jax.evaluation.audit import Auditor
-from motfm_jax.evaluation.score import Features
 from motfm_jax.evaluation.sets import in_memory, stored
+from motfm_jax.evaluation.spaces import Features
 from motfm_jax.metrics import nearest
 
 NUM_TRAIN, NUM_HELD_OUT = 40, 60
@@ -45,6 +46,30 @@ def test_moved_copies_are_all_found_and_named(tmp_path):
     assert min(entry["distance"] for entry in report["nearest"][2:]) > 50
     assert json.loads((tmp_path / "audit.json").read_text()) == report
     assert Image.open(tmp_path / "audit.png").width > 100
+
+
+def test_copies_of_each_kind_of_mask_are_counted_apart():
+    masks = np.zeros((NUM_TRAIN, 16, 16), np.uint8)
+    masks[np.arange(NUM_TRAIN), np.arange(NUM_TRAIN) % 16, np.arange(NUM_TRAIN) // 16] = 1
+    train = dataclasses.replace(TRAIN, masks=masks)
+    images = np.concatenate([TRAIN.images[:4].astype(np.float32), unseen(8)])
+    made = in_memory(images, np.concatenate([masks[:4], np.roll(masks[:8], 8, axis=2)]))
+    report = Auditor(train, HELD_OUT, INTENSITY, max_shift=1)(made)
+    assert report["by_masks"]["training"] == {"num": 4, "share_closer": 1.0}
+    assert report["by_masks"]["other"]["num"] == 8
+    assert report["by_masks"]["other"]["share_closer"] < 0.5
+    assert "of 4 from training masks 100.0%" in audit.summary(report)
+
+
+def test_blemished_training_images_are_found_so_that_the_audit_can_be_believed():
+    see = Features("a net", lambda images: images.reshape(len(images), -1)[:, ::7])
+    report = audit_of(unseen(100), max_shift=1, features=see)
+    assert report["control"] == {"num": 32, "found": 1, "share_closer": 1, "ratio_share": 1}
+    assert report["ratio_share"] == report["floor"]["ratio_share"] == 0
+    assert 0.35 < report["auc"] < 0.65
+    low, high = report["auc_interval"]
+    assert low < 0.5 < high
+    assert report["features"]["control"]["share_closer"] < 0.5, "pixels alone are not moved back"
 
 
 def test_unseen_images_of_the_same_kind_are_near_the_expected_share():

@@ -160,7 +160,7 @@ def test_scores_grow_with_what_is_wrong_and_real_images_are_the_floor(classifier
     _, fitted, _ = classifier
     path = tmp_path / "network.npz"
     downstream.write_network(path, fitted.params, "classify", 18, 8)
-    see = downstream.read_features(path, TEST, INTENSITY).extract
+    see = downstream.read_features(path, TEST, INTENSITY)
     reference = in_memory(TEST.images.astype(np.float32))
     sets = {
         "floor": TRAIN.images,

@@ -9,6 +9,7 @@ import pytest
 from motfm_jax.evaluation import score, sets
 from motfm_jax.evaluation.published import Networks
 from motfm_jax.evaluation.sets import in_memory, stored
+from motfm_jax.evaluation.spaces import Features
 from motfm_jax.features import weights
 from motfm_jax.metrics.density import density_of_batches, wasserstein
 from motfm_jax.metrics.frechet import frechet_distance
@@ -32,7 +33,9 @@ def draw(num, *size, seed=0, high=200.0):
 def test_equal_sets_are_at_0_and_alike():
     images = draw(6, 16, 16)
     scores = scorer(images, bounds=BOUNDS)(images)
-    assert set(scores) == {"density_w1", "ssim", "ssim_between"}
+    texture = {"spectrum_db", "speckle_contrast", "grain_width"}
+    assert set(scores) == {"density_w1", "ssim", "ssim_between"} | texture
+    assert scores["spectrum_db"] == 0
     assert scores["density_w1"] == pytest.approx(0, abs=1e-9)
     assert scores["ssim"] == pytest.approx(1)
     assert scores["ssim_between"] < 0.5
@@ -60,12 +63,15 @@ def test_a_brighter_set_lies_as_many_grey_levels_away():
 def test_volumes_are_compared_by_kernels_too(side, name):
     real, other = draw(5, side, side, side), draw(5, side, side, side, seed=1)
     same, apart = scorer(real, bounds=BOUNDS)(real), scorer(real, bounds=BOUNDS)(other / 2)
-    assert {name, f"{name}_between", "linear_mmd", "pixel_mmd"} <= set(same)
+    assert {name, f"{name}_between", "linear_mmd", "pixel_mmd", "spectrum_db"} <= set(same)
     assert same["pixel_mmd"] < 0 < apart["pixel_mmd"]
 
 
-def see(images):
+def look(images):
     return images.reshape(len(images), -1)[:, ::50].astype(np.float32)
+
+
+SEE = Features("every 50th", look)
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -73,7 +79,7 @@ def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch)
     """21 images beside 16: in batches of 5 the last has one."""
     monkeypatch.setattr(sets, "BATCH", batch)
     images, real = draw(21, 12, 12, 12), draw(16, 12, 12, 12, seed=1, high=180.0)
-    scores = scorer(real, bounds=BOUNDS, features=see)(images)
+    scores = scorer(real, bounds=BOUNDS, features=SEE)(images)
     units, real_units = images / np.float32(200), real / np.float32(200)
     expected = {
         "density_w1": wasserstein(
@@ -82,7 +88,7 @@ def test_scores_are_those_of_whole_arrays_whatever_the_batch(monkeypatch, batch)
         "ssim": ssim(units, real_units[np.arange(21) % 16], 1.0).mean(),
         "ssim_between": ssim(units, np.roll(units, -1, axis=0), 1.0).mean(),
         "linear_mmd": linear_mmd(units, real_units),
-        "frechet": frechet_distance(moments(see(images)), moments(see(real))),
+        "frechet": frechet_distance(moments(look(images)), moments(look(real))),
     }
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=1e-12), name

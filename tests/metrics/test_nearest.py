@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from motfm_jax.metrics import nearest
-from motfm_jax.metrics.nearest import block_rows, nearest_features, share_closer
+from motfm_jax.metrics.nearest import auc, block_rows, nearest_features, ratio_share, share_closer
 
 
 @pytest.fixture(params=[2**24, 500], ids=["one block", "many blocks"])
@@ -13,11 +13,11 @@ def _blocks(request, monkeypatch):
     monkeypatch.setattr(nearest, "BLOCK_ROWS", max(3, request.param // 10_000))
 
 
-def nearest_pixels(queries, references, max_shift=None):
+def nearest_pixels(queries, references, max_shift=None, groups=None):
     """Of an array of references."""
     rows = block_rows(queries.shape[1:])
     blocks = (references[at : at + rows] for at in range(0, len(references), rows))
-    return nearest.nearest_pixels(queries, blocks, max_shift)
+    return nearest.nearest_pixels(queries, blocks, max_shift, groups)
 
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -31,6 +31,30 @@ def test_nearest_features_are_those_of_all_distances():
     found = nearest_features(queries, references)
     np.testing.assert_array_equal(found.index, every.argmin(axis=1))
     np.testing.assert_allclose(found.distance, every.min(axis=1), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("patients", [None, np.arange(20) % 6, np.zeros(20, int)])
+def test_the_second_is_the_nearest_of_another_patient(patients):
+    queries, references = _random(9, 12, 10, 1), _random(20, 12, 10, 1, seed=1)
+    groups = np.arange(20) if patients is None else patients
+    every = np.sqrt(((queries[:, None] - references) ** 2).mean(axis=(2, 3, 4)))
+    first = every.argmin(axis=1)
+    every[groups == groups[first][:, None]] = np.inf
+    by_pixels = nearest_pixels(queries, references, 0, patients)
+    np.testing.assert_allclose(by_pixels.second, every.min(axis=1), rtol=1e-5)
+    rows = [images.reshape(len(images), -1) for images in (queries, references)]
+    by_features = nearest_features(*rows, patients)
+    np.testing.assert_allclose(by_features.second, every.min(axis=1) * np.sqrt(120), rtol=1e-9)
+
+
+def test_a_copy_is_far_nearer_than_the_next_patient():
+    assert ratio_share(np.array([0.1, 0.9, 0.5]), np.array([1.0, 1.0, np.inf])) == 2 / 3
+
+
+def test_auc_is_the_share_of_pairs():
+    assert auc(np.array([1.0, 2, 5]), np.array([2.0, 3])) == (2 + 1.5 + 0) / 6
+    assert auc(np.zeros(3), np.ones(4)) == 1 and auc(np.ones(3), np.ones(4)) == 0.5
 
 
 def test_a_copied_feature_is_at_no_distance_even_far_from_the_origin():
