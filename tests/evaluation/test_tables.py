@@ -37,6 +37,11 @@ def test_mean_and_spread_over_seeds():
     assert ours == {"system": "ours", "dice": 0.2, "dice_std": None, "asd": None, "asd_std": None}
 
 
+def test_an_interval_stands_beside_its_value():
+    table = tables.Table("", [{"a": 2.0, "a_interval": [1.5, 2.52]}, {"a": 3.0}])
+    assert table.markdown() == "| a |\n|---|\n| 2 [1.5, 2.52] |\n| 3 |\n"
+
+
 def test_tables_in_markdown_and_csv(tmp_path):
     table = [
         {"system": "a, b", "dice": 0.61234, "dice_std": 0.0123, "n": 3},
