@@ -12,7 +12,7 @@ in the features of networks that motfm downstream trained on this data, and whet
 their masks, by a network that segments; each beside its floor, the same of other real images, with
 95% intervals.
 Of images that were made with their masks it also writes structures.{md,csv}: sizes, shapes and
-borders of the masks\' structures beside those of real masks.
+borders of the masks' structures beside those of real masks.
 `audit` looks for copies: it finds the nearest training image of each generated and of each held-out
 real image, and writes audit.json and audit.png, the closest pairs, beside the samples. The picture
 shows real training images: keep it where the data may be.
