@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from motfm_jax.core import Array, Batch, Condition, Network, Params, drop_condition, encode_mask
+from motfm_jax.data.augment import count_numbers
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.joint import join
 from motfm_jax.features import weights as published
@@ -205,6 +206,7 @@ def _settings(
         remat=model.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
         on_cpu=on_cpu(device),
+        told=count_numbers(len(facts.size)) if config.data.augment.told else 0,
     )
 
 
@@ -267,6 +269,9 @@ def loss(config: ConfigDict, built: Architecture) -> LossFn:
                 for name, leaf in params.items()
             }
         condition = built.condition(batch.mask, batch.label)
+        condition = (
+            condition if batch.augment is None else condition._replace(augment=batch.augment)
+        )
         if dropped and dropout_key is not None:  # in training alone
             condition = drop_condition(condition, draw_dropped(keys, dropped))
         if built.label_channels:

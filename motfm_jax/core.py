@@ -24,6 +24,8 @@ class Batch(NamedTuple):
       index: [B] int32, the row's position in the global batch (training) or in the split
         (evaluation); random draws are folded from it.
       source: [B, *S, C] float32, the image a flow starts from instead of noise, or None.
+      augment: [B, A] float32, the numbers of each example's augmentation, where the network is told
+        of it (see `data.augment.Changed`); else None.
     """
 
     image: Array
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     valid: Array
     index: Array
     source: Array | None = None
+    augment: Array | None = None
 
 
 class Condition(NamedTuple):
@@ -40,10 +43,12 @@ class Condition(NamedTuple):
     Attributes:
       mask: [B, *S, C] float32, one-hot or scalar as the config specifies.
       label: [B, K] float32 one-hot classes.
+      augment: [B, A] float32, see `Batch`; None is an example as it is: all zeros.
     """
 
     mask: Array | None = None
     label: Array | None = None
+    augment: Array | None = None
 
 
 class Network(NamedTuple):

@@ -298,4 +298,4 @@ def augmentation(config: ConfigDict) -> Augment | None:
     amount = config.data.augment
     if not (amount.flip or amount.affine or amount.gamma):
         return None
-    return Augment(amount.flip, amount.affine, amount.gamma)
+    return Augment(amount.flip, amount.affine, amount.gamma, amount.told)

@@ -96,6 +96,7 @@ DATA: Fields = {
         "flip": Field(False),  # left-right
         "affine": number(0.0),  # largest rotation [rad]; scale and shift follow it
         "gamma": number(0.0),  # largest |log gamma|
+        "told": Field(False).fix(),  # the network is given what was done; nothing at sampling
     },
     "workers": number(0),  # Grain worker processes
 }

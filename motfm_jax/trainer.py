@@ -198,14 +198,8 @@ def _train(
         batches = itertools.chain([batch], batches)
         _check_memory(config, update, state, batch)
     work = loop.Work(update, learning_rate, evaluate, sample_grid(model, data, run, config))
-    plan = loop.Plan(
-        total,
-        fields.batch_size,
-        fields.log_every,
-        fields.eval_every,
-        fields.save_every,
-        fields.sample_every,
-    )
+    intervals = (fields[f"{what}_every"] for what in ("log", "eval", "save", "sample"))
+    plan = loop.Plan(total, fields.batch_size, *intervals)
     try:
         return loop.train(state, batches, run_key, work, plan, run, checkpoints, progress and first)
     finally:
@@ -252,7 +246,14 @@ def _may_change(config: ConfigDict, converted: bool) -> Collection[str]:
     """Fields that may differ from the run resumed; for converted weights all but the network's."""
     if not converted:
         return MAY_CHANGE
-    fixed = ("model.", "method", "cond", "data.mask_encoding")
+    fixed = (
+        "model.",
+        "method",
+        "cond",
+        "data.mask_encoding",
+        "data.augment.told",
+        "flow.prediction",
+    )
     return [name for name, _ in leaves(config.to_dict()) if not name.startswith(fixed)]
 
 

@@ -10,8 +10,10 @@ import pytest
 from tiny import FACTS, ONE_LEVEL, command, make_config, save_run
 
 import motfm_jax as motfm
-from motfm_jax import build
+from motfm_jax import build, datasets, trainer
+from motfm_jax.core import Condition, Network
 from motfm_jax.interop import exchange
+from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.sampling import generate
 
 
@@ -84,3 +86,69 @@ def test_a_smaller_network_guides_by_its_name_and_step(tmp_path):
     own, weak = (each.velocity(halfway, np.full(2, 0.5)) for each in (model, motfm.load(small)))
     expected = model.intensity.invert(halfway + 0.5 * (2 * own - weak))
     np.testing.assert_allclose(images, expected, atol=0.01)
+
+
+def all_options(**fields):
+    """A run of seconds with every option on."""
+    return make_config(
+        **{
+            "data__phantom_patients": 10,
+            "data__augment__affine": 0.1,
+            "data__augment__flip": True,
+            "data__augment__told": True,
+            "flow__time_distribution": "logit_normal",
+            "flow__time_mean": -0.4,
+            "flow__time_uniform": 0.1,
+            "flow__prediction": "image",
+            "model__channels": (8,),
+            "model__attention": (False,),
+            "model__dropout": 0.1,
+            "train__drop_condition": 0.2,
+            "train__ema_length": 0.1,
+            "train__batch_size": 4,
+            "train__save_every": 2,
+            "train__eval_every": 2,
+            "train__sample_every": 100,
+            **fields,
+        }
+    )
+
+
+@pytest.mark.slow
+def test_a_run_with_every_option_resumes_exactly_and_is_sampled_and_inherited(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer.train(all_options(train__steps=4), whole)
+    trainer.train(all_options(train__steps=2), parts)
+    trainer.train(all_options(train__steps=4), parts, resume=True)
+    expected, found = restore_weights(whole, 4).params, restore_weights(parts, 4).params
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    label = "unet/encoder/augment_embed/kernel"
+    assert np.any(expected[label]), "the layer learned"
+    made = motfm.load(parts).sample(2, steps=2, guidance=2.0, shift=2.0)
+    assert np.isfinite(made.images).all() and made.calls.tolist() == [4, 4]
+    fields = {"train__init_from": str(parts), "train__steps": 1}
+    trainer.train(all_options(**fields), tmp_path / "tuned")
+    assert (
+        label in json.loads((tmp_path / "tuned" / "parent.json").read_text())["parameters"]["taken"]
+    )
+    trainer.train(all_options(**fields, data__augment__told=False), tmp_path / "untold")
+    assert label not in restore_weights(tmp_path / "untold", 1).params
+
+
+def test_the_numbers_of_the_augmentation_reach_the_network_in_training_alone():
+    config = make_config(cond="none", data__augment__flip=True, data__augment__told=True)
+    data = datasets.data(config)
+    batch = next(trainer._train_batches(config, data, 0))
+    assert batch.augment.shape == (8, 6) and set(np.unique(batch.augment[:, 0])) == {0, 1}
+    assert next(trainer._valid_batches(config, data)).augment is None
+    network = Network(
+        lambda params, condition: condition.augment,
+        lambda params, x, t, numbers, key: 100 * numbers[:, 0, None, None, None] * jnp.ones_like(x),
+    )
+    model = build.Architecture(
+        build.Parts(network, network, None), lambda mask, label: Condition(), jnp.float32
+    )
+    keys = jax.random.split(jax.random.key(0), 8)
+    losses = build.loss(config, model)({}, batch, keys, None)
+    np.testing.assert_array_equal(np.asarray(losses) > 1000, batch.augment[:, 0] == 1)

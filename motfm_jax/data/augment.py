@@ -2,11 +2,32 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
 from scipy.spatial.transform import Rotation
+
+
+class Changed(NamedTuple):
+    """An example after its change.
+
+    Attributes:
+      image: [*S, C] float32.
+      mask: [*S] labels, or None.
+      numbers: what was done, [count_numbers(dims)] float32: whether it was mirrored, then rotation
+        (one angle, of volumes three), log scale, shift of each axis, and log gamma, each over its
+        largest value, so that all lie in [-1, 1].
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    numbers: np.ndarray
+
+
+def count_numbers(dims: int) -> int:
+    """How many numbers describe a change of an image with 2 or 3 axes."""
+    return 3 + dims + (1 if dims == 2 else 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +42,13 @@ class Augment:
         the edge by about the same distance.
       gamma: largest |log gamma|; u -> u^gamma with u in [0, 1] between the image's own smallest
         and largest value, which stay.
+      told: the network is given the numbers of each change, see `Changed`.
     """
 
     flip: bool = False
     affine: float = 0.0
     gamma: float = 0.0
+    told: bool = False
 
     def __call__(
         self,
@@ -34,7 +57,7 @@ class Augment:
         rng: np.random.Generator,
         left_right: int,
         spacing_mm: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> Changed:
         """Changes image and mask alike in space.
 
         Args:
@@ -45,35 +68,42 @@ class Augment:
           spacing_mm: one number an axis, so that a rotation does not shear where voxels are not
             cubes.
         """
+        numbers = np.zeros(count_numbers(image.ndim - 1), np.float32)
         if self.flip and left_right >= 0 and rng.random() < 0.5:
+            numbers[0] = 1
             image = np.flip(image, left_right)
             mask = None if mask is None else np.flip(mask, left_right)
         if self.affine:
-            matrix, offset = self._draw_affine(image.shape[:-1], spacing_mm, rng)
+            matrix, offset, drawn = self._draw_affine(image.shape[:-1], spacing_mm, rng)
+            numbers[1:-1] = drawn / self.affine
             image = _resample_image(image, matrix, offset)
             mask = None if mask is None else _resample_mask(mask, matrix, offset)
         if self.gamma:
-            image = _apply_gamma(image, np.exp(rng.uniform(-self.gamma, self.gamma)))
-        image = np.ascontiguousarray(image)
-        return image, None if mask is None else np.ascontiguousarray(mask)
+            log_gamma = rng.uniform(-self.gamma, self.gamma)
+            image = _apply_gamma(image, np.exp(log_gamma))
+            numbers[-1] = log_gamma / self.gamma
+        mask = None if mask is None else np.ascontiguousarray(mask)
+        return Changed(np.ascontiguousarray(image), mask, numbers)
 
     def _draw_affine(
         self, shape: Sequence[int], spacing: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Matrix and offset from output to input indices: rotate, scale about the centre, shift."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Matrix and offset from output to input indices: rotate, scale about the centre, shift;
+        and the numbers drawn, each within affine."""
         num_dims = len(shape)
         angles = rng.uniform(-self.affine, self.affine, 1 if num_dims == 2 else 3)
-        scale = np.exp(rng.uniform(-self.affine, self.affine))
+        log_scale = rng.uniform(-self.affine, self.affine)
         extent = np.array(shape, np.float64)
-        shift = rng.uniform(-self.affine, self.affine, num_dims) * extent / 4
+        shifts = rng.uniform(-self.affine, self.affine, num_dims)
         if num_dims == 2:
             sine, cosine = np.sin(angles[0]), np.cos(angles[0])
             rotation = np.array([[cosine, -sine], [sine, cosine]])
         else:
             rotation = Rotation.from_euler("xyz", angles).as_matrix()
-        matrix = scale * rotation * spacing[None, :] / spacing[:, None]
+        matrix = np.exp(log_scale) * rotation * spacing[None, :] / spacing[:, None]
         centre = (extent - 1) / 2
-        return matrix, centre + shift - matrix @ centre
+        offset = centre + shifts * extent / 4 - matrix @ centre
+        return matrix, offset, np.array([*angles, log_scale, *shifts])
 
 
 def layout(meta: Mapping[str, Any], num_dims: int) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """Cached arrays to batches: Grain for training, a plain pass in order for evaluation."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 from absl import flags
 
 from motfm_jax.core import Batch
-from motfm_jax.data.augment import layout
+from motfm_jax.data.augment import Augment, layout
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.data.speckle import Speckle
 
-# see `Augment.__call__`
-Augmentation = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 Start = Speckle | Intensity  # see `Examples`
 READ_THREADS = 4
 
@@ -59,7 +57,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_image: int = 0,
-    augment: Augmentation | None = None,
+    augment: Augment | None = None,
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -74,7 +72,8 @@ def train_batches(
       batch_size: over all processes; a process gets batch_size / process_count rows, of which
         row r stands at r * process_count + process_index in the global batch (`Batch.index`).
       start_image: images to skip: those that a resumed run has seen.
-      augment: changes image, source and mask alike in space.
+      augment: changes image, source and mask alike in space; if it is `told`, its numbers become
+        `Batch.augment`.
       num_workers: Grain worker processes, 0 for threads. They are spawned: the caller's script
         needs its `if __name__ == "__main__"` guard, and absl flags must have been parsed.
 
@@ -152,9 +151,8 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
 
 
 def _to_batch(rows: dict[str, np.ndarray], valid: np.ndarray, index: np.ndarray) -> Batch:
-    return Batch(
-        rows["image"], rows.get("mask"), rows.get("label"), valid, index, rows.get("source")
-    )
+    optional = (rows.get(name) for name in ("source", "augment"))
+    return Batch(rows["image"], rows.get("mask"), rows.get("label"), valid, index, *optional)
 
 
 def _for_evaluation(examples: Examples, position: int, seed: int) -> dict[str, np.ndarray]:
@@ -164,14 +162,15 @@ def _for_evaluation(examples: Examples, position: int, seed: int) -> dict[str, n
     return _speckled(examples.speckle, example, np.random.default_rng([seed, position]))
 
 
-def _augment(augment: Augmentation, example: dict, rng: np.random.Generator) -> dict:
+def _augment(augment: Augment, example: dict, rng: np.random.Generator) -> dict:
     names = [name for name in ("image", "source") if name in example]
     stacked = np.concatenate([example[name] for name in names], axis=-1)
-    stacked, mask = augment(
+    stacked, mask, numbers = augment(
         stacked, example.get("mask"), rng, example["left_right"], example["spacing_mm"]
     )
     changed = dict(zip(names, np.split(stacked, len(names), axis=-1)))
-    return {**example, **changed, **({} if mask is None else {"mask": mask})}
+    changed |= {} if mask is None else {"mask": mask}
+    return {**example, **changed, **({"augment": numbers} if augment.told else {})}
 
 
 def _speckled(speckle: Speckle, example: dict, rng: np.random.Generator) -> dict:

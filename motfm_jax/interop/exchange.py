@@ -155,9 +155,14 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, l
         )
     config, notes = original.to_yaml(trained.config, trained.facts)
     torch_weights.write_torch_weights(
-        out, torch_weights.to_torch(trained.params), config, trained.step
+        out, torch_weights.to_torch(_sampling(trained.params)), config, trained.step
     )
     return trained, notes
+
+
+def _sampling(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what tells of augmentation, which adds nothing at sampling."""
+    return {name: leaf for name, leaf in params.items() if "/augment_embed/" not in name}
 
 
 def _config(

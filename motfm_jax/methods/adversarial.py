@@ -198,6 +198,7 @@ def _check(config: Any) -> None:
     for name, value, only in (
         ("train.base", config.train.base, "a UNet can be kept; leave it empty"),
         ("model.dropout", config.model.dropout, "a UNet has it; leave it 0"),
+        ("data.augment.told", config.data.augment.told, "a UNet is told; set it to False"),
         ("train.optimizer", config.train.optimizer.replace("adam", ""), "adam trains it"),
     ):
         if value:

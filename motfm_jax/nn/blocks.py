@@ -48,6 +48,7 @@ class UNetSettings:
       dtype: of convolutions and products.
       remat: recompute blocks in the backward pass.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
+      told: numbers that tell of an example's augmentation; 0 where the network is not told.
       on_cpu: whether convolutions take the forms of a CPU, see `dispatch.on_cpu`.
     """
 
@@ -66,6 +67,7 @@ class UNetSettings:
     remat: bool
     choose_attention: Callable[[int], Choice]
     on_cpu: bool = False
+    told: int = 0
 
     @property
     def compute(self) -> Compute:

@@ -73,10 +73,10 @@ class VelocityNet(nnx.Module):
 
     def encode(self, condition: Condition) -> Context:
         if self.controlnet is None:
-            return Context(self.unet.encode(condition.label), None, None)
+            return Context(self.unet.encode(condition), None, None)
         return Context(
-            self.unet.encode(condition.label),
-            self.controlnet.encoder.encode(condition.label),
+            self.unet.encode(condition),
+            self.controlnet.encoder.encode(condition),
             self.controlnet.mask_embedding(cast(Array, condition.mask)),
         )
 

@@ -69,17 +69,24 @@ def _uniform(fan_in: int) -> Callable:
 
 
 def linear(
-    features_in: int, features_out: int, *, dtype: Any, rngs: Draws, use_bias: bool = True
+    features_in: int,
+    features_out: int,
+    *,
+    dtype: Any,
+    rngs: Draws,
+    use_bias: bool = True,
+    zero: bool = False,
 ) -> nnx.Linear:
-    """A dense layer with PyTorch's default initialisation."""
+    """A dense layer with PyTorch's default initialisation, or with `zero` all zeros."""
+    init = nnx.initializers.zeros_init() if zero else _uniform(features_in)
     return nnx.Linear(
         features_in,
         features_out,
         use_bias=use_bias,
         dtype=dtype,
         rngs=cast(nnx.Rngs, rngs),
-        kernel_init=_uniform(features_in),
-        bias_init=_uniform(features_in),
+        kernel_init=init,
+        bias_init=init,
     )
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from motfm_jax.core import Array
+from motfm_jax.core import Array, Condition
 from motfm_jax.nn.attention import AttentionBlock, SpatialTransformer
 from motfm_jax.nn.blocks import ResBlock, TimeEmbedding, UNetSettings
-from motfm_jax.nn.layers import Draws, GroupNorm, conv
+from motfm_jax.nn.layers import Draws, GroupNorm, conv, linear
 
 
 class ClassValues(NamedTuple):
@@ -24,11 +24,13 @@ class ClassValues(NamedTuple):
       down: for each level of the encoder, the value of each of its sites.
       middle: the value of the middle's site.
       up: as `down`, of the decoder; empty for an encoder alone.
+      augment: [B, 4 channels[0]], what the augmentation adds to the time embedding, or None.
     """
 
     down: tuple[tuple, ...]
     middle: Any
     up: tuple[tuple, ...] = ()
+    augment: Array | None = None
 
 
 def _attention(level: int, settings: UNetSettings, rngs: Draws) -> Any:
@@ -144,6 +146,19 @@ class Encoder(nnx.Module):
         self.time_embed = TimeEmbedding(
             channels[0], floor=settings.floor_time, dtype=settings.dtype, rngs=rngs
         )
+        # Starts at zero and has no bias: an example as it is adds nothing, trained or not.
+        self.augment_embed = (
+            linear(
+                settings.told,
+                4 * channels[0],
+                dtype=settings.dtype,
+                rngs=rngs,
+                use_bias=False,
+                zero=True,
+            )
+            if settings.told
+            else None
+        )
         self.down_blocks = nnx.List()
         width, first = channels[0], 0
         for level, (features, blocks) in enumerate(zip(channels, settings.blocks)):
@@ -153,12 +168,26 @@ class Encoder(nnx.Module):
             width, first = features, first + blocks + 1
         self.middle_block = Middle(settings, first - 1, rngs)
 
-    def encode(self, label: Array | None) -> ClassValues:
-        """The class's value at each attention site."""
+    def encode(self, condition: Condition) -> ClassValues:
+        """The class's value at each attention site, and the embedded augmentation.
+
+        Source of the latter: Karras et al. 2022 (EDM), appendix F.2.
+        """
+        label, augment = condition.label, condition.augment
         return ClassValues(
             down=tuple(level.encode(label) for level in self.down_blocks),
             middle=self.middle_block.attention.encode(label),
+            augment=(
+                None
+                if augment is None or self.augment_embed is None
+                else self.augment_embed(augment)
+            ),
         )
+
+    def embed(self, t: Array, values: ClassValues) -> Array:
+        """Time [B] and augmentation -> [B, 4 channels[0]]."""
+        embedding = self.time_embed(t)
+        return embedding if values.augment is None else embedding + values.augment
 
     def __call__(
         self,
@@ -180,7 +209,7 @@ class Encoder(nnx.Module):
         Returns:
           The skips from fine to coarse, the middle's output, and the time embedding.
         """
-        embedding = self.time_embed(t)
+        embedding = self.embed(t, values)
         h = self.conv_in(x)
         if added is not None:
             h = h + added
@@ -221,10 +250,10 @@ class UNet(nnx.Module):
             channels[0], settings.image_channels, settings.compute, rngs, zero=True
         )
 
-    def encode(self, label: Array | None) -> ClassValues:
-        """The class's value at each attention site of encoder and decoder."""
-        up = tuple(level.encode(label) for level in self.up_blocks)
-        return self.encoder.encode(label)._replace(up=up)
+    def encode(self, condition: Condition) -> ClassValues:
+        """The class's value at each attention site of encoder and decoder; the augmentation."""
+        up = tuple(level.encode(condition.label) for level in self.up_blocks)
+        return self.encoder.encode(condition)._replace(up=up)
 
     def __call__(
         self,
@@ -256,7 +285,7 @@ class UNet(nnx.Module):
             skips = [skip + residual for skip, residual in zip(skips, residuals[0], strict=True)]
             h = h + residuals[1]
         if s is not None:
-            embedding = self.encoder.time_embed(s)
+            embedding = self.encoder.embed(s, values)
         for level, of_level in zip(self.up_blocks, values.up, strict=True):
             count = len(level.resnets)
             h = level(h, skips[-count:], embedding, of_level, key_up)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from motfm_jax.data.augment import Augment, layout
+from motfm_jax.data.augment import Augment, count_numbers, layout
 
 
 def blob(shape):
@@ -13,7 +13,7 @@ def blob(shape):
 
 def change(augment, image, mask, seed):
     rng = np.random.default_rng(seed)
-    return augment(image, mask, rng, 1, np.ones(image.ndim - 1))
+    return augment(image, mask, rng, 1, np.ones(image.ndim - 1))[:2]
 
 
 @pytest.fixture(params=[(24, 32), (12, 16, 20)], ids=["2d", "3d"])
@@ -83,7 +83,7 @@ def test_affine_stays_small_and_keeps_the_centre_when_it_does_not_shift():
 def test_rotation_keeps_lengths_in_millimetres():
     """In the index space of voxels of 1 x 4 mm the drawn matrix is not a rotation; in mm it is."""
     spacing = np.array([1.0, 4.0])
-    matrix, _ = Augment(affine=0.3)._draw_affine((8, 8), spacing, np.random.default_rng(0))
+    matrix, *_ = Augment(affine=0.3)._draw_affine((8, 8), spacing, np.random.default_rng(0))
     in_mm = matrix * spacing[:, None] / spacing[None, :]
     product = in_mm @ in_mm.T
     np.testing.assert_allclose(product, product[0, 0] * np.eye(2), atol=1e-12)
@@ -100,6 +100,28 @@ def test_gamma_keeps_the_ends_and_the_order_and_leaves_a_constant_image():
         assert abs(np.log(exponent)) <= 0.4
     flat = np.full((4, 4, 1), 0.5, np.float32)
     np.testing.assert_array_equal(change(Augment(gamma=0.4), flat, None, 0)[0], flat)
+
+
+def test_the_numbers_of_a_change_say_what_was_done(example):
+    image, mask = example
+    dims = mask.ndim
+    seen = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        _, moved, numbers = FULL(image, mask, rng, 1, np.ones(dims))
+        assert numbers.shape == (count_numbers(dims),) and numbers.dtype == np.float32
+        assert np.abs(numbers).max() <= 1
+        flipped, log_scale, shifts = numbers[0], numbers[-2 - dims], numbers[-1 - dims : -1]
+        if flipped:
+            moved = np.flip(moved, 1)
+        # Output indices are scaled to input ones: a box shrinks as the scale grows.
+        if np.abs(shifts).max() < 0.5:
+            shrink = np.log(mask.sum() / moved.sum()) / dims
+            seen.append((log_scale * 0.2, shrink))
+    expected, found = np.transpose(seen)
+    assert len(seen) > 3 and np.abs(expected - found).mean() < 0.06
+    unchanged = Augment(told=True)(image, mask, rng, 1, np.ones(dims)).numbers
+    assert not unchanged.any()
 
 
 def test_all_off_changes_nothing(example):
