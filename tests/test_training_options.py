@@ -46,7 +46,7 @@ def test_a_network_that_predicts_images_is_not_given_to_the_original(tmp_path):
         exchange.to_torch(run, tmp_path / "weights.pt")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_guided_samples_of_the_library_the_command_and_the_export_agree(tmp_path):
     config = make_config(train__drop_condition=0.1, cond="class", **ONE_LEVEL)
     run, out = save_run(tmp_path / "run", config), tmp_path / "out"
@@ -114,7 +114,7 @@ def all_options(**fields):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_with_every_option_resumes_exactly_and_is_sampled_and_inherited(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer.train(all_options(train__steps=4), whole)
