@@ -72,7 +72,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--raw", action="store_true", help="images as the network gives them, scaling not undone")
     add("--trajectory", action="store_true", help="also the way from noise to image, of 8 images")
     add("--nifti", action=argparse.BooleanOptionalAction, help="one NIfTI an image; 3-D: default")
-    add("--png", action="store_true", help="also one PNG an image, of frames")
+    add("--png", action="store_true", help="also one PNG an image, of frames, and of its made mask")
     add("--pickle", action="store_true", help="also the original's .pkl layout")
     add("--overwrite", action="store_true", help="delete the images of other settings in --out")
     return parser.parse_args(arguments)

@@ -8,6 +8,7 @@ import scipy.stats
 
 from motfm_jax.evaluation.sets import Real, stored
 from motfm_jax.evaluation.tables import Table
+from motfm_jax.io.npz import open_npz
 from motfm_jax.metrics.structures import Structures, structures
 from motfm_jax.sampling.outputs import read_samples
 
@@ -33,11 +34,16 @@ def of_samples(folder: Path, reference: Real, floor: Real) -> Table | None:
             f"{folder}: masks {masks.shape[1:]} of {', '.join(made)}, the real ones "
             f"{reference.arrays.masks.shape[1:]} of {', '.join(names)}; sample a run of this data"
         )
-    return compare(masks.each(), reference, floor, names)
+    with open_npz(folder / "samples.npz") as arrays:
+        labels = np.asarray(arrays["classes"]) if "classes" in arrays else None
+    return compare(masks.each(), reference, floor, labels)
 
 
 def compare(
-    generated: Iterable[np.ndarray], reference: Real, floor: Real, names: Sequence[str]
+    generated: Iterable[np.ndarray],
+    reference: Real,
+    floor: Real,
+    labels: np.ndarray | None = None,
 ) -> Table:
     """Structures of generated label maps, of real ones, and of other real ones (the floor).
 
@@ -47,17 +53,19 @@ def compare(
       generated: label maps [*S].
       reference: real images with masks to compare with, and their name.
       floor: other real images with masks.
-      names: of the labels, background first.
+      labels: [N] class indices that the maps were made for, or None.
 
     Returns:
       Rows for each structure: mean and standard deviation over the maps of its size, compactness
       and eccentricity and of the share of its border with each other label, with the Wasserstein
-      distance of their distribution from the reference's; and the share of maps that have it, and
-      have it in one piece. The last row is the share of maps that are like real maps: what at
+      distance of their distribution from the reference's; of maps that were made for a class also
+      the mean over the classes of the distance between sizes; and the share of maps that have it,
+      and have it in one piece. The last row is the share of maps that are like real maps: what at
       least 95% of the reference have, or lack, is a rule (that a structure is there, that it is in
       one piece, that it has another as its neighbour with 5% of its border or more), and a map
       counts that keeps all rules. So a cavity must be one piece inside its wall.
     """
+    names = reference.arrays.mask_labels
     measured = {
         "generated": structures(generated, len(names)),
         "real": structures(np.asarray(reference.arrays.masks), len(names)),
@@ -68,6 +76,13 @@ def compare(
     rows = []
     for entry in numbers["real"]:
         rows.append(_row(entry, _distributions({c: each[entry] for c, each in numbers.items()})))
+    if labels is not None:
+        classes = {
+            "generated": labels,
+            "real": reference.arrays.labels,
+            "other real": floor.arrays.labels,
+        }
+        rows += _within_classes(measured, classes, names)
     for entry in _shown(names):
         rows.append(_row(entry, {c: PERCENT * each[entry].mean() for c, each in answers.items()}))
     rows.append(_row(("all", "keeps the rules of real maps, % of maps"), _kept(answers)))
@@ -111,6 +126,31 @@ def _distributions(values: dict[str, np.ndarray]) -> dict[str, float | None]:
         both = known[column], known["real"]
         row[title] = float(scipy.stats.wasserstein_distance(*both)) if all(map(len, both)) else None
     return row
+
+
+def _within_classes(
+    measured: dict[str, Structures], classes: dict[str, np.ndarray], names: Sequence[str]
+) -> list[dict[str, str | float | None]]:
+    """The distances of the sizes from the real ones of the same class, mean over the classes that
+    all have."""
+    known = sorted(set.intersection(*(set(np.asarray(each).tolist()) for each in classes.values())))
+    rows = []
+    for index, name in enumerate(names[1:]):
+        values = [
+            _distributions(
+                {
+                    column: PERCENT * each.size[classes[column] == label, index]
+                    for column, each in measured.items()
+                }
+            )
+            for label in known
+        ]
+        means = {
+            title: float(np.mean([row[title] for row in values])) if values else None
+            for title in ("distance", "floor")
+        }
+        rows.append(_row((name, "size within its class, % of the map"), means))
+    return rows
 
 
 def _answers(measured: Structures, names: Sequence[str]) -> dict[Entry, np.ndarray]:

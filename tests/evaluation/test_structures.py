@@ -1,5 +1,6 @@
 """Generated label maps beside real ones."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -28,7 +29,7 @@ def real(name, masks):
 
 
 def table(generated):
-    rows = compare(generated, real("test", maps(40, 0)), real("train", maps(60, 1)), NAMES).rows
+    rows = compare(generated, real("test", maps(40, 0)), real("train", maps(60, 1))).rows
     return {(row["structure"], row["measure"]): row for row in rows}
 
 
@@ -59,6 +60,23 @@ def test_a_second_piece_a_gap_in_the_wall_and_a_missing_structure_break_a_rule()
     assert rows["cavity", "there, % of maps"]["generated"] == pytest.approx(87.5)
     grown = table(np.where(maps(50, 2) == 2, 1, maps(50, 2)))["wall", "compactness"]
     assert grown["generated"] is None and grown["distance"] is None and grown["floor"] < 0.1
+
+
+def test_sizes_are_compared_within_classes():
+    small, large = maps(40, 3), np.zeros((40, 16, 16), np.uint8)
+    large[:, 4:12, 4:12] = 1
+    masks, classes = np.concatenate([small, large]), np.repeat([0, 1], 40).astype(np.int32)
+
+    def of(name, masks, classes):
+        return Real(name, dataclasses.replace(real(name, masks).arrays, labels=classes))
+
+    reference, floor = of("test", masks, classes), of("train", masks, classes)
+    for labels, apart in ((classes, False), (1 - classes, True)):
+        rows = compare(masks, reference, floor, labels).rows
+        row = next(each for each in rows if each["measure"].startswith("size within its class"))
+        between = 100 * ((large == 1).mean() - (small == 1).mean())
+        assert row["structure"] == "cavity" and row["floor"] == 0
+        assert row["distance"] == pytest.approx(between if apart else 0)
 
 
 def test_a_folder_of_masks_that_were_given_has_no_structures(tmp_path):
