@@ -126,4 +126,6 @@ def test_an_exported_map_makes_the_same_image(tmp_path):
     weights = dict(np.load(tmp_path / "exported/weights.npz"))
     noise = np.random.default_rng(0).normal(size=(2, *model.shape)).astype(np.float32)
     expected = model.sample(2, noise=noise).images
-    np.testing.assert_allclose(program.call(weights, noise), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        program.call(weights, noise, None, None), expected, rtol=1e-4, atol=1e-3
+    )
