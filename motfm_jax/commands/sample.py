@@ -33,9 +33,10 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--solver",
         default="",
-        help="euler (default) heun midpoint rk4 tsit5 dopri5 adaptive; of a diffusion: ddim",
+        help="euler (default) heun midpoint rk4 tsit5 dopri5 adaptive; of a flow map: jump (its "
+        "default) too; of a diffusion: ddim",
     )
-    add("--steps", type=int, help="solver steps, default 10, ddim 50; not with adaptive")
+    add("--steps", type=int, help="solver steps, default 10, jump 1, ddim 50; not with adaptive")
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
     add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
