@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
 from motfm_jax.fields import choice, number, numbers, positive
 from motfm_jax.methods import flow
+from motfm_jax.methods.energy import local_energy_score
 from motfm_jax.methods.method import TEACHER, Method, Solution, refuse_options
 
 FLOOR = 1e-3  # added to a mean square before its power is taken
@@ -58,6 +59,7 @@ class Pairs(NamedTuple):
       ratio: the teacher's step is this share of a jump.
       power: p of a jump's weight, see `loss`.
       velocity: "teacher", or "sample" for the velocity of the example's own straight path.
+      score: weight of the energy score of one-call images; 0 leaves it out.
     """
 
     diagonal: float = 0.375
@@ -66,6 +68,7 @@ class Pairs(NamedTuple):
     ratio: float = 0.1
     power: float = 0.5
     velocity: str = "teacher"
+    score: float = 0.0
 
 
 def draw_pairs(keys: Array, pairs: Pairs) -> tuple[Array, Array]:
@@ -100,7 +103,8 @@ def loss(
     this u has no gradient. Where the teacher is exact and a is small, the solution is the mean
     velocity of its flow. With q the difference divided by a, the loss of a jump is
     a mean(q^2) / (mean(q^2) + FLOOR)^power, whose weight has no gradient. At s = t it is that of
-    `flow.loss`.
+    `flow.loss`. With a `score`, two images made in one call from x0 and from other noise are
+    compared with the real one too, see `energy.local_energy_score`.
 
     Args:
       network: the flow map, and with the teacher's weights the velocity.
@@ -117,7 +121,8 @@ def loss(
         x0 = normal_per_example(noise_keys, batch.image.shape[1:])
     t, s = draw_pairs(time_keys, pairs)
     x_t, own = flow.linear_path(x0, batch.image, t)
-    u = network.apply(params, x_t, t, network.encode(params, condition), dropout_key, s)
+    context = network.encode(params, condition)
+    u = network.apply(params, x_t, t, context, dropout_key, s)
 
     step = pairs.ratio * (s - t)
     velocity = own
@@ -137,7 +142,17 @@ def loss(
     at_velocity = jnp.mean(jnp.square(u - own), axis=axes)
     at_target = jnp.mean(jnp.square(u - target), axis=axes) / pairs.ratio
     weight = jax.lax.stop_gradient((at_target / pairs.ratio + FLOOR) ** -pairs.power)
-    return jnp.where(s == t, at_velocity, weight * at_target)
+    losses = jnp.where(s == t, at_velocity, weight * at_target)
+    if not pairs.score:
+        return losses
+    second_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)
+    second = normal_per_example(second_keys, batch.image.shape[1:])
+    zero, one = jnp.zeros_like(t), jnp.ones_like(t)
+    made = [
+        noise + network.apply(params, noise, zero, context, dropout_key, one)
+        for noise in (x0, second)
+    ]
+    return losses + pairs.score * local_energy_score(*made, batch.image)
 
 
 def _per_example(values: Array, like: Array) -> Array:
@@ -186,6 +201,7 @@ def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Arr
         settings.ratio,
         settings.power,
         settings.velocity,
+        settings.score,
     )
     return loss(network, params, batch, condition, keys, dropout_key, pairs)
 
@@ -206,6 +222,11 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
 def _check(config: Any) -> None:
     flow.METHOD.check(config)
     train = config.train
+    if config.flow_map.score and config.flow.source != "noise":
+        raise ValueError(
+            f"config.flow_map.score={config.flow_map.score} with config.flow.source="
+            f"{config.flow.source!r}: it compares images of different noise; set it to 0"
+        )
     if not train.teacher:
         raise ValueError(
             "config.train.teacher is empty: a flow map starts from a trained flow, "
@@ -228,6 +249,7 @@ METHOD = Method(
         "ratio": positive(0.1, high=1),
         "power": number(0.5, high=1),
         "velocity": choice("teacher", "sample"),
+        "score": number(0.0),
     },
     loss=_loss,
     solver=_solver,
