@@ -10,7 +10,7 @@ Source: Boffi et al. 2024 (flow map matching); Peng et al. 2025 (SoFlow) and Zha
 decoder. Their time runs from image to noise, ours from noise to image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -121,8 +121,12 @@ def loss(
         x0 = normal_per_example(noise_keys, batch.image.shape[1:])
     t, s = draw_pairs(time_keys, pairs)
     x_t, own = flow.linear_path(x0, batch.image, t)
-    context = network.encode(params, condition)
-    u = network.apply(params, x_t, t, context, dropout_key, s)
+    ways = [(x_t, t, s)]
+    if pairs.score:
+        second_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)
+        second = normal_per_example(second_keys, batch.image.shape[1:])
+        ways += [(noise, jnp.zeros_like(t), jnp.ones_like(t)) for noise in (x0, second)]
+    u, *whole = _mean_velocities(network, params, ways, condition, dropout_key)
 
     step = pairs.ratio * (s - t)
     velocity = own
@@ -145,14 +149,22 @@ def loss(
     losses = jnp.where(s == t, at_velocity, weight * at_target)
     if not pairs.score:
         return losses
-    second_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)
-    second = normal_per_example(second_keys, batch.image.shape[1:])
-    zero, one = jnp.zeros_like(t), jnp.ones_like(t)
-    made = [
-        noise + network.apply(params, noise, zero, context, dropout_key, one)
-        for noise in (x0, second)
-    ]
-    return losses + pairs.score * local_energy_score(*made, batch.image)
+    score = local_energy_score(x0 + whole[0], second + whole[1], batch.image)
+    return losses + pairs.score * score
+
+
+def _mean_velocities(
+    network: Network,
+    params: Params,
+    ways: Sequence[tuple[Array, Array, Array]],
+    condition: Condition,
+    dropout_key: Array | None,
+) -> list[Array]:
+    """u of several (x, t, s) of one condition, by one call of a larger batch: one program."""
+    x, t, s = (jnp.concatenate(parts) for parts in zip(*ways))
+    repeated = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(ways)), condition)
+    u = network.apply(params, x, t, network.encode(params, repeated), dropout_key, s)
+    return jnp.split(u, len(ways))
 
 
 def _per_example(values: Array, like: Array) -> Array:

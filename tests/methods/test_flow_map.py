@@ -8,6 +8,7 @@ import pytest
 
 from motfm_jax.core import Batch, Condition, Network, fold_keys
 from motfm_jax.methods import flow, flow_map
+from motfm_jax.methods.energy import local_energy_score
 from motfm_jax.methods.flow_map import Jumps, Pairs
 from motfm_jax.methods.method import TEACHER
 from motfm_jax.methods.ode import Solver
@@ -171,3 +172,18 @@ def test_the_velocity_of_a_map_may_be_integrated():
     solution = flow_map.sample(EXACT, make_params(), x0, Condition(), Solver("heun", 20))
     np.testing.assert_allclose(solution.x, MEAN + SPREAD * x0, atol=5e-3)
     assert solution.calls.tolist() == [40] * 6
+
+
+def test_a_score_adds_that_of_two_images_of_one_call():
+    batch = make_batch(8)
+    keys = fold_keys(jax.random.key(3), batch.index)
+    plain, *_ = losses(batch=batch)
+    scored, *_ = losses(pairs=Pairs(score=2.0), batch=batch)
+    noise_keys, _ = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    noises = [noise_keys, jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)]
+    images = [
+        MEAN + SPREAD * jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(each)
+        for each in noises
+    ]
+    expected = 2 * local_energy_score(*images, batch.image)
+    np.testing.assert_allclose(scored - plain, expected, rtol=1e-4, atol=1e-6)
