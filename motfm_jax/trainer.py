@@ -156,8 +156,7 @@ def _train(
 
     def make_state(key: Array, weights: Mapping[str, Array]) -> TrainState:
         params = model.init(key)
-        whole = weights.keys() == params.keys()
-        params = dict(weights) if whole else attach(params, weights)
+        params = dict(weights) if weights.keys() == params.keys() else attach(params, weights)
         if METHODS[config.method].distils:
             params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
         return init_state(params, optimizer, fields.ema_length or fields.ema)
