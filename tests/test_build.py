@@ -11,7 +11,7 @@ import pytest
 from tiny import FACTS, SIZES, make_config
 
 from motfm_jax import build, datasets, presets, settings
-from motfm_jax.core import Batch
+from motfm_jax.core import Batch, Condition
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.features import weights
@@ -125,7 +125,7 @@ def test_a_condition_holds_what_the_config_asks_for(cond):
         with pytest.raises(ValueError, match=r"conditioned on .*class: give a class"):
             condition(MASK, None)
     if cond == "none":
-        assert condition(None, None) == (None, None)
+        assert condition(None, None) == Condition()
 
 
 def test_a_scalar_mask_is_one_channel_as_in_the_original():

@@ -37,7 +37,7 @@ def toy_network():
     """A velocity with a weight for each thing it sees, attention over pixels included."""
 
     def encode(params, condition):
-        mask, label = condition
+        mask, label = condition.mask, condition.label
         return (
             None if mask is None else mask @ params["control/mask"],
             None if label is None else label @ params["unet/label"],
