@@ -18,7 +18,7 @@ import numpy as np
 LEVEL = 0.95
 FEWEST = 10  # patients, or generated images
 MOST = 1000  # images of a subset: larger sets give smaller parts than halves
-DRAWS = 200
+DRAWS = 100
 SUFFIX = "_interval"
 
 Measure = Callable[[Sequence[np.ndarray]], Mapping[str, float]]
