@@ -60,7 +60,7 @@ def kid(
             generated[random.choice(len(generated), size, replace=False)],
             real[random.choice(len(real), size, replace=False)],
         )
-        for _ in range(num_subsets)
+        for _ in range(1 if size == len(generated) == len(real) else num_subsets)  # all are equal
     ]
     return Kid(float(np.mean(values)), float(np.std(values)), num_subsets, size)
 
