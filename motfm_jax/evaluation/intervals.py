@@ -20,6 +20,7 @@ FEWEST = 10  # patients, or generated images
 MOST = 1000  # images of a subset: larger sets give smaller parts than halves
 DRAWS = 100
 SUFFIX = "_interval"
+SHARES = ("precision", "recall", "coverage", "faithful")  # names of measures from 0 to 1 begin so
 
 Measure = Callable[[Sequence[np.ndarray]], Mapping[str, float]]
 
@@ -59,10 +60,10 @@ def intervals(
             drawn.setdefault(name, []).append(value)
     widen = np.sqrt(part / (1 - part))
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    return {
-        name + SUFFIX: [
-            float(scores[name] + widen * (end - np.mean(values)))
-            for end in np.quantile(values, ends)
-        ]
-        for name, values in drawn.items()
-    }
+    laid = {}
+    for name, values in drawn.items():
+        interval = scores[name] + widen * (np.quantile(values, ends) - np.mean(values))
+        if name.startswith(SHARES):
+            interval = interval.clip(0, 1)
+        laid[name + SUFFIX] = interval.tolist()
+    return laid

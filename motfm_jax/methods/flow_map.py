@@ -56,7 +56,8 @@ class Pairs(NamedTuple):
       diagonal: share of examples with s = t, which train the velocity on real images.
       whole: share of the others that are the whole way, t = 0 and s = 1.
       means: of two normal variables; t and s are their sigmoids (logit-normal times), in order.
-      ratio: the teacher's step is this share of a jump.
+      ratio: the teacher's step is this share of a jump. The map that is learned follows Euler's
+        method with steps of this share of the way that is left.
       power: p of a jump's weight, see `loss`.
       velocity: "teacher", or "sample" for the velocity of the example's own straight path.
       score: weight of the energy score of one-call images; 0 leaves it out.
@@ -65,7 +66,7 @@ class Pairs(NamedTuple):
     diagonal: float = 0.375
     whole: float = 0.3
     means: tuple[float, float] = (-1.0, 1.5)
-    ratio: float = 0.1
+    ratio: float = 0.2
     power: float = 0.5
     velocity: str = "teacher"
     score: float = 0.0
@@ -258,7 +259,7 @@ METHOD = Method(
         "diagonal": number(0.375, high=1),
         "whole": number(0.3, high=1),
         "means": numbers((-1.0, 1.5), count=2),
-        "ratio": positive(0.1, high=1),
+        "ratio": positive(0.2, high=1),
         "power": number(0.5, high=1),
         "velocity": choice("teacher", "sample"),
         "score": number(0.0),

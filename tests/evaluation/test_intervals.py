@@ -36,3 +36,13 @@ def test_few_patients_or_no_draws_give_none():
     scores = {"a": 1.0}
     assert intervals(scores, measure, [np.arange(20), np.arange(20) % 9], 10, 0) == {}
     assert intervals(scores, measure, [np.arange(20)], 0, 0) == {}
+
+
+def test_those_of_shares_end_at_0_and_1():
+    kinds = np.arange(40) % 20
+
+    def measure(rows):
+        return dict.fromkeys(("coverage", "number"), len(np.unique(kinds[rows[0]])) / 20)
+
+    found = intervals(measure([slice(None)]), measure, [np.arange(40)], 200, 0)
+    assert found["coverage_interval"][1] == 1 < found["number_interval"][1]
