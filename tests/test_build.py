@@ -16,6 +16,7 @@ from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.features import weights
 from motfm_jax.methods import METHODS
+from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.dispatch import Capabilities
 
 A100, H100 = Capabilities("gpu", 8.0), Capabilities("gpu", 9.0)
@@ -214,6 +215,7 @@ def test_every_kind_of_model_has_a_loss_and_a_sampler_of_the_right_shapes(dims, 
         spade__hidden=8,
         spade__width=8,
         spade__discriminators=1,
+        train__teacher="runs/flow" if METHODS[method].distils else "",
     )
     facts = dataclasses.replace(FACTS, size=SIZES[dims], spacing_mm=None)
     built, size, kind = build.architecture(config, facts), SIZES[dims], METHODS[method]
@@ -229,6 +231,8 @@ def test_every_kind_of_model_has_a_loss_and_a_sampler_of_the_right_shapes(dims, 
         shaped(jnp.int32),
     )
     params = jax.eval_shape(built.init, jax.random.key(0))
+    if kind.distils:
+        params |= {TEACHER + name: leaf for name, leaf in params.items()}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     losses = jax.eval_shape(build.loss(config, built), params, batch, keys, None)
     assert (losses.shape, losses.dtype) == ((3,), jnp.float32)
