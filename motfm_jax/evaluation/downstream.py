@@ -291,8 +291,8 @@ def read_features(path: Path, real: Arrays, intensity: Intensity) -> Features:
       ValueError: see `read_network`.
     """
     task, params, name = read_network(path, real)
-    extract = featurizer(task, params)
-    features = Features(name, lambda images: extract(generated_arrays(images, real), intensity))
+    featurize = featurizer(task, params)
+    features = Features(name, lambda images: featurize(generated_arrays(images, real), intensity))
     if not name.endswith("segment"):
         return features
     predict = predictor(task)
