@@ -161,7 +161,7 @@ def feed(dims: int, seconds: float = FEED_SECONDS) -> dict[str, Any]:
     if dims == 3:
         config.data.intensity.update(mode="percentile", scope="sample")
     data = datasets.data(config)
-    augment = datasets.augmentation(config, data.facts)
+    augment = datasets.augmentation(config)
     examples = data.examples("train")
     batches = pipeline.train_batches(examples, batch_size=batch, seed=0, augment=augment)
     for _ in range(WARM_BATCHES):
