@@ -121,6 +121,12 @@ def teacher_weights(config: ConfigDict, facts: Facts) -> dict[str, np.ndarray]:
     """
     teacher = load_run(Path(config.train.teacher))
     _check_equal(teacher, config, facts, "teacher", {"method": "flow"})
+    if config.train.drop_condition and not teacher.config.train.drop_condition:
+        raise ValueError(
+            f"config.train.drop_condition={config.train.drop_condition} with config.train.teacher="
+            f"{config.train.teacher}: the teacher was never trained without its condition; set it "
+            "to 0, or train the teacher so"
+        )
     return teacher.params
 
 

@@ -197,8 +197,14 @@ def _train(
         batches = itertools.chain([batch], batches)
         _check_memory(config, update, state, batch)
     work = loop.Work(update, learning_rate, evaluate, sample_grid(model, data, run, config))
-    intervals = (fields[f"{what}_every"] for what in ("log", "eval", "save", "sample"))
-    plan = loop.Plan(total, fields.batch_size, *intervals)
+    plan = loop.Plan(
+        total,
+        fields.batch_size,
+        fields.log_every,
+        fields.eval_every,
+        fields.save_every,
+        fields.sample_every,
+    )
     try:
         return loop.train(state, batches, run_key, work, plan, run, checkpoints, progress and first)
     finally:
@@ -245,15 +251,8 @@ def _may_change(config: ConfigDict, converted: bool) -> Collection[str]:
     """Fields that may differ from the run resumed; for converted weights all but the network's."""
     if not converted:
         return MAY_CHANGE
-    fixed = (
-        "model.",
-        "method",
-        "cond",
-        "data.mask_encoding",
-        "data.augment.told",
-        "flow.prediction",
-    )
-    return [name for name, _ in leaves(config.to_dict()) if not name.startswith(fixed)]
+    own = ("model.", "method", "cond", "flow.prediction", "data.mask_encoding", "data.augment.told")
+    return [name for name, _ in leaves(config.to_dict()) if not name.startswith(own)]
 
 
 def _train_batches(config: ConfigDict, data: datasets.Data, images: int) -> Iterator[Batch]:

@@ -109,6 +109,9 @@ def test_a_flow_of_another_network_or_kind_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"config.train.teacher=.*: {fault}"):
             train(tiny("flow_map", tmp_path, **fields), tmp_path / "map")
+    dropping = tiny("flow_map", tmp_path, cond="class", train__drop_condition=0.1)
+    with pytest.raises(ValueError, match="the teacher was never trained without its condition"):
+        train(dropping, tmp_path / "map")
     train(tiny("flow_map", tmp_path, cond="class"), tmp_path / "map")
     again = tiny("flow_map", tmp_path, cond="class", train__teacher=str(tmp_path / "map"))
     with pytest.raises(ValueError, match="its method is flow_map, flow needed"):

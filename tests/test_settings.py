@@ -114,6 +114,7 @@ WRONG = [
     ),
     ({**SPECKLE, "method": "ddpm"}, "only a flow has that choice"),
     ({"flow.prediction": "image", **SPADE}, "flow.prediction='image' with .*only a flow has that"),
+    ({"flow.time_uniform": 0.1}, "time_uniform=0.1 with time_distribution='uniform'"),
     ({"train.drop_condition": 0.1}, "drop_condition=0.1 with .*'none': there is nothing to drop"),
     ({"train.ema_length": 0.29}, "config.train.ema_length=0.29: needs a number .*at most 0.28"),
     ({**SPECKLE, "flow.speckle_power": (0.2, 0.1)}, "the least, then the greatest"),

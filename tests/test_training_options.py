@@ -77,6 +77,8 @@ def test_a_smaller_network_guides_by_its_name_and_step(tmp_path):
     assert sidecar["solver"]["guidance"]["guide"].endswith("at step 7")
     images = np.load(tmp_path / "samples" / "samples.npz")["images"]
     model = motfm.load(run)
+    with pytest.raises(ValueError, match=r"guide=.*has one network"):
+        motfm.export(model.guided_by(motfm.load(small)), tmp_path / "out", guidance=2)
     made = model.sample(2, steps=2, guidance=2, guide=motfm.load(small))
     np.testing.assert_array_equal(made.images, images)
     assert made.calls.tolist() == [4, 4]

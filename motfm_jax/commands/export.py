@@ -22,12 +22,13 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--solver",
         default="",
-        help="euler (default) heun midpoint rk4 tsit5 dopri5; of a diffusion: ddim",
+        help="euler (default) heun midpoint rk4 tsit5 dopri5; of a flow map: jump (its default) "
+        "too; of a diffusion: ddim",
     )
-    add("--steps", type=int, help="solver steps, default 10, ddim 50")
+    add("--steps", type=int, help="solver steps, default 10, jump 1, ddim 50")
     add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
     add("--guidance", type=float, help="of a flow: see motfm sample")
-    add("--guidance_interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
+    add("--guidance-interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
     add("--checkpoint", default="best", help="best, last, or a training step")
     add(
         "--dtype",

@@ -41,7 +41,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
     add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
     add("--guidance", type=float, help="of a flow: above 1 away from what it makes of no condition")
-    add("--guidance_interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
+    add("--guidance-interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
     add("--guide", help="RUN or RUN@STEP, a weaker flow: --guidance leads away from what it makes")
     add("--eta", type=float, help="ddim: fresh noise, 0 to 1 (ancestral); default: the run's")
     add(

@@ -78,7 +78,7 @@ def diversity(units: ImageSet, conditions: np.ndarray) -> np.ndarray:
 
 
 def diversity_of_rows(features: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    """The same of features [N, F], in their unit, and of all images of a condition."""
+    """The same of features [N, F], in their unit."""
     values = np.full(len(features), np.nan)
     for condition in np.flatnonzero(np.bincount(conditions) > 1):
         rows = np.flatnonzero(conditions == condition)[:SIBLINGS]
@@ -92,14 +92,15 @@ def faithfulness(
     """Agreement of a segmenter's labels with the masks that images belong to.
 
     Args:
-      images: in the units of the data, with masks of labels.
+      images: in the units of the data.
       segment: of `Features`.
 
     Returns:
       "faithful_dice" and "faithful_boundary_f1" (one pixel of tolerance), the mean over the
-      structures that mask or labels hold; NaN where there are none.
+      structures that mask or labels hold; NaN where there are none. {} for images without masks,
+      or with masks of floats.
     """
-    if images.masks is None:
+    if images.masks is None or len(images.masks.shape) == len(images.shape):
         return {}
     dice, boundary = np.full((2, len(images)), np.nan)
     row = 0

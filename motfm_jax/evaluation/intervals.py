@@ -20,7 +20,8 @@ FEWEST = 10  # patients, or generated images
 MOST = 1000  # images of a subset: larger sets give smaller parts than halves
 DRAWS = 100
 SUFFIX = "_interval"
-SHARES = ("precision", "recall", "coverage", "faithful")  # names of measures from 0 to 1 begin so
+# How the names of measures from 0 to 1 begin.
+SHARES = ("precision", "recall", "coverage", "faithful", "share", "ratio_share", "auc")
 
 Measure = Callable[[Sequence[np.ndarray]], Mapping[str, float]]
 
@@ -48,7 +49,7 @@ def intervals(
     counts = [int(each.max()) + 1 for each in numbered]
     if not draws or min(counts) < FEWEST:
         return {}
-    part = min(0.5, MOST / max(map(len, numbered)))
+    part = max(min(0.5, MOST / max(map(len, numbered))), 2 / min(counts))  # two units or more
     random = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {}
     for _ in range(draws):

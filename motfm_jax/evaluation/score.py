@@ -95,7 +95,7 @@ class Scores(NamedTuple):
         )
         if about["features"]:
             caption += f"; features of {' and '.join(about['features'])}"
-        if about["bootstrap"]:
+        if any(name.endswith(SUFFIX) for name in self.generated):
             caption += "; in brackets 95% intervals over patients and generated images"
         measures = [
             {
@@ -141,9 +141,11 @@ def score(
       options: see `Options`.
 
     Raises:
-      ValueError: see `scorer`.
+      ValueError: see `scorer`; draws below 0.
     """
     features, networks, seed, bootstrap = options
+    if bootstrap < 0:
+        raise ValueError(f"--bootstrap={bootstrap}: give the draws for intervals, 0 for none")
     others = np.sort(np.random.default_rng(seed).permutation(len(floor.arrays))[: len(images)])
     published = Networks(networks or default_folder(), len(images.shape) - 2)
     measure = scorer(

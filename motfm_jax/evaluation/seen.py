@@ -9,7 +9,7 @@ from motfm_jax.evaluation import each
 from motfm_jax.evaluation.published import Seen as Published
 from motfm_jax.evaluation.published import compare_rows
 from motfm_jax.evaluation.sets import ImageSet
-from motfm_jax.evaluation.spaces import Features, distances_of_halves
+from motfm_jax.evaluation.spaces import Features, distances
 from motfm_jax.metrics.texture import power_spectrum, spectrum_distance
 
 
@@ -65,7 +65,7 @@ def look(
             values[f"diversity_features{ending}"] = each.diversity_of_rows(rows, conditions)
     segmenters = sum(bool(space.segment) for space in named.values())
     for ending, space in named.items():
-        if space.segment and images.masks:
+        if space.segment:
             values |= {
                 name + ending * (segmenters > 1): found
                 for name, found in each.faithfulness(images, space.segment).items()
@@ -87,6 +87,6 @@ def of_parts(seen: Seen, real: Seen, rows: Sequence[np.ndarray]) -> dict[str, fl
         "spectrum_db": spectrum_distance(seen.spectra, real.spectra),
         **real.means(),
         **seen.means(),
-        **distances_of_halves(seen.features, real.features),
+        **distances(seen.features, real.features, seed=None),
         **compare_rows(seen.published, real.published),
     }

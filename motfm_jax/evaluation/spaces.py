@@ -41,44 +41,30 @@ def spaces(features: Features | Sequence[Features] | None) -> dict[str, Features
 
 
 def distances(
-    generated: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray], seed: int
+    generated: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray], seed: int | None
 ) -> dict[str, float]:
     """Of two sets of images in each space.
 
     Args:
       generated, real: ending of a space -> features, [N, F] and [M, F].
-      seed: of the subsets of "kernel".
+      seed: of the subsets of "kernel"; None takes all images at once, as intervals do.
 
     Returns:
       "frechet"; "kernel" (KID with these features, mean over subsets of 1,000 or of all there are)
-      and "kernel_std"; and where both sets have more than 5 images "precision", "recall",
-      "density" and "coverage"; each with the ending of its space.
+      and, with a seed, "kernel_std"; and where both sets have more than 5 images "precision",
+      "recall", "density" and "coverage"; each with the ending of its space.
     """
     scores = {}
     for ending in generated:
         sets = generated[ending], real[ending]
-        kernel = kid(*sets, seed)
-        scores |= {
-            f"frechet{ending}": frechet_distance(*map(moments, sets)),
-            f"kernel{ending}": kernel.mean,
-            f"kernel{ending}_std": kernel.std,
-            **_manifold(*sets, ending),
-        }
-    return scores
-
-
-def distances_of_halves(
-    generated: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    """`distances` as intervals need them: cheaper for few images, the kernel over all at once."""
-    scores = {}
-    for ending in generated:
-        sets = generated[ending], real[ending]
-        scores |= {
-            f"frechet{ending}": frechet_of_rows(*sets),
-            f"kernel{ending}": cubic_mmd(*sets),
-            **_manifold(*sets, ending),
-        }
+        if seed is None:  # cheaper for parts of the images
+            scores[f"frechet{ending}"] = frechet_of_rows(*sets)
+            scores[f"kernel{ending}"] = cubic_mmd(*sets)
+        else:
+            kernel = kid(*sets, seed)
+            scores[f"frechet{ending}"] = frechet_distance(*map(moments, sets))
+            scores |= {f"kernel{ending}": kernel.mean, f"kernel{ending}_std": kernel.std}
+        scores |= _manifold(*sets, ending)
     return scores
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from motfm_jax.evaluation.sets import Real, stored
+from motfm_jax.evaluation import sets
+from motfm_jax.evaluation.sets import Real
 from motfm_jax.evaluation.tables import Table
-from motfm_jax.io.npz import open_npz
 from motfm_jax.metrics.structures import Structures, structures
 from motfm_jax.sampling.outputs import read_samples
 
@@ -28,15 +29,14 @@ def of_samples(folder: Path, reference: Real, floor: Real) -> Table | None:
     sidecar, names = read_samples(folder), reference.arrays.mask_labels
     if "masks" not in sidecar.get("generated", ()):
         return None
-    made, masks = sidecar["condition"]["mask_labels"], stored(folder / "samples.npz", "masks")
+    made, images = sidecar["condition"]["mask_labels"], sets.of_samples(folder)
+    masks: Any = images.masks
     if made != list(names) or masks.shape[1:] != reference.arrays.masks.shape[1:]:
         raise ValueError(
             f"{folder}: masks {masks.shape[1:]} of {', '.join(made)}, the real ones "
             f"{reference.arrays.masks.shape[1:]} of {', '.join(names)}; sample a run of this data"
         )
-    with open_npz(folder / "samples.npz") as arrays:
-        labels = np.asarray(arrays["classes"]) if "classes" in arrays else None
-    return compare(masks.each(), reference, floor, labels)
+    return compare(masks.each(), reference, floor, images.labels)
 
 
 def compare(

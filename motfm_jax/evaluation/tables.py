@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.io.folders import check_same, read_json, whole_file, write_json
 
 Rows = Sequence[Mapping[str, Any]]
 _STD = "_std"
-_INTERVAL = "_interval"
 
 
 class Results:
@@ -102,14 +102,14 @@ class Table(NamedTuple):
     best: Set[tuple[int, str]] = frozenset()
 
     def markdown(self) -> str:
-        titles = [title for title in self._names() if not title.endswith((_STD, _INTERVAL))]
+        titles = [title for title in self._names() if not title.endswith((_STD, SUFFIX))]
         lines = [self.caption, ""] if self.caption else []
         lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         lines += [f"| {' | '.join(cells)} |" for cells in self._cells(titles, "**{}**")]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        titles = [title for title in self._names() if not title.endswith((_STD, _INTERVAL))]
+        titles = [title for title in self._names() if not title.endswith((_STD, SUFFIX))]
         head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
@@ -143,7 +143,7 @@ class Table(NamedTuple):
 
 
 def _text(row: Mapping[str, Any], title: str) -> str:
-    value, spread, ends = (row.get(title + end) for end in ("", _STD, _INTERVAL))
+    value, spread, ends = (row.get(title + end) for end in ("", _STD, SUFFIX))
     if value is None:
         return "n/a"
     if not isinstance(value, float):

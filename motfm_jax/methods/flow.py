@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from motfm_jax.core import Array, Batch, Condition, Context, Network, Params, normal_per_example
 from motfm_jax.fields import Field, are_numbers, choice, number, positive
-from motfm_jax.methods.guidance import Guidance, guided
+from motfm_jax.methods.guidance import Guidance, check_guidance, guided
 from motfm_jax.methods.method import Method, Solution, refuse_options
 from motfm_jax.methods.ode import Solver, check_solver, integrate
 
@@ -90,6 +90,23 @@ def velocity_of_image(network: Network) -> Network:
     return network._replace(apply=apply)
 
 
+def draw_start(batch: Batch, keys: Array) -> tuple[Array, Array, Array]:
+    """What the paths of a batch start from: its sources, or noise.
+
+    Args:
+      batch: of B examples.
+      keys: [B], one per example.
+
+    Returns:
+      x0 [B, *S, C]; the keys of noise, and those left for times, [B] each.
+    """
+    noise_keys, time_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    x0 = batch.source
+    if x0 is None:
+        x0 = normal_per_example(noise_keys, batch.image.shape[1:])
+    return x0, noise_keys, time_keys
+
+
 def loss(
     network: Network,
     params: Params,
@@ -113,10 +130,7 @@ def loss(
     Returns:
       [B] float32.
     """
-    noise_keys, time_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    x0 = batch.source
-    if x0 is None:
-        x0 = normal_per_example(noise_keys, batch.image.shape[1:])
+    x0, _, time_keys = draw_start(batch, keys)
     t = draw_times(time_keys, *times)
     x_t, velocity = linear_path(x0, batch.image, t)
     predicted = network.apply(params, x_t, t, network.encode(params, condition), dropout_key)
@@ -152,10 +166,13 @@ def sample(
 
 
 def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Array:
-    times = Times(
+    return loss(network, params, batch, condition, keys, dropout_key, _times(settings))
+
+
+def _times(settings: Any) -> Times:
+    return Times(
         settings.time_distribution, settings.time_mean, settings.time_std, settings.time_uniform
     )
-    return loss(network, params, batch, condition, keys, dropout_key, times)
 
 
 def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solution:
@@ -166,11 +183,11 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
     name, options = name or "euler", dict(options)
     shift, guidance = options.pop("shift", 1.0), _guidance(options)
     tolerances = {key: options.pop(key) for key in ("rtol", "atol") if key in options}
-    refuse_options(options, "the run learned a flow (config.method='flow'), without such a choice")
+    refuse_options(options, "the run learned a flow, without such a choice")
     if name == "ddim":
         raise ValueError(
-            "--solver=ddim: the run learned a flow (config.method='flow'), which euler, heun and "
-            "the other solvers sample; leave it out"
+            "--solver=ddim: the run learned a flow, which euler, heun and the other solvers "
+            "sample; leave it out"
         )
     if name == "adaptive" and steps is not None:
         raise ValueError(
@@ -197,13 +214,15 @@ def _guidance(options: dict[str, Any]) -> Guidance | None:
     guide = options.pop("guide", "")
     if weight is None and (interval or guide):
         raise ValueError(
-            f"--{'guide' if guide else 'guidance_interval'} without --guidance: give the weight "
+            f"--{'guide' if guide else 'guidance-interval'} without --guidance: give the weight "
             "too, such as --guidance=2"
         )
-    if weight is None or weight == 1:
+    if weight is None:
         return None
     low, high = interval or (0, 1)
-    return Guidance(float(weight), (float(low), float(high)), guide)
+    guidance = Guidance(float(weight), (float(low), float(high)), guide)
+    check_guidance(guidance)
+    return None if weight == 1 else guidance
 
 
 def _check(config: Any) -> None:
@@ -212,6 +231,12 @@ def _check(config: Any) -> None:
         raise ValueError(
             f"config.train.drop_condition={config.train.drop_condition} with config.cond='none': "
             "there is nothing to drop; set it to 0, or give a condition"
+        )
+    if flow.time_distribution == "uniform" and _times(flow) != UNIFORM:
+        raise ValueError(
+            f"config.flow.time_mean={flow.time_mean}, time_std={flow.time_std}, time_uniform="
+            f"{flow.time_uniform} with time_distribution='uniform': they shape logit-normal times; "
+            "use time_distribution logit_normal"
         )
     if flow.source == "speckle":
         needed = are_numbers(flow.speckle_power, count=2, above=0)

@@ -60,7 +60,7 @@ class Pairs(NamedTuple):
         method with steps of this share of the way that is left.
       power: p of a jump's weight, see `loss`.
       velocity: "teacher", or "sample" for the velocity of the example's own straight path.
-      score: weight of the energy score of one-call images; 0 leaves it out.
+      energy_weight: of the energy score of one-call images; 0 leaves it out.
     """
 
     diagonal: float = 0.375
@@ -69,7 +69,7 @@ class Pairs(NamedTuple):
     ratio: float = 0.2
     power: float = 0.5
     velocity: str = "teacher"
-    score: float = 0.0
+    energy_weight: float = 0.0
 
 
 def draw_pairs(keys: Array, pairs: Pairs) -> tuple[Array, Array]:
@@ -104,8 +104,8 @@ def loss(
     this u has no gradient. Where the teacher is exact and a is small, the solution is the mean
     velocity of its flow. With q the difference divided by a, the loss of a jump is
     a mean(q^2) / (mean(q^2) + FLOOR)^power, whose weight has no gradient. At s = t it is that of
-    `flow.loss`. With a `score`, two images made in one call from x0 and from other noise are
-    compared with the real one too, see `energy.local_energy_score`.
+    `flow.loss`. With an `energy_weight`, two images made in one call from x0 and from other noise
+    are compared with the real one too, see `energy.local_energy_score`.
 
     Args:
       network: the flow map, and with the teacher's weights the velocity.
@@ -116,14 +116,11 @@ def loss(
     Returns:
       [B] float32.
     """
-    noise_keys, time_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    x0 = batch.source
-    if x0 is None:
-        x0 = normal_per_example(noise_keys, batch.image.shape[1:])
+    x0, noise_keys, time_keys = flow.draw_start(batch, keys)
     t, s = draw_pairs(time_keys, pairs)
     x_t, own = flow.linear_path(x0, batch.image, t)
     ways = [(x_t, t, s)]
-    if pairs.score:
+    if pairs.energy_weight:
         second_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)
         second = normal_per_example(second_keys, batch.image.shape[1:])
         ways += [(noise, jnp.zeros_like(t), jnp.ones_like(t)) for noise in (x0, second)]
@@ -148,10 +145,10 @@ def loss(
     at_target = jnp.mean(jnp.square(u - target), axis=axes) / pairs.ratio
     weight = jax.lax.stop_gradient((at_target / pairs.ratio + FLOOR) ** -pairs.power)
     losses = jnp.where(s == t, at_velocity, weight * at_target)
-    if not pairs.score:
+    if not pairs.energy_weight:
         return losses
     score = local_energy_score(x0 + whole[0], second + whole[1], batch.image)
-    return losses + pairs.score * score
+    return losses + pairs.energy_weight * score
 
 
 def _mean_velocities(
@@ -214,7 +211,7 @@ def _loss(settings, network, params, batch, condition, keys, dropout_key) -> Arr
         settings.ratio,
         settings.power,
         settings.velocity,
-        settings.score,
+        settings.energy_weight,
     )
     return loss(network, params, batch, condition, keys, dropout_key, pairs)
 
@@ -235,10 +232,11 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
 def _check(config: Any) -> None:
     flow.METHOD.check(config)
     train = config.train
-    if config.flow_map.score and config.flow.source != "noise":
+    if config.flow_map.energy_weight and config.flow.source != "noise":
         raise ValueError(
-            f"config.flow_map.score={config.flow_map.score} with config.flow.source="
-            f"{config.flow.source!r}: it compares images of different noise; set it to 0"
+            f"config.flow_map.energy_weight={config.flow_map.energy_weight} with "
+            f"config.flow.source={config.flow.source!r}: it compares images of different noise; "
+            "set it to 0"
         )
     if not train.teacher:
         raise ValueError(
@@ -262,7 +260,7 @@ METHOD = Method(
         "ratio": positive(0.2, high=1),
         "power": number(0.5, high=1),
         "velocity": choice("teacher", "sample"),
-        "score": number(0.0),
+        "energy_weight": number(0.0),
     },
     loss=_loss,
     solver=_solver,

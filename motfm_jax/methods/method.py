@@ -135,7 +135,7 @@ class Method(NamedTuple):
 def refuse_options(options: Mapping[str, Any], why: str) -> None:
     """Raises ValueError where there are options that a solver does not take."""
     if options:
-        flags = ", ".join(f"--{name}" for name in options)
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
         raise ValueError(f"{flags}: {why}; leave {'them' if len(options) > 1 else 'it'} out")
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motfm_jax.core import Array
-from motfm_jax.methods.guidance import Guidance, check_guidance
+from motfm_jax.methods.guidance import Guidance
 from motfm_jax.methods.method import Solution
 
 
@@ -141,8 +141,6 @@ def check_solver(solver: Solver) -> None:
         raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
     if not 1 <= solver.shift < np.inf:
         raise ValueError(f"shift={solver.shift}: give 1 (equal steps) or more (towards noise)")
-    if solver.guidance:
-        check_guidance(solver.guidance)
 
 
 def step_times(steps: int, shift: float = 1.0) -> np.ndarray:

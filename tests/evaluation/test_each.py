@@ -80,6 +80,8 @@ def test_images_that_follow_their_masks_are_told_from_those_that_do_not():
     assert moved["faithful_boundary_f1"] < 0.8
     without = scored(in_memory(follow(masks)), features=THRESHOLD)
     assert "faithful_dice" not in without
+    floats = scored(in_memory(follow(masks), masks[..., None] + 0.5), features=THRESHOLD)
+    assert "faithful_dice" not in floats
 
 
 def test_the_floor_of_faithfulness_is_that_of_the_held_out_images():

@@ -178,7 +178,7 @@ def test_a_score_adds_that_of_two_images_of_one_call():
     batch = make_batch(8)
     keys = fold_keys(jax.random.key(3), batch.index)
     plain, *_ = losses(batch=batch)
-    scored, *_ = losses(pairs=Pairs(score=2.0), batch=batch)
+    scored, *_ = losses(pairs=Pairs(energy_weight=2.0), batch=batch)
     noise_keys, _ = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     noises = [noise_keys, jax.vmap(lambda key: jax.random.fold_in(key, 1))(noise_keys)]
     images = [

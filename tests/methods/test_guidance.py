@@ -94,7 +94,7 @@ def test_adaptive_calls_both_networks_at_every_time():
     [
         (dict(guidance=-1.0), "guidance=-1.0: give a number of 0 or more"),
         (dict(guidance=2.0, guidance_interval=(0.8, 0.2)), r"interval \(0.8, 0.2\): give two"),
-        (dict(guidance_interval=(0.2, 0.8)), "--guidance_interval without --guidance"),
+        (dict(guidance_interval=(0.2, 0.8)), "--guidance-interval without --guidance"),
         (dict(guidance=2.0), "--guidance=2: runs/x was not trained without its condition"),
     ],
 )
