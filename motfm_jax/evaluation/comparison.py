@@ -36,6 +36,7 @@ class Study(NamedTuple):
       recipe: how each is trained.
       real: learn from the first so many real training images at most, whole patients in order; 0
         for all.
+      alone: learn from generated images alone, not from real and generated together.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Study(NamedTuple):
     seeds: int = 3
     recipe: downstream.Recipe = downstream.DEFAULT_RECIPE
     real: int = 0
+    alone: bool = False
 
 
 def compare(
@@ -81,7 +83,9 @@ def compare(
     train = synthetic.first_patients(real.train, study.real) if study.real else real.train
     sets = {"real": train}
     for name, arrays in generated.items():
-        sets |= {name: arrays, f"real + {name}": synthetic.join(train, arrays)}
+        sets[name] = arrays
+        if not study.alone:
+            sets[f"real + {name}"] = synthetic.join(train, arrays)
     task = downstream.make_task(study.task, study.depth, real.train, study.width)
     epochs, batch_size, lr = study.recipe
     settings = {

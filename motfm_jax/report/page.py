@@ -99,21 +99,23 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
         "for the similarity (made from a mask: its own). Columns: steps. Levels of DDIM in "
         "brackets. Best of each conditioning in bold. "
     )
+    own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
     if name == "echo":
-        title, systems, measures = "table1", list(SYSTEMS), tables.TABLE1
+        paper, measures = [each for each in SYSTEMS if not SYSTEMS[each].teacher], tables.TABLE1
+        title = "table1"
         caption = (
             "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; F, not of the paper: the flow map of M; "
             "-C, -M, -CM: class, mask, both. "
         )
         unknown = "FID, KID, CMMD and IS are shown where the published weights are there. "
         if networks:
-            own = " and ".join(networks)
-            unknown += f"Frechet and kernel: in the features of this data's own {own}."
+            named = " and ".join(networks)
+            unknown += f"Frechet and kernel: in the features of this data's own {named}."
     else:
-        title, systems, measures = "table2", ["D", "M", "F"], tables.TABLE2
+        title, paper, measures = "table2", ["D", "M"], tables.TABLE2
         caption = "Table 2. D, M and F: DDPM, MOTFM and its flow map, unconditional. "
         unknown = "3D-FID is shown where the published weights are there."
-    own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
+    systems = [*paper, *(system for system in own if SYSTEMS[system].teacher)]
     found = {key for row in rows for key in row}
     endings = sorted(
         key.removeprefix("frechet")

@@ -69,6 +69,15 @@ def test_a_network_is_trained_once(real, tmp_path, capsys):
     assert (out / "network.npz").stat().st_mtime_ns == network
 
 
+@pytest.mark.slow
+def test_generated_images_serve_alone(real, tmp_path):
+    good = write_samples(tmp_path / "good", real.images[:32], real.labels[:32])
+    flags = [*FLAGS, f"--out={tmp_path}", "--epochs=1", "--seeds=1", "--alone"]
+    command("downstream")([*flags, "--synthetic", f"good={good}"])
+    rows = json.loads((tmp_path / "downstream.json").read_text())["rows"]
+    assert [row["trained_on"] for row in rows] == ["real", "good"]
+
+
 @pytest.mark.nightly
 def test_networks_of_every_kind_are_trained_tested_and_not_trained_again(real, tmp_path, capsys):
     good = write_samples(tmp_path / "good", real.images[:32], real.labels[:32])
