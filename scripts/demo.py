@@ -2,7 +2,8 @@
 
     bash scripts/demo.sh
 
-leaves runs/demo/. Interrupted, the same command continues.
+leaves runs/demo/: a flow, and in runs/demo/map the flow map learned from it, which needs one call.
+Interrupted, the same command continues.
 """
 
 import json
@@ -23,7 +24,12 @@ from motfm_jax.settings import check, default, from_json
 
 RUN = Path("runs/demo")
 NUM, SHOWN = 200, 8
-CALLS = {"one_call": 1, "ten_calls": 10}
+# Folder of the samples: title, whether of the flow map, calls.
+SETS = {
+    "one_call": ("flow, 1 call", False, 1),
+    "map_one_call": ("map, 1 call", True, 1),
+    "ten_calls": ("flow, 10 calls", False, 10),
+}
 NEXT = """
 What next:
   more samples      .venv/bin/motfm sample --run={run} --num=16 --steps=5 --out=samples
@@ -43,12 +49,15 @@ def main(arguments: Sequence[str]) -> None:
 def demo(run: Path) -> float:
     """Trains in `run` (or continues there), samples and draws; returns the share of images whose
     cavity is darker than their myocardium."""
-    check_same_demo(run)
-    model = motfm.train(config(), run, resume=True)
-    real = model.data("valid")
+    plans = {run: config(), run / "map": map_config(run)}
+    for folder, plan in plans.items():
+        check_same_demo(folder, plan)
+    flow, flow_map = (motfm.train(plan, folder, resume=True) for folder, plan in plans.items())
+    real = flow.data("valid")
     generated = {}
-    for name, steps in CALLS.items():
-        print(f"sampling {NUM} images with {steps} network call{'s' * (steps > 1)} each")
+    for name, (title, mapped, steps) in SETS.items():
+        print(f"sampling {NUM} images: {title} each")
+        model = flow_map if mapped else flow
         with progress_bar() as progress:
             samples = model.sample(
                 NUM, steps=steps, trajectory=steps > 1, timed=True, progress=progress
@@ -57,14 +66,14 @@ def demo(run: Path) -> float:
         print(f"  {samples.generated.seconds_per_image * 1e3:.3g} ms an image after warm-up")
         generated[name] = samples.images
     draw(run / "picture.png", generated, real, samples)
-    labels = model.facts.mask_labels
+    labels = flow.facts.mask_labels
     share, number = darker_share(
         generated["ten_calls"], samples.masks, labels.index("cavity"), labels.index("myocardium")
     )
     print(
         f"\n{share:.1%} of {number} ten-call images have a cavity darker than the myocardium, as "
         f"their masks ask (expected: at least 95%)\n\nLook at:\n"
-        f"  {run}/picture.png               mask, simulated scan, 1 call, 10 calls\n"
+        f"  {run}/picture.png               mask, simulated scan, and the three sets\n"
         f"  {run}/ten_calls/trajectory.png  from noise to image\n"
         f"  {run}/loss.png                  training and validation loss\n"
         f"  {run}/ten_calls/samples.npz     images, masks, classes; samples.json tells how\n"
@@ -75,7 +84,7 @@ def demo(run: Path) -> float:
 
 
 def config() -> ConfigDict:
-    """Small enough for two cores and five minutes."""
+    """Of the flow: small enough for two cores and three minutes."""
     chosen = default()
     chosen.cond = "mask+class"
     presets.apply(chosen, 2, "small")
@@ -96,15 +105,24 @@ def config() -> ConfigDict:
     return chosen
 
 
-def check_same_demo(run: Path) -> None:
+def map_config(teacher: Path) -> ConfigDict:
+    """Of the flow map that learns from the flow: a third of its updates, each 5/3 as dear."""
+    chosen = config()
+    chosen.method = "flow_map"
+    chosen.train.update(teacher=str(teacher), steps=100, lr=3e-4, warmup=10, schedule="cosine")
+    check(chosen)
+    return chosen
+
+
+def check_same_demo(run: Path, plan: ConfigDict) -> None:
     """Raises ValueError where another version of the demo has left its run."""
     path = run / "config.json"
-    if path.exists() and from_json(json.loads(path.read_text())) != config():
+    if path.exists() and from_json(json.loads(path.read_text())) != plan:
         raise ValueError(f"{run}: was left by another version of the demo; delete it, then again")
 
 
 def draw(path: Path, generated: dict[str, np.ndarray], real: Arrays, samples: Any) -> None:
-    """A picture with a row each of masks, simulated scans, 1 call and 10 calls."""
+    """A picture with a row each of masks, simulated scans and generated sets."""
     chosen = np.linspace(0, min(NUM, len(real)) - 1, SHOWN).astype(int)
     view = tiles.shared_view(real.images[chosen])
     rows = [[tiles.mask_tile(samples.masks[index]) for index in chosen]]
@@ -113,7 +131,7 @@ def draw(path: Path, generated: dict[str, np.ndarray], real: Arrays, samples: An
     pictures.write_grid(
         path,
         rows,
-        row_titles=["mask", "simulated", "1 call", "10 calls"],
+        row_titles=["mask", "simulated", *(title for title, _, _ in SETS.values())],
         column_titles=[real.classes[samples.labels[index]] for index in chosen],
         caption=view.caption(1),
     )

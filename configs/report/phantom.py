@@ -19,6 +19,7 @@ PLAN = Plan(
             "train.sample_every": 300,
             "train.log_every": 50,
         },
+        of_method={"flow_map": {"train.steps": 100}},
         num=64,
     ),
     brain=Anatomy(

@@ -15,7 +15,7 @@ from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.io.folders import check_same, read_json, whole_file, write_json
 
 Rows = Sequence[Mapping[str, Any]]
-_STD = "_std"
+STD = "_std"
 
 
 class Results:
@@ -80,7 +80,7 @@ def mean_and_spread(rows: Rows, group: str, measures: Sequence[str]) -> list[dic
             values: list[Any] = [row.get(measure) for row in own]
             known = None not in values
             entry[measure] = float(np.mean(values)) if known else None
-            entry[measure + _STD] = (
+            entry[measure + STD] = (
                 float(np.std(values, ddof=1)) if known and len(values) > 1 else None
             )
         table.append(entry)
@@ -102,14 +102,14 @@ class Table(NamedTuple):
     best: Set[tuple[int, str]] = frozenset()
 
     def markdown(self) -> str:
-        titles = [title for title in self._names() if not title.endswith((_STD, SUFFIX))]
+        titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
         lines = [self.caption, ""] if self.caption else []
         lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         lines += [f"| {' | '.join(cells)} |" for cells in self._cells(titles, "**{}**")]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        titles = [title for title in self._names() if not title.endswith((_STD, SUFFIX))]
+        titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
         head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         body = "".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
@@ -143,7 +143,7 @@ class Table(NamedTuple):
 
 
 def _text(row: Mapping[str, Any], title: str) -> str:
-    value, spread, ends = (row.get(title + end) for end in ("", _STD, SUFFIX))
+    value, spread, ends = (row.get(title + end) for end in ("", STD, SUFFIX))
     if value is None:
         return "n/a"
     if not isinstance(value, float):

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 FLOOR = "real"
 COPIES = ("share_closer", "ratio_share", "auc")  # of the audit
-VERSION = 2  # raise when rows get other measures, so that old results are measured again
+VERSION = 3  # raise when rows get other measures, so that old results are measured again
 
 
 class Real(NamedTuple):
@@ -57,7 +57,8 @@ class Real(NamedTuple):
 
 def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     """The real images of an anatomy of which some set is there."""
-    model = runs.load_run(run_folder(out, anatomy, sampled(plan, out, anatomy)[0].system))
+    first = sampled(plan, out, anatomy)[0]
+    model = runs.load_run(run_folder(out, anatomy, first.system, first.repeat))
     train, reference = (datasets.of_run(model, split) for split in ("train", plan.reference))
     held_out = reference
     if len(reference) < FEWEST:
@@ -80,9 +81,10 @@ def measure(
       real: of `read_real`.
 
     Returns:
-      A row each: system, steps, spacing, the measures of `evaluation.score` with their intervals,
-      seconds_per_image, calls, share_closer, ratio_share and auc (see `evaluation.audit`); first
-      the floor, with the system "real". And the names of the networks whose features were used.
+      A row each: system, steps, spacing, repeat, the measures of `evaluation.score` with their
+      intervals, seconds_per_image, calls, share_closer, ratio_share and auc (see
+      `evaluation.audit`); first the floor, with the system "real". And the names of the networks
+      whose features were used.
     """
     num, intensity = anatomies(plan)[anatomy].num, real.intensity
     features = _features(plan, out, anatomy, real)
@@ -121,7 +123,7 @@ def measure(
         logger.info(f"{anatomy}: real images of train, the floor")
         chosen = np.random.default_rng(plan.seed).permutation(len(real.train))[:num]
         results.add(
-            {"system": FLOOR, "steps": None, "spacing": ""},
+            {"system": FLOOR, "steps": None, "spacing": "", "repeat": 0},
             score(in_units(real.train, intensity, rows=np.sort(chosen)), floor=True),
         )
     for cell in sets:
@@ -157,4 +159,4 @@ def _features(plan: Plan, out: Path, anatomy: str, real: Real) -> list[Features]
 
 
 def _key(cell: Cell) -> dict[str, Any]:
-    return {"system": cell.system, "steps": cell.steps, "spacing": cell.spacing}
+    return {name: getattr(cell, name) for name in ("system", "steps", "spacing", "repeat")}

@@ -23,7 +23,7 @@ from motfm_jax.io.tiles import View, image_tile, mask_tile
 from motfm_jax.metrics.density import GRID
 from motfm_jax.report import tables
 from motfm_jax.report.measure import Real, measure, read_real
-from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
+from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies, repeats
 from motfm_jax.report.stages import (
     Stage,
     downstream_folder,
@@ -182,7 +182,8 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     if masks is not None and name == "echo":
         titles.insert(0, "mask")
         columns.insert(0, [mask_tile(np.asarray(mask)) for mask in masks[:num]])
-    for cell in sampled(plan, out, name):
+    first_trained = [cell for cell in sampled(plan, out, name) if not cell.repeat]
+    for cell in first_trained:
         generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
         columns.append([image_tile(image, view) for image in generated.take(first)])
         titles.append(_title(cell))
@@ -191,7 +192,7 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
         path, list(zip(*columns)), column_titles=titles, caption=view.caption(real.images.shape[-1])
     )
     figures = [(path, f"Figure 2, {name}. Steps in brackets; t: trailing levels.")]
-    last_of = {cell.system: cell for cell in sampled(plan, out, name)}
+    last_of = {cell.system: cell for cell in first_trained}
     for last in last_of.values():
         pairs = sample_folder(out, last, plan.reference) / "audit.png"
         if pairs.is_file():
@@ -219,7 +220,8 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
 
     curves = {"real": curve(real.images)}
     for cell in sampled(plan, out, "echo"):
-        if cell.steps == max(plan.steps) and SYSTEMS[cell.system].cond == "none":
+        last = cell.steps == max(plan.steps) and not cell.repeat
+        if last and SYSTEMS[cell.system].cond == "none":
             generated = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
             curves[_title(cell)] = curve(generated)
     path = folder / "figure3.png"
@@ -229,11 +231,13 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
 
 def parents(plan: Plan, out: Path) -> str:
     """The runs that some of the networks began with, a paragraph each."""
-    paths = {
-        f"{name}/{system}": run_folder(out, name, system) / PARENT
+    folders = [
+        run_folder(out, name, system, repeat)
         for name, anatomy in anatomies(plan).items()
         for system in anatomy.systems
-    }
+        for repeat in range(repeats(plan, system))
+    ]
+    paths = {f"{folder.parent.name}/{folder.name}": folder / PARENT for folder in folders}
     begun = [
         f"<p>{system} began with the weights of {escape(parent['run'])}, step {parent['step']}.</p>"
         for system, path in paths.items()

@@ -45,10 +45,10 @@ SYSTEMS = {
     "F-M": System("flow_map", "mask", teacher="M-M"),
     "F-CM": System("flow_map", "mask+class", teacher="M-CM"),
 }
-# What table 3 trains downstream networks on: task -> (system, calls).
+# What table 3 trains downstream networks on: task -> (system, calls). Not of the paper: F.
 SYNTHETIC = {
-    "classify": (("D-C", 50), ("M-C", 10)),
-    "segment": (("D-M", 50), ("M-M", 10)),
+    "classify": (("D-C", 50), ("M-C", 10), ("F-C", 1)),
+    "segment": (("D-M", 50), ("M-M", 10), ("F-M", 1)),
 }
 
 
@@ -61,6 +61,7 @@ class Anatomy:
       arguments: after its colon, beside method and cond, such as "size=small".
       root: of the data; "" where the config file needs none.
       settings: fields that every training changes, such as {"train.steps": 1000}.
+      of_method: those that trainings of one method change too, by method.
       systems: names of SYSTEMS.
       num: images a cell of the tables.
     """
@@ -69,6 +70,7 @@ class Anatomy:
     arguments: str = "size=paper"
     root: str = ""
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    of_method: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
     systems: tuple[str, ...] = tuple(SYSTEMS)
     num: int = 2000
 
@@ -90,6 +92,8 @@ class Plan:
       denoise: settings of the denoising run beside those of `echo`; None for no denoising.
       notes: what a reader must know of this plan.
       seed: of trainings and noise.
+      repeats: trainings of each flow and flow map, of seeds `seed`, `seed` + 1, ...: the tables
+        show mean and standard deviation. Table 3 and the figures are of the first.
     """
 
     title: str
@@ -105,6 +109,7 @@ class Plan:
     denoise: Mapping[str, object] | None = dataclasses.field(default_factory=dict)
     notes: str = ""
     seed: int = 0
+    repeats: int = 1
 
 
 class Cell(NamedTuple):
@@ -115,16 +120,19 @@ class Cell(NamedTuple):
       system: of SYSTEMS.
       steps: requested; a generator makes one.
       spacing: of a diffusion, else "".
+      repeat: which training of the system, from 0.
     """
 
     anatomy: str
     system: str
     steps: int
     spacing: str = ""
+    repeat: int = 0
 
     @property
     def name(self) -> str:
-        return "_".join(filter(None, (self.system, str(self.steps), self.spacing)))
+        again = f"repeat{self.repeat}" if self.repeat else ""
+        return "_".join(filter(None, (self.system, str(self.steps), self.spacing, again)))
 
 
 def check(plan: Plan) -> None:
@@ -137,6 +145,11 @@ def check(plan: Plan) -> None:
             before = SYSTEMS[system].base or SYSTEMS[system].teacher
             if before and before not in anatomy.systems:
                 raise ValueError(f"plan: {name}.systems has {system!r}, which needs {before!r} too")
+        methods = {system.method for system in SYSTEMS.values()}
+        if unknown := sorted(set(anatomy.of_method) - methods):
+            raise ValueError(
+                f"plan: {name}.of_method has {unknown[0]!r}; use {', '.join(sorted(methods))}"
+            )
         if anatomy.num < 2:
             raise ValueError(f"plan: {name}.num={anatomy.num}: two images or more needed")
         presets.config_file(anatomy.config, flag=f"plan: {name}.config")
@@ -146,6 +159,8 @@ def check(plan: Plan) -> None:
         raise ValueError(f"plan: steps={plan.steps}: whole numbers from 1 needed")
     if not plan.spacings or set(plan.spacings) - set(SPACINGS):
         raise ValueError(f"plan: spacings={plan.spacings}: use {' or '.join(SPACINGS)}")
+    if plan.repeats < 1:
+        raise ValueError(f"plan: repeats={plan.repeats}: at least 1 needed")
     if set(plan.depths) - {18, 50}:
         raise ValueError(f"plan: depths={plan.depths}: use 18 or 50")
 
@@ -162,15 +177,24 @@ def cells(plan: Plan, anatomy: str) -> list[Cell]:
     for system in anatomies(plan)[anatomy].systems:
         method = SYSTEMS[system].method
         steps = (1,) if method == "spade" else plan.steps
-        for spacing in plan.spacings if method == "ddpm" else ("",):
-            listed += [Cell(anatomy, system, count, spacing) for count in steps]
+        listed += [
+            Cell(anatomy, system, count, spacing, repeat)
+            for repeat in range(repeats(plan, system))
+            for spacing in (plan.spacings if method == "ddpm" else ("",))
+            for count in steps
+        ]
     return listed
+
+
+def repeats(plan: Plan, system: str) -> int:
+    """How often a system is trained."""
+    return plan.repeats if SYSTEMS[system].method in ("flow", "flow_map") else 1
 
 
 def synthetic(plan: Plan, task: str) -> list[Cell]:
     """The generated sets that a task's networks are trained on, of the systems the plan has."""
     return [
-        Cell("echo", system, steps, "" if SYSTEMS[system].method == "flow" else plan.spacings[-1])
+        Cell("echo", system, steps, plan.spacings[-1] if SYSTEMS[system].method == "ddpm" else "")
         for system, steps in SYNTHETIC[task]
         if system in plan.echo.systems
     ]

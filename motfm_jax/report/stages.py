@@ -24,6 +24,7 @@ from motfm_jax.report.plan import (
     Plan,
     anatomies,
     cells,
+    repeats,
     synthetic,
 )
 
@@ -48,9 +49,9 @@ class Stage(NamedTuple):
         return " ".join(("motfm", self.command, *self.arguments))
 
 
-def run_folder(out: Path, anatomy: str, system: str) -> Path:
+def run_folder(out: Path, anatomy: str, system: str, repeat: int = 0) -> Path:
     """Where a system's training is."""
-    return out / "runs" / anatomy / system
+    return out / "runs" / anatomy / (f"{system}_repeat{repeat}" if repeat else system)
 
 
 def sample_folder(out: Path, cell: Cell, split: str) -> Path:
@@ -93,7 +94,11 @@ def stages(plan: Plan, out: Path, num_train: int) -> list[Stage]:
     """
     listed = []
     for name, anatomy in anatomies(plan).items():
-        listed += [_training(plan, out, name, anatomy, system) for system in anatomy.systems]
+        listed += [
+            _training(plan, out, name, system, repeat)
+            for system in anatomy.systems
+            for repeat in range(repeats(plan, system))
+        ]
         listed += [
             _sampling(plan, out, cell, plan.reference, anatomy.num) for cell in cells(plan, name)
         ]
@@ -113,21 +118,23 @@ def _config(anatomy: Anatomy, arguments: str) -> tuple[str, ...]:
     return f"--config={anatomy.config}:{chosen}", *root, *_fields(anatomy.settings)
 
 
-def _training(plan: Plan, out: Path, name: str, anatomy: Anatomy, system: str) -> Stage:
-    method, cond, base, teacher = SYSTEMS[system]
+def _training(plan: Plan, out: Path, name: str, system: str, repeat: int) -> Stage:
+    anatomy, (method, cond, base, teacher) = anatomies(plan)[name], SYSTEMS[system]
     others = tuple(
-        f"--config.train.{role}={run_folder(out, name, other)}"
+        f"--config.train.{role}={run_folder(out, name, other, repeat)}"
         for role, other in (("base", base), ("teacher", teacher))
         if other
     )
+    workdir = run_folder(out, name, system, repeat)
     return Stage(
-        f"train {name}/{system}",
+        f"train {name}/{workdir.name}",
         "train",
         (
             *_config(anatomy, f"method={method},cond={cond}"),
-            f"--config.seed={plan.seed}",
+            *_fields(anatomy.of_method.get(method, {})),
+            f"--config.seed={plan.seed + repeat}",
             *others,
-            f"--workdir={run_folder(out, name, system)}",
+            f"--workdir={workdir}",
             "--resume",
         ),
     )
@@ -190,12 +197,12 @@ def _sampling(plan: Plan, out: Path, cell: Cell, split: str, num: int) -> Stage:
         f"sample {cell.anatomy}_{split}/{cell.name}",
         "sample",
         (
-            f"--run={run_folder(out, cell.anatomy, cell.system)}",
+            f"--run={run_folder(out, cell.anatomy, cell.system, cell.repeat)}",
             f"--num={num}",
             *steps,
             *spacing,
             f"--split={split}",
-            f"--seed={plan.seed}",
+            f"--seed={plan.seed + cell.repeat}",
             "--no-nifti",
             f"--out={sample_folder(out, cell, split)}",
         ),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from motfm_jax.evaluation.intervals import SUFFIX
-from motfm_jax.evaluation.tables import Rows, Table, mean_and_spread
+from motfm_jax.evaluation.tables import STD, Rows, Table, mean_and_spread
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
 
@@ -99,7 +99,10 @@ def generation(
         own = [row for row in rows if row["system"] == system]
         unknown = "" if own and SYSTEMS[system].method == "spade" else NOT_RUN
         for spacing in dict.fromkeys(row["spacing"] for row in own) or [None]:
-            by_steps = {row["steps"]: row for row in own if row["spacing"] == spacing}
+            by_steps = {
+                steps: [row for row in own if (row["spacing"], row["steps"]) == (spacing, steps)]
+                for steps in plan.steps
+            }
             body.append(
                 {"": f"{system} ({spacing})" if spacing else system}
                 | _cells(reported, plan.steps, by_steps, unknown)
@@ -120,7 +123,7 @@ def generation(
     floor = next((row for row in rows if row["system"] == FLOOR), {})
     if any(floor.get(each.key) is not None for each in reported):
         body.append(
-            {"": "real against real"} | _cells(reported, plan.steps, {plan.steps[0]: floor}, "")
+            {"": "real against real"} | _cells(reported, plan.steps, {plan.steps[0]: [floor]}, "")
         )
     return Table(caption, body, best)
 
@@ -128,17 +131,23 @@ def generation(
 def _cells(
     measures: Sequence[Measure],
     steps: Sequence[int],
-    by_steps: Mapping[int, Mapping[str, Any]],
+    by_steps: Mapping[int, Rows],
     unknown: str,
 ) -> dict[str, Any]:
-    """A system's values with their intervals."""
+    """A system's values: of one training with their intervals, of several with their spread."""
     cells = {}
     for each in measures:
         for count in steps:
-            row, title = by_steps.get(count), f"{each.title} {count}"
-            cells[title] = unknown if row is None else row.get(each.key)
-            if row is not None and each.key + SUFFIX in row:
-                cells[title + SUFFIX] = row[each.key + SUFFIX]
+            rows, title = by_steps.get(count), f"{each.title} {count}"
+            if not rows:
+                cells[title] = unknown
+            elif len(rows) == 1:
+                cells[title] = rows[0].get(each.key)
+                if each.key + SUFFIX in rows[0]:
+                    cells[title + SUFFIX] = rows[0][each.key + SUFFIX]
+            else:
+                (spread,) = mean_and_spread(rows, "system", [each.key])
+                cells[title], cells[title + STD] = spread[each.key], spread[each.key + STD]
     return cells
 
 
@@ -152,7 +161,11 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
     """
     body = []
     for task, model in (("classify", "ResNet{}"), ("segment", "UNet-Res{}")):
-        names = [f"{system}({steps})" for system, steps in SYNTHETIC[task]]
+        names = [
+            f"{system}({steps})"
+            for system, steps in SYNTHETIC[task]
+            if not SYSTEMS[system].teacher or system in plan.echo.systems
+        ]
         for depth in (18, 50):
             means = {
                 row["trained_on"]: row

@@ -66,6 +66,8 @@ def test_downstream_networks_get_as_many_generated_images_as_there_are_real_ones
         (dict(steps=()), "whole numbers from 1"),
         (dict(spacings=("linear",)), "leading or trailing"),
         (dict(depths=(34,)), "use 18 or 50"),
+        (dict(repeats=0), "at least 1"),
+        (dict(echo=dataclasses.replace(ECHO, of_method={"flowmap": {}})), "has 'flowmap'; use"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(changes, message):
@@ -134,6 +136,36 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
     assert table.best == {(1, "A ↓ 10"), (3, "A ↓ 1")}
     assert "| M | 4 | **2** |" in table.markdown()
     assert "<td><b>2</b></td>" in table.html()
+
+
+def test_a_flow_and_its_map_are_trained_several_times_with_seeds_of_their_own(tmp_path):
+    settings = {"flow_map": {"train.steps": 3}}
+    echo = dataclasses.replace(ECHO, systems=("D", "M", "F"), of_method=settings)
+    plan = dataclasses.replace(SMALL, echo=echo, repeats=2, seed=5, steps=(1,), depths=())
+    made = {stage.name: stage.arguments for stage in stages(plan, tmp_path, 280)}
+    assert [name for name in made if name.startswith("train")][:-1] == [
+        "train echo/D",
+        "train echo/M",
+        "train echo/M_repeat1",
+        "train echo/F",
+        "train echo/F_repeat1",
+    ]
+    again = made["train echo/F_repeat1"]
+    teacher = f"--config.train.teacher={run_folder(tmp_path, 'echo', 'M', 1)}"
+    assert {"--config.seed=6", "--config.train.steps=3", teacher} <= set(again)
+    assert "--config.train.steps=3" not in made["train echo/M"]
+    assert "--seed=6" in made["sample echo_test/F_1_repeat1"]
+
+
+def test_several_trainings_are_one_row_with_mean_and_spread():
+    rows = [row("M", 1, repeat=repeat, a=value) for repeat, value in enumerate((1.0, 2.0, 3.0))]
+    rows.append(row("D", 1, repeat=0, a=4.0, a_interval=[3.0, 5.0]))
+    measures = [tables.Measure("A ↓", "a", True)]
+    table = tables.generation(
+        "", dataclasses.replace(SMALL, steps=(1,)), rows, ("M", "D"), measures
+    )
+    assert "| M | **2 ± 1** |" in table.markdown()
+    assert "| D | 4 [3, 5] |" in table.markdown()
 
 
 def test_a_table_of_nothing_measured_says_so():

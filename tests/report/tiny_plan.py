@@ -18,7 +18,7 @@ PLAN = Plan(
         "configs/phantom.py",
         "anatomy=brain,size=debug",
         settings={**TINY, **MODEL, "data.size": (8, 8, 8)},
-        systems=("M",),
+        systems=("M", "F"),
         num=4,
     ),
     steps=(1,),
@@ -27,4 +27,5 @@ PLAN = Plan(
     width=8,
     epochs=1,
     seeds=1,
+    repeats=2,
 )
