@@ -1,5 +1,6 @@
 """Config to networks, loss and optimiser. No arithmetic here."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from motfm_jax.methods import METHODS, flow
 from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.control import velocity_network
 from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
+from motfm_jax.nn.front import Front, with_front
 from motfm_jax.nn.spade import SpadeSettings, spade_networks
 from motfm_jax.nn.spectral import refresh
 from motfm_jax.nn.unet import UNetSettings
@@ -148,13 +150,17 @@ def architecture(
 
 
 def _velocity(blueprint: Blueprint) -> Parts:
-    settings, facts = blueprint.unet, blueprint.facts
+    settings, facts, model = blueprint.unet, blueprint.facts, blueprint.config.model
+    front = Front(model.front, model.front_levels)
+    bands = front.bands(settings.dims)
+    settings = dataclasses.replace(settings, image_channels=bands * settings.image_channels)
     network, init = velocity_network(
-        settings, blueprint.mask_channels, blueprint.config.model.mask_embedding
+        settings, bands * blueprint.mask_channels, model.mask_embedding
     )
+    network = with_front(network, front)
     if blueprint.config.flow.prediction == "image":
         network = flow.velocity_of_image(network)
-    return Parts(network, network, init, sites=_sites(settings, facts))
+    return Parts(network, network, init, sites=_sites(settings, facts, front.halvings))
 
 
 def _adversaries(blueprint: Blueprint) -> Parts:
@@ -210,7 +216,7 @@ def _settings(
     )
 
 
-def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
+def _sites(settings: UNetSettings, facts: Facts, halvings: int) -> tuple[str, ...]:
     last = len(settings.channels) - 1
     lines = []
     for level, features in enumerate(settings.channels):
@@ -218,7 +224,7 @@ def _sites(settings: UNetSettings, facts: Facts) -> tuple[str, ...]:
             continue
         heads = settings.heads(level)
         choice = settings.choose_attention(features // heads)
-        tokens = int(np.prod([extent // 2**level for extent in facts.size])) or "?"
+        tokens = int(np.prod([extent // 2 ** (level + halvings) for extent in facts.size])) or "?"
         where = " and the middle" if level == last else ""
         where = f"level {level}{where}" if settings.attention[level] else "the middle"
         lines.append(

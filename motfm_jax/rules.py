@@ -19,6 +19,11 @@ def check_method(config: ConfigDict) -> None:
                 f"config.{section}.{name}={value!r} with config.method={config.method!r}: only a "
                 f"flow has that choice; use method flow, or {plain!r}"
             )
+    if config.model.front != "none" and METHODS[config.method].network != "velocity":
+        raise ValueError(
+            f"config.model.front={config.model.front!r} with config.method={config.method!r}: its "
+            "network has no front; use none, or another method"
+        )
     METHODS[config.method].check(config)
     if config.data.generate == "image+mask" and "mask" in config.cond:
         raise ValueError(

@@ -232,6 +232,12 @@ def _check_same_network(parent: Bundle, config: ConfigDict, facts: Facts) -> Non
             and (path != "model.transformer_layers" or both_have_classes)
         ):
             pairs[path] = (field(parent.config, path), field(config, path))
+    if config.model.front != "none":  # its channels are bands of channels, which have no names
+        pairs |= {
+            "image channels": (parent.facts.channel_names, facts.channel_names),
+            "number of channels": (parent.facts.network_channels, facts.network_channels),
+            "mask labels": (parent.facts.mask_labels, facts.mask_labels),
+        }
     for name, (there, here) in pairs.items():
         if there != here:
             raise ValueError(

@@ -26,6 +26,7 @@ from motfm_jax.rules import check_data, check_method, check_training
 
 CONDITIONS = ("none", "class", "mask", "mask+class")
 SIZES = ("debug", "small", "paper")
+MOST_HALVINGS = 2
 MOST_BLOCKS = 100  # a program grows with each block
 
 Fields = Mapping[str, "Field | Fields"]
@@ -102,6 +103,9 @@ DATA: Fields = {
 }
 MODEL: Fields = {
     "channels": numbers((32, 64, 128, 224, 256), kind=int, above=0).fix(),
+    # images halved and deepened before the network, without loss: haar | pixel_shuffle, so often
+    "front": choice("none", "haar", "pixel_shuffle").fix(),
+    "front_levels": positive(1, MOST_HALVINGS).fix(),
     "res_blocks": each_level(2, 1, MOST_BLOCKS).fix(),  # (2, 1) for each level its own
     "attention": Field((False, False, False, True, True)).fix(),
     # channels a head, or one number for each level; 0 = the original's single head per level

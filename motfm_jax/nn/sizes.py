@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from motfm_jax.fields import by_level
+from motfm_jax.nn.front import Front
 
 
 def check_sizes(model: Any, size: Sequence[int]) -> None:
@@ -31,12 +32,13 @@ def check_sizes(model: Any, size: Sequence[int]) -> None:
                 f"config.model.{name}={model[name]}: one number, or one for each of the {levels} "
                 "levels of config.model.channels"
             )
-    factor = 2 ** (levels - 1)
+    front = Front(model.front, model.front_levels).halvings
+    factor = 2 ** (front + levels - 1)
     if any(extent % factor for extent in size):
         nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
         raise ValueError(
-            f"config.data.size={tuple(size)}: {levels} levels halve it "
-            f"{levels - 1} times, so each side must be a multiple of {factor}; "
+            f"config.data.size={tuple(size)}: {'a front and ' * bool(front)}"
+            f"{levels} levels halve it {front + levels - 1} times, so each side must be a multiple of {factor}; "
             f"nearest: {nearest}"
         )
     # The middle always attends.
