@@ -5,8 +5,8 @@ channels. `haar` makes sums and differences of neighbours, `pixel_shuffle` leave
 Both are orthonormal: noise stays white, distances stay what they are, so that the flow, its paths
 and its loss are those of the images, while the network works at a half or a quarter of the side.
 
-Source: Haar 1910; Shi et al. 2016 (pixel shuffle); Hoogeboom et al. 2023 (simple diffusion), section
-3.3, and Phung et al. 2023 (wavelet diffusion), which put such transforms around a network.
+Source: Haar 1910; Shi et al. 2016 (pixel shuffle). Hoogeboom et al. 2023 (simple diffusion, section
+3.3) and Phung et al. 2023 (wavelet diffusion) put such transforms around a network.
 """
 
 from typing import NamedTuple

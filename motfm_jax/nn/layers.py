@@ -68,6 +68,21 @@ def _uniform(fan_in: int) -> Callable:
     return init
 
 
+def add_bias(x: Array, bias: Array) -> Array:
+    """x [..., C] plus bias [C] float32, in x's type; the derivative adds up in float32: over all
+    positions of a volume bfloat16 would lose it."""
+    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+
+
+class Linear(nnx.Linear):
+    """`nnx.Linear` with the same parameters and values, see `add_bias`."""
+
+    def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C']."""
+        x = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return x if self.bias is None else add_bias(x, self.bias[...])
+
+
 def linear(
     features_in: int,
     features_out: int,
@@ -76,10 +91,10 @@ def linear(
     rngs: Draws,
     use_bias: bool = True,
     zero: bool = False,
-) -> nnx.Linear:
+) -> Linear:
     """A dense layer with PyTorch's default initialisation, or with `zero` all zeros."""
     init = nnx.initializers.zeros_init() if zero else _uniform(features_in)
-    return nnx.Linear(
+    return Linear(
         features_in,
         features_out,
         use_bias=use_bias,
@@ -101,9 +116,7 @@ class Conv(nnx.Conv):
     def __call__(self, x: Array) -> Array:
         """[B, *S, C] -> [B, *S', C']."""
         x = self.unbiased(x)
-        if self.bias is None:
-            return x
-        return x + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return x if self.bias is None else add_bias(x, self.bias[...])
 
     def unbiased(self, x: Array) -> Array:
         """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""

@@ -38,8 +38,8 @@ def check_sizes(model: Any, size: Sequence[int]) -> None:
         nearest = tuple(max(1, (extent + factor // 2) // factor) * factor for extent in size)
         raise ValueError(
             f"config.data.size={tuple(size)}: {'a front and ' * bool(front)}"
-            f"{levels} levels halve it {front + levels - 1} times, so each side must be a multiple of {factor}; "
-            f"nearest: {nearest}"
+            f"{levels} levels halve it {front + levels - 1} times, so each side must be a multiple "
+            f"of {factor}; nearest: {nearest}"
         )
     # The middle always attends.
     attends_there = (*model.attention[:-1], True)

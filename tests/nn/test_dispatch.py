@@ -7,7 +7,8 @@ from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
 
 CPU, TPU = Capabilities("cpu"), Capabilities("tpu")
 V100, A100 = Capabilities("gpu", 7.0), Capabilities("gpu", 8.0)
-H100, B200 = Capabilities("gpu", 9.0), Capabilities("gpu", 10.0)
+RTX4090, H100 = Capabilities("gpu", 8.9), Capabilities("gpu", 9.0)
+B200, RTX5090 = Capabilities("gpu", 10.0), Capabilities("gpu", 12.0)
 
 FITS = [
     (A100, 32, jnp.bfloat16),
@@ -16,7 +17,9 @@ FITS = [
     (H100, 96, jnp.bfloat16),
     (H100, 224, jnp.bfloat16),
     (H100, 256, jnp.float16),
-    (B200, 256, jnp.bfloat16),
+    (RTX4090, 96, jnp.bfloat16),
+    (B200, 128, jnp.bfloat16),
+    (RTX5090, 128, jnp.bfloat16),
 ]
 OBSTACLES = [
     (CPU, 32, jnp.bfloat16, "the device is a cpu"),
@@ -27,6 +30,9 @@ OBSTACLES = [
     (A100, 36, jnp.bfloat16, "36 is not a multiple of 8"),
     (A100, 136, jnp.bfloat16, "136 is above 128"),
     (A100, 224, jnp.bfloat16, "224 is above 128"),
+    (RTX4090, 224, jnp.bfloat16, "224 is above 128"),
+    (B200, 224, jnp.bfloat16, "224 is above 128"),
+    (RTX5090, 256, jnp.bfloat16, "256 is above 128"),
     (H100, 264, jnp.bfloat16, "264 is above 256"),
     (H100, 480, jnp.bfloat16, "480 is above 256"),  # the original's head in 3-D
 ]

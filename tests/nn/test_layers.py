@@ -165,3 +165,26 @@ def test_a_convolution_is_that_of_flax(compute, options):
     x = draw(2, *(9, 8, 7)[: compute.dims], 3)
     assert own(x).dtype == compute.dtype
     np.testing.assert_array_equal(own(x), flax(x))
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_the_derivative_of_a_bias_adds_up_in_float32(kind):
+    if kind == "linear":
+        layer = layers.linear(4, 3, dtype=jnp.bfloat16, rngs=draws())
+    else:
+        layer = layers.conv(4, 3, layers.Compute(2, jnp.bfloat16), draws())
+    graph, params = nnx.split(layer)
+    x, weight = draw(2, 64, 64, 4), draw(2, 64, 64, 3, seed=1)
+
+    def loss(params):
+        return jnp.sum(nnx.merge(graph, params)(x).astype(jnp.float32) * weight)
+
+    exact = weight.astype(jnp.bfloat16).astype(np.float64).sum((0, 1, 2))
+    sums = [
+        equation
+        for equation in jax.make_jaxpr(jax.grad(loss))(params).jaxpr.eqns
+        if equation.primitive.name == "reduce_sum" and equation.outvars[0].aval.shape == (3,)
+    ]
+    assert [each.invars[0].aval.dtype for each in sums] == [jnp.float32]
+    found = jax.grad(loss)(params).bias[...]
+    np.testing.assert_allclose(found, exact, atol=1e-3)
