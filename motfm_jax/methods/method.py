@@ -43,7 +43,7 @@ class Solution(NamedTuple):
 
     Attributes:
       x: [B, *S, C], the images.
-      steps: [B] int32, solver steps made, counted inside the solve (rejected ones too).
+      steps: [B] int32, solver steps made; those of `adaptive` are counted, rejected ones too.
       calls: [B] int32, NFE of each image.
       trajectory: [steps + 1, B, *S, C] from noise to image, or None.
     """

@@ -59,19 +59,6 @@ class CountingController(diffrax.AbstractStepSizeController):
         return keep, next_t0, next_t1, made_jump, (inner, accepted, rejections), result
 
 
-class Grid(diffrax.StepTo):
-    """`diffrax.StepTo` for times from 0 to 1 that rise, without its checks: these would call the
-    host from the compiled program, which jax.export could not carry."""
-
-    def wrap(self, direction):
-        del direction
-        return self
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        del terms, t0, t1, y0, dt0, args, func, error_order
-        return self.ts[1], 2
-
-
 class Tableau(NamedTuple):
     """A Runge-Kutta scheme and its NFE: first + per_step * steps."""
 
@@ -206,30 +193,23 @@ def integrate(
 
 
 def _integrate_fixed(field, x0, args, solver, trajectory) -> Solution:
+    """Diffrax's steps in a scan of known length: `diffeqsolve`'s loop asks after each step whether
+    the end is reached, which a GPU's host would have to wait for."""
     batch = x0.shape[0]
     term = diffrax.ODETerm(lambda t, x, args: field(jnp.full((batch,), t), x, args))
-    equal = solver.shift == 1
-    solution: Any = diffrax.diffeqsolve(
-        term,
-        SOLVERS[solver.name].make(),
-        t0=0.0,
-        t1=1.0,
-        dt0=1.0 / solver.steps if equal else None,
-        y0=x0,
-        args=args,
-        stepsize_controller=diffrax.ConstantStepSize()
-        if equal
-        else Grid(step_times(solver.steps, solver.shift)),
-        saveat=diffrax.SaveAt(t0=True, steps=True) if trajectory else diffrax.SaveAt(t1=True),
-        # These controllers, no throw and no bound keep host callbacks and checkpointing out of the
-        # compiled program, which jax.export could not carry.
-        adjoint=diffrax.ForwardMode(),
-        throw=False,
-        max_steps=solver.steps if trajectory else None,
-    )
-    steps = jnp.broadcast_to(solution.stats["num_steps"], (batch,)).astype(jnp.int32)
-    calls = num_calls(solver, steps)
-    return Solution(solution.ys[-1], steps, calls, solution.ys if trajectory else None)
+    scheme: Any = SOLVERS[solver.name].make()
+    times = jnp.asarray(step_times(solver.steps, solver.shift), x0.dtype)
+
+    def step(carry, ends):
+        x, state = carry
+        x, _, _, state, _ = scheme.step(term, *ends, x, args, state, made_jump=False)
+        return (x, state), x if trajectory else None
+
+    start = x0, scheme.init(term, times[0], times[1], x0, args)
+    (x1, _), states = jax.lax.scan(step, start, (times[:-1], times[1:]))
+    steps = jnp.full((batch,), solver.steps, jnp.int32)
+    states = None if states is None else jnp.concatenate([x0[None], states])
+    return Solution(x1, steps, num_calls(solver, steps), states)
 
 
 def _integrate_adaptive(field, x0, args, solver) -> Solution:

@@ -46,7 +46,7 @@ class Solved(NamedTuple):
 
     Attributes:
       images: [B, *S, C] float32, in the units that `make_sampler`'s `invert` gives.
-      steps: [B] int32, solver steps counted inside the solve.
+      steps: [B] int32, solver steps.
       calls: [B] int32, network calls.
       trajectory: [B, steps + 1, *S, C] in the same units, or None.
       masks: [B, *S] uint8 labels, where a network makes them with the images; else None.

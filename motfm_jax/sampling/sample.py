@@ -59,7 +59,7 @@ class Samples:
 
     @property
     def calls(self) -> np.ndarray:
-        """[N] int32, NFE: the network calls of each image, counted inside the solve."""
+        """[N] int32, NFE: the network calls of each image."""
         return self.generated.calls
 
     def show(self) -> Image.Image:

@@ -24,29 +24,6 @@ def counted(field):
     return counting, times
 
 
-def test_every_step_count_from_1_to_1000_makes_exactly_that_many_euler_calls():
-    # The number of steps is traced, so that one program serves all counts; the step size is then
-    # divided in float32, which gives the bits of the static 1 / n (checked here too).
-    def solve(num_steps):
-        # Every call adds dt * n = 1 to x, so x(1) counts them without the solver's statistics.
-        velocity = lambda t, x, n: jnp.full_like(x, n)  # noqa: E731
-        solution = ode._integrate_fixed(
-            velocity,
-            jnp.zeros((2, 1)),
-            num_steps.astype(jnp.float32),
-            Solver("euler", num_steps),
-            False,
-        )
-        return solution.steps, solution.x
-
-    solve = jax.jit(solve)
-    for num_steps in range(1, 1001):
-        steps, x = solve(jnp.int32(num_steps))
-        assert steps.tolist() == [num_steps, num_steps]
-        np.testing.assert_allclose(x, num_steps, atol=0.1)
-        assert np.float32(1 / num_steps) == np.float32(1) / np.float32(num_steps)
-
-
 @pytest.mark.parametrize("num_steps", [1, 49, 1000])
 def test_the_program_calls_the_field_once_per_euler_step_at_equally_spaced_times(num_steps):
     field, times = counted(lambda t, x, args: -x)
