@@ -62,11 +62,14 @@ class Network(NamedTuple):
         from t to s.
       guide: a weaker Network of the same states and conditions, that guidance leads away from, or
         None; see `methods.guidance.with_guide`.
+      prepare: params -> params that give the same values and less work at each of many calls, such
+        as weights already in the type that layers compute in.
     """
 
     encode: Callable[[Params, Condition], Context]
     apply: Callable[..., Array]
     guide: Any = None
+    prepare: Callable[[Params], Params] = lambda params: params
 
 
 class Adversaries(NamedTuple):

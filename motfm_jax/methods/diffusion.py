@@ -232,6 +232,7 @@ def sample(
     table = ddim_steps(ddim)
     if ddim.draws_noise and keys is None:
         raise ValueError(f"eta={ddim.eta}: fresh noise needs keys, one per image")
+    params = network.prepare(params)
     context = network.encode(params, condition)
     batch = x0.shape[0]
 

@@ -157,6 +157,7 @@ def sample(
     """
     if solver.guidance:
         network = guided(network, solver.guidance)
+    params = network.prepare(params)
     context = network.encode(params, condition)
 
     def velocity(t, x, context):

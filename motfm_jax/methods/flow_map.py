@@ -187,6 +187,7 @@ def sample(
     """
     if not isinstance(solver, Jumps):
         return flow.sample(network, params, x0, condition, solver, trajectory)
+    params = network.prepare(params)
     context = network.encode(params, condition)
     times = jnp.linspace(0.0, 1.0, solver.steps + 1)
 

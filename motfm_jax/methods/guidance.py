@@ -70,7 +70,7 @@ def guided(network: Network, guidance: Guidance) -> Network:
             encode=lambda params, condition: network.encode(params, drop_condition(condition))
         )
     pair = _Pair(network, guide, guidance)
-    return Network(pair.encode, pair.apply)
+    return Network(pair.encode, pair.apply, prepare=network.prepare)
 
 
 def with_guide(network: Network, guide: Network) -> Network:

@@ -113,8 +113,18 @@ def velocity_network(
     network = Network(
         encode=lambda params, condition: module(params).encode(condition),
         apply=lambda params, x, t, context, key, s=None: module(params)(x, t, context, key, s),
+        prepare=lambda params: in_dtype(params, settings.dtype),
     )
     return network, init
+
+
+def in_dtype(params: Params, dtype: Any) -> Params:
+    """The weights with the kernels of all layers in the type they compute in, to which each call
+    would cast them again."""
+    return {
+        name: leaf.astype(dtype) if name.endswith("/kernel") else leaf
+        for name, leaf in params.items()
+    }
 
 
 def attach(params: Params, unet: Params) -> Params:

@@ -183,3 +183,30 @@ def test_the_condition_is_encoded_outside_the_sampling_loop():
     class_values = places[(CLASSES, 16)]  # attn2.to_v: 2 + 1 in the encoders and 2 on the way up
     assert len(class_values) == 6 and not any(class_values)
     assert all(places[(3, 3, 1, 8)]), "the first convolution of x is in the loop"
+
+
+def test_weights_are_cast_before_the_solve_and_not_in_each_call():
+    settings = make_settings(dtype=jnp.bfloat16, num_classes=CLASSES)
+    network, init = velocity_network(settings, MASK_CHANNELS, MASK_WIDTH)
+    params = {name: jnp.asarray(leaf) for name, leaf in random_params(init).items()}
+    x, _, condition = make_inputs()
+
+    def solve(network):
+        return lambda params, x: flow.sample(network, params, x, condition, Solver("euler", 3)).x
+
+    plain = network._replace(prepare=lambda params: params)
+    np.testing.assert_array_equal(*(jax.jit(solve(each))(params, x) for each in (network, plain)))
+
+    def casts(network):
+        program = jax.make_jaxpr(solve(network))(params, x)
+        kernels = {leaf.shape for name, leaf in params.items() if name.endswith("/kernel")}
+        return [
+            equation
+            for equation, inside in equations(program.jaxpr)
+            if inside
+            and equation.primitive.name == "convert_element_type"
+            and equation.invars[0].aval.shape in kernels
+            and equation.outvars[0].aval.dtype == jnp.bfloat16
+        ]
+
+    assert len(casts(plain)) > 20 and not casts(network)
