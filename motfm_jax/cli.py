@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from motfm_jax.io import xla_flags
+
 COMMANDS = {
     "train": "train a model",
     "sample": "generate images with a trained model",
@@ -70,6 +72,7 @@ def run(command: str | Callable[[Sequence[str]], int | None]) -> None:
       command: one of COMMANDS, or a function of the arguments.
     """
     _log_to_terminal()
+    xla_flags.set_channels_last()
     sys.unraisablehook = _unraisable
     try:
         if isinstance(command, str):
