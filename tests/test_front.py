@@ -39,7 +39,7 @@ def test_a_run_with_a_front_is_not_given_to_the_original(tmp_path):
 @pytest.mark.parametrize("method", ["flow", "ddpm"])
 def test_a_front_trains_resumes_samples_and_exports(tmp_path, anatomy, size, cond, method):
     source, run = f"phantom_{anatomy}", tmp_path / "run"
-    config = make_config(method=method, cond=cond, data__source=source, data__size=size, **HAAR)
+    config = make_config(len(size), method=method, cond=cond, data__source=source, **HAAR)
     config.train.update(steps=2, batch_size=4)
     motfm.train(config, run, progress=False)
     config.train.steps = 4
