@@ -28,12 +28,22 @@ CLASSES = 4
 
 
 class Case(NamedTuple):
-    """Work of a network at a side and a batch."""
+    """Work of a network at a side and a batch.
+
+    Attributes:
+      network: of NETWORKS.
+      work: of WORK.
+      side, batch: of the images.
+      changes: fields of the config that differ, (("model.remat", True), ..).
+      casts_once: whether sampling casts the weights before the solve, see `core.Network.prepare`.
+    """
 
     network: str
     work: str
     side: int
     batch: int
+    changes: tuple[tuple[str, Any], ...] = ()
+    casts_once: bool = True
 
     @property
     def dims(self) -> int:
@@ -95,6 +105,7 @@ def network(case: Case) -> build.Architecture:
         presets.apply_original(config, case.dims)
     else:
         presets.apply(config, case.dims, "paper")
+    config.update_from_flattened_dict(dict(case.changes))
     config.train.dtype = "bfloat16" if jax.devices()[0].platform == "gpu" else "float32"
     facts = Facts(
         size=(case.side,) * case.dims,
@@ -110,6 +121,8 @@ def program(case: Case, inputs: Inputs, calls: int) -> Program:
     """Our side of a case; a sampling makes `calls` network calls."""
     built = network(case)
     net, random = built.network, np.random.default_rng(1)
+    if not case.casts_once:
+        net = net._replace(prepare=lambda params: params)
     # None is zero, so that no part of the network can be left out.
     params = {
         name: (random.standard_normal(leaf.shape) * 0.02).astype(np.float32)

@@ -1,0 +1,266 @@
+"""Measures everything on a new kind of card, step by step, and writes one page.
+
+    bash scripts/gpu_first_run.sh --out=first_run
+
+Each step is a process of its own: the GPU tests; memory (XLA's plan beside what was allocated) and
+time of sampling and training, with the layout of volumes, rematerialisation and casts on and off;
+ours beside PyTorch; a short training with its picture. OUT/page.md and results.json hold all, OUT/
+NAME.log what a step printed. A step that has no time left waits for the next call, which does not
+repeat what is done. --rehearse takes tiny sizes and any device: it shows that every step runs.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))
+
+from motfm_jax import cli
+from motfm_jax.io.folders import read_json, whole_file, write_json
+
+ROOT = Path(__file__).parents[1]
+CALLS, TIMED = 10, 12  # network calls of a sampling; measurements of a program
+LAYOUT = "--xla_gpu_force_conv_nhwc="
+# Pools of their own would hide what a program allocates.
+MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Step(NamedTuple):
+    """A process.
+
+    Attributes:
+      name: of its files.
+      seconds: that it may take.
+      command: its arguments, the interpreter first.
+      variables: of its environment, beside ours.
+    """
+
+    name: str
+    seconds: int
+    command: tuple[str, ...]
+    variables: Mapping[str, str] = {}
+
+
+def program(name: str, seconds: int, *options: str, flags: str = "") -> Step:
+    """A step that measures one program of our own, see `measure`."""
+    command = (sys.executable, str(Path(__file__)), f"--measure={name.partition('-')[0]}", *options)
+    return Step(name, seconds, command, MEMORY | ({"XLA_FLAGS": flags} if flags else {}))
+
+
+def steps(out: Path, rehearse: bool) -> list[Step]:
+    """All of them, the most telling first."""
+    python, tiny = sys.executable, ["--rehearse"] if rehearse else []
+    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "generative"))
+    sizes = {"camus": 32, "brain": 8} if rehearse else {"camus": 384, "brain": 96}
+
+    def case(name: str, seconds: int, batch: int, *options: str, flags: str = "") -> Step:
+        side = f"--side={sizes[name.partition('_')[0]]}"
+        return program(name, seconds, f"--batch={batch}", side, *options, *tiny, flags=flags)
+
+    def layout(on: bool) -> str:
+        return "" if rehearse else f"{LAYOUT}{str(on).lower()}"  # a CPU's XLA knows it too
+
+    data = Path(os.environ.get("MOTFM_DATA", "")) / "camus"
+    source = ("camus", f"--config.data.root={data}") if data.is_dir() else ("phantom",)
+    size = "debug" if rehearse else "small"
+    updates = 4 if rehearse else 1500
+    run = out / "run"
+    beside = [f"--out={out / 'beside_torch'}", f"--pairs={2 if rehearse else 8}"]
+    beside += ["--networks=mask_class,unconditional_3d"]
+    beside += ["--cases=forward", "--sizes=32"] if rehearse else ["--sizes=96"]
+    return [
+        Step("tests", 90, (python, "-m", "pytest", "-q", "-m", "gpu", "-n0")),
+        case("camus_sample-1", 60, 1, flags=layout(True)),
+        case("camus_train-8", 90, 8, flags=layout(True)),
+        case("brain_sample-1", 60, 1, flags=layout(True)),
+        case("brain_train-4", 90, 4, flags=layout(True)),
+        case("brain_train-4-channels_first", 90, 4, flags=layout(False)),
+        case("brain_train-4-no_remat", 90, 4, "--no-remat", flags=layout(True)),
+        case("camus_sample-1-casts_each_call", 60, 1, "--casts-each-call", flags=layout(True)),
+        case("camus_sample-32", 60, 32, flags=layout(True)),
+        case("brain_sample-8", 60, 8, flags=layout(True)),
+        Step(
+            "train",
+            180,
+            (
+                *(python, "-m", "motfm_jax", "train"),
+                f"--config={source[0]}:cond=mask+class,size={size}",
+                *source[1:],
+                f"--config.train.steps={updates}",
+                *("--config.train.lr=1e-3", "--config.train.schedule=cosine"),
+                *(f"--workdir={run}", "--resume"),
+            ),
+        ),
+        Step(
+            "sample",
+            60,
+            (
+                *(python, "-m", "motfm_jax", "sample", f"--run={run}", "--num=16", "--steps=10"),
+                *(f"--out={out / 'samples'}", "--overwrite"),
+            ),
+        ),
+        Step(
+            "beside_torch",
+            180,
+            (
+                *(python, "scripts/benchmark.py", *beside),
+                *(() if has_torch else ("--without-torch",)),
+            ),
+        ),
+    ]
+
+
+def carry_out(step: Step, out: Path, left: float) -> dict[str, Any]:
+    """Runs a step; its last line of output is kept, as JSON where it is that."""
+    begin = time.perf_counter()
+    with open(out / f"{step.name}.log", "w") as log:
+        child = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            env=os.environ | dict(step.variables),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            code = child.wait(timeout=left)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            code = None
+    lines = (out / f"{step.name}.log").read_text().strip().splitlines() or [""]
+    try:
+        said = json.loads(lines[-1])
+    except ValueError:
+        said = lines[-1][:200]
+    return {"code": code, "seconds": time.perf_counter() - begin, "result": said}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Memory and time of one program: plan and peak [bytes], milliseconds a call."""
+    import jax
+    from programs import Case, call_of, compiled, draw
+    from programs import program as build_program
+
+    from motfm_jax.training.memory import needed
+
+    name, work = args.measure.split("_")
+    network = {"camus": "paper_mask_class", "brain": "paper_3d"}[name]
+    changes: dict[str, Any] = {"model.remat": name == "brain" and not args.no_remat}
+    if args.rehearse:
+        changes |= {"model.channels": (32, 32, 32, 32), "model.attention": (False,) * 3 + (True,)}
+        changes |= {"model.head_dim": 32, "model.transformer_layers": 1}
+    case = Case(
+        network, work, args.side, args.batch, tuple(changes.items()), not args.casts_each_call
+    )
+    ours = build_program(case, draw(case), CALLS)
+    function, facts = compiled(ours)
+    call, times = call_of(case, function, ours.arguments), []
+    for _ in range(2 if args.rehearse else TIMED):
+        begin = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - begin))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "plan_bytes": needed(function),
+        "peak_bytes": stats.get("peak_bytes_in_use"),
+        "ms": statistics.median(times[1:]),
+        "ms_lowest": min(times),
+        "compile_s": facts["compile_s"],
+    }
+
+
+def page(out: Path, results: Mapping[str, Any]) -> None:
+    """OUT/page.md: one table of programs, and what the other steps said."""
+    lines = ["# A first run on this card", "", "```json"]
+    lines += [json.dumps(results["environment"], indent=2), "```", ""]
+    lines += ["| program | plan, GB | peak, GB | ms | compile, s |", "|---|--:|--:|--:|--:|"]
+    done = results["steps"]
+    for name, each in done.items():
+        if isinstance(each["result"], dict) and "plan_bytes" in each["result"]:
+            found = each["result"]
+            peak = found["peak_bytes"]
+            lines.append(
+                f"| {name} | {found['plan_bytes'] / 1e9:.2f} | "
+                f"{'n/a' if peak is None else f'{peak / 1e9:.2f}'} | {found['ms']:.1f} | "
+                f"{found['compile_s']:.0f} |"
+            )
+    lines += ["", "| step | exit code | seconds | last line |", "|---|---|--:|---|"]
+    for name, each in done.items():
+        said = "measured" if isinstance(each["result"], dict) else each["result"]
+        lines.append(
+            f"| {name} | {'no time left' if each['code'] is None else each['code']} | "
+            f"{each['seconds']:.0f} | {str(said).replace('|', '/')} |"
+        )
+    beside = out / "beside_torch" / "benchmark.md"
+    if beside.is_file():
+        lines += ["", "## Beside PyTorch", "", beside.read_text()]
+    if (out / "samples" / "samples.png").is_file():
+        lines += ["", "![Samples of the short training](samples/samples.png)"]
+    with whole_file(out / "page.md") as draft:
+        draft.write_text("\n".join(lines) + "\n")
+
+
+def flags(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("--out", type=Path, help="folder to write to")
+    add("--rehearse", action="store_true", help="tiny sizes, on any device")
+    add("--minutes", type=float, default=9.0, help="to be done in; default: 9")
+    add("--spent", type=float, default=0.0, help="seconds of them that setting up took")
+    for hidden in ("--measure", "--side", "--batch"):
+        add(hidden, type=str if hidden == "--measure" else int, help=argparse.SUPPRESS)
+    for hidden in ("--no-remat", "--casts-each-call"):
+        add(hidden, action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    args = flags(arguments)
+    if args.measure:
+        print(json.dumps(measure(args)))
+        return
+    if not args.out:
+        raise ValueError("--out=FOLDER is needed, to write to")
+    end = time.monotonic() + 60 * args.minutes - args.spent
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.json"
+    results = read_json(path) if path.is_file() else {"environment": about(), "steps": {}}
+    for step in steps(out, args.rehearse):
+        before = results["steps"].get(step.name, {"code": None})
+        if before["code"] == 0:
+            continue
+        left = end - time.monotonic()
+        if left < step.seconds / 3:
+            print(f"{step.name}: left for the next call, {left:.0f} s remain")
+            continue
+        print(f"{step.name} ...", flush=True)
+        results["steps"][step.name] = found = carry_out(step, out, min(left, step.seconds))
+        print(
+            f"  exit code {found['code']}, {found['seconds']:.0f} s: {found['result']}", flush=True
+        )
+        write_json(path, results)
+        page(out, results)
+    failed = [name for name, each in results["steps"].items() if each["code"] != 0]
+    print(f"see {out / 'page.md'}" + f"; not done: {', '.join(failed)}" * bool(failed))
+
+
+def about() -> dict[str, Any]:
+    """The environment, asked in a process of its own: this one must not hold the card's memory."""
+    code = (
+        "import json; from motfm_jax.io.environment import environment as e; print(json.dumps(e()))"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return json.loads(asked.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    cli.run(main)
