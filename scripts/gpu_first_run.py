@@ -28,6 +28,7 @@ from motfm_jax.io.folders import read_json, whole_file, write_json
 
 ROOT = Path(__file__).parents[1]
 CALLS, TIMED = 10, 12  # network calls of a sampling; measurements of a program
+DONE = (0, 5)  # exit codes; pytest's 5: all were skipped
 LAYOUT = "--xla_gpu_force_conv_nhwc="
 # Pools of their own would hide what a program allocates.
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -146,7 +147,7 @@ def carry_out(step: Step, out: Path, left: float) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Memory and time of one program: plan and peak [bytes], milliseconds a call."""
     import jax
-    from programs import Case, call_of, compiled, draw
+    from programs import Case, call_of, draw
     from programs import program as build_program
 
     from motfm_jax.training.memory import needed
@@ -155,13 +156,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     network = {"camus": "paper_mask_class", "brain": "paper_3d"}[name]
     changes: dict[str, Any] = {"model.remat": name == "brain" and not args.no_remat}
     if args.rehearse:
-        changes |= {"model.channels": (32, 32, 32, 32), "model.attention": (False,) * 3 + (True,)}
-        changes |= {"model.head_dim": 32, "model.transformer_layers": 1}
+        changes |= {"model.channels": (8, 16), "model.attention": (False, True)}
+        changes |= {"model.head_dim": 8, "model.norm_groups": 4, "model.res_blocks": 1}
+        changes |= {"model.transformer_layers": 1}
     case = Case(
         network, work, args.side, args.batch, tuple(changes.items()), not args.casts_each_call
     )
     ours = build_program(case, draw(case), CALLS)
-    function, facts = compiled(ours)
+    begin = time.perf_counter()
+    function = ours.function.lower(*ours.arguments).compile()
+    compile_s = time.perf_counter() - begin
     call, times = call_of(case, function, ours.arguments), []
     for _ in range(2 if args.rehearse else TIMED):
         begin = time.perf_counter()
@@ -173,7 +177,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "ms": statistics.median(times[1:]),
         "ms_lowest": min(times),
-        "compile_s": facts["compile_s"],
+        "compile_s": compile_s,
     }
 
 
@@ -236,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
     results = read_json(path) if path.is_file() else {"environment": about(), "steps": {}}
     for step in steps(out, args.rehearse):
         before = results["steps"].get(step.name, {"code": None})
-        if before["code"] == 0:
+        if before["code"] in DONE:
             continue
         left = end - time.monotonic()
         if left < step.seconds / 3:
@@ -249,7 +253,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         write_json(path, results)
         page(out, results)
-    failed = [name for name, each in results["steps"].items() if each["code"] != 0]
+    failed = [name for name, each in results["steps"].items() if each["code"] not in DONE]
     print(f"see {out / 'page.md'}" + f"; not done: {', '.join(failed)}" * bool(failed))
 
 
