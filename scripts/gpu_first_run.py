@@ -206,8 +206,8 @@ def page(out: Path, results: Mapping[str, Any]) -> None:
     beside = out / "beside_torch" / "benchmark.md"
     if beside.is_file():
         lines += ["", "## Beside PyTorch", "", beside.read_text()]
-    if (out / "samples" / "samples.png").is_file():
-        lines += ["", "![Samples of the short training](samples/samples.png)"]
+    if (out / "samples" / "grid.png").is_file():
+        lines += ["", "![Samples of the short training](samples/grid.png)"]
     with whole_file(out / "page.md") as draft:
         draft.write_text("\n".join(lines) + "\n")
 
