@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))
 
 from motfm_jax import cli
+from motfm_jax.io import xla_flags
 from motfm_jax.io.folders import read_json, whole_file, write_json
 
 ROOT = Path(__file__).parents[1]
 CALLS, TIMED = 10, 12  # network calls of a sampling; measurements of a program
 DONE = (0, 5)  # exit codes; pytest's 5: all were skipped
-LAYOUT = "--xla_gpu_force_conv_nhwc="
 # Pools of their own would hide what a program allocates.
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -50,73 +50,67 @@ class Step(NamedTuple):
     variables: Mapping[str, str] = {}
 
 
-def program(name: str, seconds: int, *options: str, flags: str = "") -> Step:
-    """A step that measures one program of our own, see `measure`."""
-    command = (sys.executable, str(Path(__file__)), f"--measure={name.partition('-')[0]}", *options)
-    return Step(name, seconds, command, MEMORY | ({"XLA_FLAGS": flags} if flags else {}))
-
-
 def steps(out: Path, rehearse: bool) -> list[Step]:
     """All of them, the most telling first."""
-    python, tiny = sys.executable, ["--rehearse"] if rehearse else []
-    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "generative"))
-    sizes = {"camus": 32, "brain": 8} if rehearse else {"camus": 384, "brain": 96}
-
-    def case(name: str, seconds: int, batch: int, *options: str, flags: str = "") -> Step:
-        side = f"--side={sizes[name.partition('_')[0]]}"
-        return program(name, seconds, f"--batch={batch}", side, *options, *tiny, flags=flags)
-
-    def layout(on: bool) -> str:
-        return "" if rehearse else f"{LAYOUT}{str(on).lower()}"  # a CPU's XLA knows it too
-
-    data = Path(os.environ.get("MOTFM_DATA", "")) / "camus"
-    source = ("camus", f"--config.data.root={data}") if data.is_dir() else ("phantom",)
-    size = "debug" if rehearse else "small"
-    updates = 4 if rehearse else 1500
-    run = out / "run"
-    beside = [f"--out={out / 'beside_torch'}", f"--pairs={2 if rehearse else 8}"]
-    beside += ["--networks=mask_class,unconditional_3d"]
-    beside += ["--cases=forward", "--sizes=32"] if rehearse else ["--sizes=96"]
+    channels_first = {"XLA_FLAGS": f"--{xla_flags.FLAG}=false"}
     return [
-        Step("tests", 90, (python, "-m", "pytest", "-q", "-m", "gpu", "-n0")),
-        case("camus_sample-1", 60, 1, flags=layout(True)),
-        case("camus_train-8", 90, 8, flags=layout(True)),
-        case("brain_sample-1", 60, 1, flags=layout(True)),
-        case("brain_train-4", 90, 4, flags=layout(True)),
-        case("brain_train-4-channels_first", 90, 4, flags=layout(False)),
-        case("brain_train-4-no_remat", 90, 4, "--no-remat", flags=layout(True)),
-        case("camus_sample-1-casts_each_call", 60, 1, "--casts-each-call", flags=layout(True)),
-        case("camus_sample-32", 60, 32, flags=layout(True)),
-        case("brain_sample-8", 60, 8, flags=layout(True)),
-        Step(
-            "train",
-            180,
-            (
-                *(python, "-m", "motfm_jax", "train"),
-                f"--config={source[0]}:cond=mask+class,size={size}",
-                *source[1:],
-                f"--config.train.steps={updates}",
-                *("--config.train.lr=1e-3", "--config.train.schedule=cosine"),
-                *(f"--workdir={run}", "--resume"),
-            ),
+        Step("tests", 90, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n0")),
+        case("camus_sample-1", 60, rehearse),
+        case("camus_train-8", 90, rehearse),
+        case("brain_sample-1", 60, rehearse),
+        case("brain_train-4", 90, rehearse),
+        case("brain_train-4-channels_first", 90, rehearse)._replace(
+            variables=MEMORY | channels_first
         ),
-        Step(
-            "sample",
-            60,
-            (
-                *(python, "-m", "motfm_jax", "sample", f"--run={run}", "--num=16", "--steps=10"),
-                *(f"--out={out / 'samples'}", "--overwrite"),
-            ),
-        ),
-        Step(
-            "beside_torch",
-            180,
-            (
-                *(python, "scripts/benchmark.py", *beside),
-                *(() if has_torch else ("--without-torch",)),
-            ),
-        ),
+        case("brain_train-4-no_remat", 90, rehearse, "--no-remat"),
+        case("camus_sample-1-casts_each_call", 60, rehearse, "--casts-each-call"),
+        case("camus_sample-32", 60, rehearse),
+        case("brain_sample-8", 60, rehearse),
+        *training(out, rehearse),
+        beside_torch("mask_class", 32 if rehearse else 384, out, rehearse),
+        beside_torch("unconditional_3d", 8 if rehearse else 96, out, rehearse),
     ]
+
+
+def case(name: str, seconds: int, rehearse: bool, *options: str) -> Step:
+    """A step that measures one of our programs, see `measure`.
+
+    Args:
+      name: NETWORK_WORK-BATCH, and what is special.
+      seconds: that it may take.
+      rehearse: with a tiny network.
+      options: of `measure`.
+    """
+    program, batch, *_ = name.split("-")
+    tiny = ("--rehearse",) if rehearse else ()
+    script = (sys.executable, str(Path(__file__)), f"--measure={program}", f"--batch={batch}")
+    return Step(name, seconds, (*script, *options, *tiny), MEMORY)
+
+
+def training(out: Path, rehearse: bool) -> list[Step]:
+    """A short training, on CAMUS where $MOTFM_DATA has it, and its samples."""
+    motfm = (sys.executable, "-m", "motfm_jax")
+    size, updates = ("debug", 4) if rehearse else ("small", 1500)
+    data = Path(os.environ.get("MOTFM_DATA", "")) / "camus"
+    source = (f"--config=phantom:cond=mask+class,size={size}",)
+    if data.is_dir():
+        source = (f"--config=camus:cond=mask+class,size={size}", f"--config.data.root={data}")
+    recipe = (f"--config.train.steps={updates}", "--config.train.lr=1e-3")
+    recipe += ("--config.train.schedule=cosine", f"--workdir={out / 'run'}", "--resume")
+    sampling = (f"--run={out / 'run'}", "--num=16", "--steps=10", f"--out={out / 'samples'}")
+    return [
+        Step("train", 180, (*motfm, "train", *source, *recipe)),
+        Step("sample", 60, (*motfm, "sample", *sampling, "--overwrite")),
+    ]
+
+
+def beside_torch(network: str, side: int, out: Path, rehearse: bool) -> Step:
+    """A step of scripts/benchmark.py; of ours alone where PyTorch is not installed."""
+    torch = all(importlib.util.find_spec(name) for name in ("torch", "generative"))
+    options = [f"--networks={network}", f"--sizes={side}", f"--out={out / network}"]
+    options += ["--pairs=2", "--cases=forward"] if rehearse else ["--pairs=8"]
+    options += [] if torch else ["--without-torch"]
+    return Step(network, 120, (sys.executable, "scripts/benchmark.py", *options))
 
 
 def carry_out(step: Step, out: Path, left: float) -> dict[str, Any]:
@@ -133,8 +127,12 @@ def carry_out(step: Step, out: Path, left: float) -> dict[str, Any]:
         try:
             code = child.wait(timeout=left)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            child.terminate()  # a training saves before it ends
+            try:
+                child.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
             code = None
     lines = (out / f"{step.name}.log").read_text().strip().splitlines() or [""]
     try:
@@ -155,13 +153,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     name, work = args.measure.split("_")
     network = {"camus": "paper_mask_class", "brain": "paper_3d"}[name]
     changes: dict[str, Any] = {"model.remat": name == "brain" and not args.no_remat}
+    side = {"camus": 384, "brain": 96}[name]
     if args.rehearse:
+        side = 16
         changes |= {"model.channels": (8, 16), "model.attention": (False, True)}
         changes |= {"model.head_dim": 8, "model.norm_groups": 4, "model.res_blocks": 1}
         changes |= {"model.transformer_layers": 1}
-    case = Case(
-        network, work, args.side, args.batch, tuple(changes.items()), not args.casts_each_call
-    )
+    case = Case(network, work, side, args.batch, tuple(changes.items()), not args.casts_each_call)
     ours = build_program(case, draw(case), CALLS)
     begin = time.perf_counter()
     function = ours.function.lower(*ours.arguments).compile()
@@ -203,9 +201,8 @@ def page(out: Path, results: Mapping[str, Any]) -> None:
             f"| {name} | {'no time left' if each['code'] is None else each['code']} | "
             f"{each['seconds']:.0f} | {str(said).replace('|', '/')} |"
         )
-    beside = out / "beside_torch" / "benchmark.md"
-    if beside.is_file():
-        lines += ["", "## Beside PyTorch", "", beside.read_text()]
+    for beside in sorted(out.glob("*/benchmark.md")):
+        lines += ["", f"## Beside PyTorch: {beside.parent.name}", "", beside.read_text()]
     if (out / "samples" / "grid.png").is_file():
         lines += ["", "![Samples of the short training](samples/grid.png)"]
     with whole_file(out / "page.md") as draft:
@@ -219,8 +216,8 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--rehearse", action="store_true", help="tiny sizes, on any device")
     add("--minutes", type=float, default=9.0, help="to be done in; default: 9")
     add("--spent", type=float, default=0.0, help="seconds of them that setting up took")
-    for hidden in ("--measure", "--side", "--batch"):
-        add(hidden, type=str if hidden == "--measure" else int, help=argparse.SUPPRESS)
+    add("--measure", help=argparse.SUPPRESS)  # what the steps call
+    add("--batch", type=int, help=argparse.SUPPRESS)
     for hidden in ("--no-remat", "--casts-each-call"):
         add(hidden, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
