@@ -3,9 +3,9 @@
     motfm report --plan=camus64 --out=report \
         --echo-root=CAMUS --brain-root=BRAINS
 
-Every system of an anatomy is trained the same number of updates; a flow map takes a third of them
-more, each 5/3 as dear, from its flow. Flows and flow maps are trained three times. BRAINS is a
-Decathlon folder of one channel. Denoising has a longer training of its own, see docs/results.
+Every system of an anatomy is trained the same number of updates. A flow map begins with its flow
+and takes a third of them, each 5/3 as dear. Flows and flow maps are trained three times. BRAINS is
+a Decathlon folder of one channel. Denoising has a longer training of its own, see docs/results.
 """
 
 from motfm_jax.report.plan import Anatomy, Plan
@@ -15,8 +15,8 @@ SHORT = {"train.lr": 1e-3, "train.warmup": 50, "train.schedule": "cosine", "trai
 PLAN = Plan(
     title="MOTFM and what it is compared with, CAMUS at 64 x 64",
     notes="size=small, 2,000 updates of 16 images (600 of 4 volumes) each; DDIM with trailing "
-    "levels alone; ResNet18 and UNet-Res18 of half the published width, 10 epochs, one seed. The "
-    "paper's 384 px, 200 epochs and ResNet50 need a GPU and were not run.",
+    "levels alone; ResNet18 and UNet-Res18 of half the published width, 10 epochs, one seed of "
+    "these. The paper's 384 px, 200 epochs and ResNet50 need a GPU and were not run.",
     echo=Anatomy(
         "camus",
         "size=small",

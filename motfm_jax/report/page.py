@@ -99,6 +99,8 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
         "for the similarity (made from a mask: its own). Columns: steps. Levels of DDIM in "
         "brackets. Best of each conditioning in bold. "
     )
+    if plan.repeats > 1:
+        beside += f"Flows and flow maps: mean ± standard deviation of {plan.repeats} trainings. "
     own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
     if name == "echo":
         paper, measures = [each for each in SYSTEMS if not SYSTEMS[each].teacher], tables.TABLE1
@@ -128,7 +130,8 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
         ),
         f"quality_{name}": tables.generation(
             f"Fidelity, diversity and texture, {name}, by steps: in brackets 95% intervals over "
-            "patients and generated images. See the page on evaluation for each measure.",
+            "patients and generated images, or ± standard deviation over trainings. See the page "
+            "on evaluation for each measure.",
             plan,
             rows,
             own,

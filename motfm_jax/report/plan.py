@@ -145,11 +145,10 @@ def check(plan: Plan) -> None:
             before = SYSTEMS[system].base or SYSTEMS[system].teacher
             if before and before not in anatomy.systems:
                 raise ValueError(f"plan: {name}.systems has {system!r}, which needs {before!r} too")
-        methods = {system.method for system in SYSTEMS.values()}
-        if unknown := sorted(set(anatomy.of_method) - methods):
-            raise ValueError(
-                f"plan: {name}.of_method has {unknown[0]!r}; use {', '.join(sorted(methods))}"
-            )
+        methods = sorted({system.method for system in SYSTEMS.values()})
+        unknown = [method for method in anatomy.of_method if method not in methods]
+        if unknown:
+            raise ValueError(f"plan: {name}.of_method has {unknown[0]!r}; use {', '.join(methods)}")
         if anatomy.num < 2:
             raise ValueError(f"plan: {name}.num={anatomy.num}: two images or more needed")
         presets.config_file(anatomy.config, flag=f"plan: {name}.config")
