@@ -20,31 +20,30 @@ def set_channels_last() -> None:
     does not know it: an unknown flag would end the process.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    plugins = [file for name in PLUGINS for file in _libraries(name)]
+    plugins = [file for name in PLUGINS for file in _libraries(name, "xla_cuda_plugin.so")]
     if not plugins or FLAG in flags:
         return
-    if not all(
-        _names(file, FLAG) for file in (*plugins, *_libraries("jaxlib", "libjax_common.so"))
-    ):
+    # Both read $XLA_FLAGS.
+    if not all(_names(file) for file in (*plugins, *_libraries("jaxlib", "libjax_common.so"))):
         return
     os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}=true".strip()
     logger.info(f"XLA_FLAGS: --{FLAG}=true was added, for 3-D convolutions channels last")
 
 
-def _libraries(package: str, pattern: str = "*.so") -> list[Path]:
-    """Of an installed package; none where it is not installed."""
+def _libraries(package: str, name: str) -> list[Path]:
+    """The library of an installed package; none where it is not installed."""
     try:
         spec = importlib.util.find_spec(package)
     except ModuleNotFoundError:  # of the package above it
         return []
     folders = [] if spec is None else spec.submodule_search_locations or []
-    return [file for folder in folders for file in sorted(Path(folder).glob(pattern))]
+    return [file for folder in folders if (file := Path(folder) / name).is_file()]
 
 
-def _names(library: Path, flag: str) -> bool:
-    """Whether a library holds a flag's name."""
+def _names(library: Path) -> bool:
+    """Whether a library holds the flag's name."""
     with (
         open(library, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        return content.find(flag.encode()) >= 0
+        return content.find(FLAG.encode()) >= 0

@@ -27,7 +27,6 @@ def plugin(tmp_path, monkeypatch):
 
 def flags():
     xla_flags.set_channels_last()
-
     return os.environ["XLA_FLAGS"]
 
 
