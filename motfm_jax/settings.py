@@ -103,7 +103,7 @@ DATA: Fields = {
 }
 MODEL: Fields = {
     "channels": numbers((32, 64, 128, 224, 256), kind=int, above=0).fix(),
-    # images halved and deepened before the network, without loss: haar | pixel_shuffle, so often
+    # an orthonormal transform around the network that halves each side, so often: see nn.front
     "front": choice("none", "haar", "pixel_shuffle").fix(),
     "front_levels": positive(1, MOST_HALVINGS).fix(),
     "res_blocks": each_level(2, 1, MOST_BLOCKS).fix(),  # (2, 1) for each level its own

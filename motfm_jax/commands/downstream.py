@@ -8,7 +8,7 @@ its test split gives the numbers. Networks are trained on the real images, on ea
 ones (folders of motfm sample), and on real and generated together, with several seeds each;
 downstream.json, .md and .csv hold every result. A network that is done is not trained again by the
 same call. --real=100 learns from the first 100 real images at most, whole patients in order: what
-generated images are worth where real ones are few. --alone leaves out real with generated ones.
+generated images are worth where real ones are few. --alone trains none on both together.
 network.npz, the first one trained on real images, serves `motfm evaluate score --features`.
 """
 
@@ -34,7 +34,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--width", type=int, default=64, help="channels of its first stage; default: 64")
     add("--synthetic", nargs="*", default=[], help="NAME=FOLDER of motfm sample, ...")
     add("--real", type=int, default=0, help="the first so many real training images; default: all")
-    add("--alone", action="store_true", help="not on real and generated images together")
+    add("--alone", action="store_true", help="no network on real and generated images together")
     add("--epochs", type=int, default=50, help="default: 50")
     add("--seeds", type=int, default=3, help="networks of each kind; default: 3")
     add("--batch", type=int, default=16, help="images an update; default: 16")

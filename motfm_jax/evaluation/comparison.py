@@ -36,7 +36,7 @@ class Study(NamedTuple):
       recipe: how each is trained.
       real: learn from the first so many real training images at most, whole patients in order; 0
         for all.
-      alone: learn from generated images alone, not from real and generated together.
+      alone: leave out the training on real and generated images together.
     """
 
     task: str

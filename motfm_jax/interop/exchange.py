@@ -148,6 +148,11 @@ def to_torch(run: Path, out: Path, which: str | int = "best") -> tuple[Bundle, l
             f"{run}: config.flow.source={trained.config.flow.source!r}; the original's flow starts "
             "from noise"
         )
+    if trained.config.model.front != "none":
+        raise ValueError(
+            f"{run}: config.model.front={trained.config.model.front!r}; the original's network has "
+            "no front"
+        )
     if trained.facts.label_channels:
         raise ValueError(
             f"{run}: config.data.generate={trained.config.data.generate!r}; the original makes "

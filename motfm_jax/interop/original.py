@@ -285,11 +285,6 @@ def _check(config: ConfigDict, where: str) -> None:
 def to_yaml(config: ConfigDict, facts: Facts) -> tuple[dict[str, Any], list[str]]:
     """The original's config for one of ours, and a line for each setting that it does not know."""
     model, data, train = config.model, config.data, config.train
-    if model.front != "none":
-        raise ValueError(
-            f"config.model.front={model.front!r}: the original's network has no front; only a run "
-            "with front=none can be written for it"
-        )
     levels = len(model.channels)
     with_class, with_mask = "class" in config.cond, "mask" in config.cond
     mask_channels = len(facts.mask_labels) if data.mask_encoding == "onehot" else 1

@@ -36,7 +36,7 @@ def _obstacle(capabilities: Capabilities, head_dim: int, dtype) -> str:
         return f"it takes bfloat16 or float16, not {jnp.dtype(dtype)}"
     if head_dim % 8:
         return f"head dimension {head_dim} is not a multiple of 8"
-    # Backwards cuDNN plans larger heads on Hopper alone: not on Blackwell (10.0 and 12.0).
+    # cuDNN's backward pass takes larger heads on Hopper alone, not on Blackwell (10.0 and 12.0).
     largest = 256 if 9.0 <= capabilities.compute_capability < 10.0 else 128
     if head_dim > largest:
         return f"head dimension {head_dim} is above {largest}, the most this device takes"

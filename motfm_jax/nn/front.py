@@ -1,9 +1,9 @@
-"""A front: images become smaller and deeper before a network, and its velocity comes back after it.
+"""An orthonormal transform of images before a network, undone on the velocity after it.
 
-Each level halves every axis of space and keeps each number: it goes into 2 (an axis) times as many
-channels. `haar` makes sums and differences of neighbours, `pixel_shuffle` leaves them as they are.
-Both are orthonormal: noise stays white, distances stay what they are, so that the flow, its paths
-and its loss are those of the images, while the network works at a half or a quarter of the side.
+Each level halves every axis of space and makes 4 (volumes: 8) times as many channels. `haar` takes
+sums and differences of neighbours, `pixel_shuffle` moves them into channels unchanged. Noise stays
+white and distances stay the same, so the flow and its loss are those of the images, while the
+network works at a half or a quarter of the side.
 
 Source: Haar 1910; Shi et al. 2016 (pixel shuffle). Hoogeboom et al. 2023 (simple diffusion, section
 3.3) and Phung et al. 2023 (wavelet diffusion) put such transforms around a network.
