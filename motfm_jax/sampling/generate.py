@@ -123,24 +123,29 @@ def make_sampler(
       (params, rows, B a multiple of the devices) -> Solved.
     """
     key = (solver, raw, trajectory)
-    if key in model.samplers:
-        return model.samplers[key]
-    sample, num_labels = model.method.sample, model.facts.label_channels
-
-    def solve_rows(params: Params, rows: Rows) -> Solved:
-        keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
-        condition = model.condition(rows.mask, rows.label)
-        solution = sample(model.network, params, rows.x0, condition, solver, keys, trajectory)
-        (images, masks), states = split(solution.x, num_labels), solution.trajectory
-        if states is not None:
-            states = jnp.moveaxis(split(states, num_labels)[0], 0, 1)
-        if not raw:
-            images = model.intensity.invert(images)
-            states = None if states is None else model.intensity.invert(states)
-        return Solved(images, solution.steps, solution.calls, states, masks)
-
-    model.samplers[key] = parallel.map_batches(solve_rows)
+    if key not in model.samplers:
+        solve = functools.partial(solve_rows, model, solver, raw, trajectory)
+        model.samplers[key] = parallel.map_batches(solve)
     return model.samplers[key]
+
+
+def solve_rows(
+    model: Bundle, solver: Any, raw: bool, trajectory: bool, params: Params, rows: Rows
+) -> Solved:
+    """What `make_sampler` compiles: noise -> images on one device."""
+    keys = None if rows.keys is None else jax.random.wrap_key_data(rows.keys)
+    condition = model.condition(rows.mask, rows.label)
+    solution = model.method.sample(
+        model.network, params, rows.x0, condition, solver, keys, trajectory
+    )
+    num_labels, states = model.facts.label_channels, solution.trajectory
+    images, masks = split(solution.x, num_labels)
+    if states is not None:
+        states = jnp.moveaxis(split(states, num_labels)[0], 0, 1)
+    if not raw:
+        images = model.intensity.invert(images)
+        states = None if states is None else model.intensity.invert(states)
+    return Solved(images, solution.steps, solution.calls, states, masks)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
