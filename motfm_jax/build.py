@@ -209,7 +209,7 @@ def _settings(
         floor_time=model.time == "floor",
         dropout=model.dropout,
         dtype=dtype,
-        remat=model.remat,
+        remat="none" if model.remat == "auto" else model.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
         on_cpu=on_cpu(device),
         told=count_numbers(len(facts.size)) if config.data.augment.told else 0,

@@ -45,7 +45,7 @@ _CURES = {
 }
 _NO_MEMORY = (
     "; the device has not enough memory left: a smaller train.batch_size or --batch, "
-    "model.remat=True, or nothing else running on it"
+    "model.remat=auto, or nothing else running on it"
 )
 
 

@@ -57,7 +57,7 @@ _SIZES = {
                     attention=(False, False, False, True),
                     transformer_layers=6,
                     head_dim=96,
-                    remat=True,
+                    remat="auto",
                 ),
                 train=dict(epochs=100),
             )

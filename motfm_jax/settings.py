@@ -116,7 +116,9 @@ MODEL: Fields = {
     "norm_groups": positive(32).fix(),
     "dropout": Field(0.0, lambda rate: "" if 0 <= rate < 1 else "a rate in [0, 1)"),
     "attention_implementation": choice("auto", "cudnn", "xla"),
-    "remat": Field(False),  # recompute UNet blocks in the backward pass: less memory, more time
+    # what the backward pass computes again, for less memory: nothing; normalisations and
+    # activations (a little slower); whole blocks (slower); auto: the least that fits the device
+    "remat": choice("none", "norms", "blocks", "auto"),
 }
 TRAIN: Fields = {
     # ControlNet: a run without masks whose UNet stays unchanged, while the mask UNet, which starts
@@ -246,7 +248,9 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"config={values!r}: fields by name needed")
-    config = default()
+    config, model = default(), values.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("remat"), bool):  # until 0.2
+        values = {**values, "model": {**model, "remat": "blocks" if model["remat"] else "none"}}
     _assign(config, values, "")
     return config
 

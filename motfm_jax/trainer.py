@@ -3,12 +3,13 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -34,6 +35,7 @@ from motfm_jax.io.run_folder import (
 from motfm_jax.io.tiles import shared_view
 from motfm_jax.methods import METHODS
 from motfm_jax.methods.method import TEACHER
+from motfm_jax.nn.blocks import REMAT
 from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
 from motfm_jax.training import loop, memory
@@ -151,7 +153,6 @@ def _train(
 ) -> loop.Outcome:
     fields, first = config.train, jax.process_index() == 0
     optimizer, _ = build.update(config, LARGEST)  # the state is the same for any number of updates
-    loss = build.loss(config, model)
     init_key, run_key, valid_key = _keys(config)
 
     def make_state(key: Array, weights: Mapping[str, Array]) -> TrainState:
@@ -176,26 +177,19 @@ def _train(
             lines += resume_lines(start, images, run.changes, fields.schedule)
         for line in lines:
             log.info(line)
-    state = parallel.replicate(state)
-    step = make_train_step(
-        loss,
-        optimizer,
-        fields.ema,
-        fields.accumulation,
-        parallel.AXIS,
-        model.parts.refresh,
-        fields.ema_length,
-    )
-    update, evaluate = parallel.TrainStep(step), None
+    state, evaluate = parallel.replicate(state), None
     if METHODS[config.method].ranks:
         evaluate = parallel.evaluator(
-            make_eval_step(loss), lambda: _valid_batches(config, data), valid_key
+            make_eval_step(build.loss(config, model)),
+            lambda: _valid_batches(config, data),
+            valid_key,
         )
     batches = _train_batches(config, data, images)
+    update = _update(config, data.facts, optimizer, _policies(config)[0])
     if start < total:
         batch = next(batches)
         batches = itertools.chain([batch], batches)
-        _check_memory(config, update, state, batch)
+        update = _fitting_update(config, data.facts, optimizer, state, batch)
     work = loop.Work(update, learning_rate, evaluate, sample_grid(model, data, run, config))
     plan = loop.Plan(
         total,
@@ -280,19 +274,53 @@ def _valid_batches(config: ConfigDict, data: datasets.Data) -> Iterator[Batch]:
     )
 
 
-def _check_memory(
-    config: ConfigDict, update: parallel.TrainStep, state: TrainState, batch: Batch
-) -> None:
-    """Compiles the update and logs the memory it needs; ValueError if the device has less."""
-    compiled = update.compile(state, batch, jax.random.key(0))
-    line = memory.describe(
-        memory.of_training(compiled, state.params),
-        config.train.batch_size,
-        config.train.accumulation,
-        jax.device_count(),
+def _policies(config: ConfigDict) -> Sequence[str]:
+    """What the update may compute again, the least first."""
+    return REMAT if config.model.remat == "auto" else (config.model.remat,)
+
+
+def _update(
+    config: ConfigDict, facts: Facts, optimizer: optax.GradientTransformation, remat: str
+) -> parallel.TrainStep:
+    config = config.copy_and_resolve_references()
+    config.model.remat = remat
+    model, fields = build.architecture(config, facts), config.train
+    step = make_train_step(
+        build.loss(config, model),
+        optimizer,
+        fields.ema,
+        fields.accumulation,
+        parallel.AXIS,
+        model.parts.refresh,
+        fields.ema_length,
     )
-    if jax.process_index() == 0:
-        log.info(line)
+    return parallel.TrainStep(step)
+
+
+def _fitting_update(
+    config: ConfigDict,
+    facts: Facts,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+) -> parallel.TrainStep:
+    """The update, compiled, with the memory it needs in the log; with model.remat=auto it computes
+    again as little as fits the device. ValueError if nothing fits."""
+    first = jax.process_index() == 0
+    for remat in _policies(config):
+        update = _update(config, facts, optimizer, remat)
+        planned = memory.of_training(update.compile(state, batch, jax.random.key(0)), state.params)
+        # All processes take the same program.
+        if remat == _policies(config)[-1] or not parallel.any_process(not planned.fits):
+            break
+        if first:
+            log.info(f"memory: {memory.needs(planned)} with model.remat={remat}: too much")
+    line = memory.describe(
+        planned, config.train.batch_size, config.train.accumulation, jax.device_count()
+    )
+    if first:
+        log.info(line + f"; model.remat={remat}" * (config.model.remat == "auto"))
+    return update
 
 
 def check_facts(path: Path, facts: Facts) -> None:

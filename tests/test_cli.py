@@ -145,14 +145,14 @@ def test_flags_change_fields_of_the_config_file(parse):
         "--config.train.lr=1",
         DEBUG,
         "--config.data.size=(64,48)",
-        "--config.model.remat=true",
+        "--config.model.remat=norms",
         "--config.data.label_map=((2,1),)",
         "--config.cond=none",
         "--config.model.res_blocks=2",
         "--config.model.head_dim=(8,16)",
     )
     assert (parsed.model.res_blocks, parsed.model.head_dim) == (2, (8, 16))
-    assert (parsed.train.lr, parsed.model.remat, parsed.cond) == (1.0, True, "none")
+    assert (parsed.train.lr, parsed.model.remat, parsed.cond) == (1.0, "norms", "none")
     assert (parsed.data.size, parsed.data.label_map) == ((64, 48), ((2, 1),))
     assert parsed.model.channels == (16, 32), "from the preset"
     assert parsed.is_locked

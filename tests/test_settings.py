@@ -192,6 +192,11 @@ def test_a_saved_config_comes_back_and_older_ones_take_defaults():
     assert settings.from_json({"train": {"lr": 1}}).to_dict() == expected.to_dict()
 
 
+@pytest.mark.parametrize("saved, read", [(True, "blocks"), (False, "none"), ("norms", "norms")])
+def test_remat_of_an_older_run_is_understood(saved, read):
+    assert settings.from_json({"model": {"remat": saved}}).model.remat == read
+
+
 def test_fields_are_set_by_path():
     config = settings.default()
     settings.assign(config, {"data.intensity.range": [0, 1], "seed": 3})

@@ -20,6 +20,7 @@ from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.settings import CONDITIONS, check
 from motfm_jax.trainer import check_facts, num_steps, train
 from motfm_jax.training import loop
+from motfm_jax.training.memory import Memory
 from motfm_jax.training.reports import draw_losses, parent_lines, resume_lines
 
 # One whole run of each method; the other combinations at night. The flow with masks and classes is
@@ -102,6 +103,19 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     assert sampled(parts).shape == (3, *SIZES[2], 1)
 
 
+@pytest.mark.parametrize("room, chosen", [(5, "none"), (3, "norms"), (1, "blocks")])
+def test_auto_computes_again_as_little_as_fits(room, chosen, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    plans = (Memory(needed, 0, room) for needed in (5, 3, 1))
+    monkeypatch.setattr(trainer.memory, "of_training", lambda *_: next(plans))
+    config = tiny(2, "none", steps=1)
+    config.model.remat = "auto"
+    train(config, tmp_path / "run")
+    assert f"model.remat={chosen}\n" in caplog.text
+    assert caplog.text.count("too much") == ("none", "norms", "blocks").index(chosen)
+    assert json.loads((tmp_path / "run/config.json").read_text())["model"]["remat"] == "auto"
+
+
 @pytest.mark.nightly
 def test_a_run_goes_on_on_another_machine(tmp_path, caplog):
     caplog.set_level("INFO")
@@ -110,7 +124,7 @@ def test_a_run_goes_on_on_another_machine(tmp_path, caplog):
     before = restore_weights(run, "last").params
     other = dict(batch_size=2, accumulation=2, lr=1e-4, schedule="cosine", warmup=1, clip=0.0)
     changed = tiny(2, "none", steps=4, dtype="bfloat16", **other)
-    changed.model.remat = True
+    changed.model.remat = "blocks"
     assert train(changed, run, resume=True).step == 4
     after = restore_weights(run, "last").params
     assert max(np.abs(after[name] - before[name]).max() for name in before) > 0

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from motfm_jax.core import Array
-from motfm_jax.nn.blocks import UNetSettings
+from motfm_jax.nn.blocks import UNetSettings, group_norm
 from motfm_jax.nn.dispatch import Implementation
-from motfm_jax.nn.layers import Draws, GroupNorm, LayerNorm, conv, linear
+from motfm_jax.nn.layers import Draws, LayerNorm, conv, linear
 
 
 def attend(
@@ -40,7 +40,7 @@ class AttentionBlock(nnx.Module):
 
     def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
         features, dtype = settings.channels[level], settings.dtype
-        self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=dtype)
+        self.norm = group_norm(features, settings)
         self.to_q = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_k = linear(features, features, dtype=dtype, rngs=rngs)
         self.to_v = linear(features, features, dtype=dtype, rngs=rngs)
@@ -133,7 +133,7 @@ class SpatialTransformer(nnx.Module):
 
     def __init__(self, level: int, settings: UNetSettings, rngs: Draws):
         features = settings.channels[level]
-        self.norm = GroupNorm(features, groups=settings.norm_groups, dtype=settings.dtype)
+        self.norm = group_norm(features, settings)
         self.proj_in = conv(features, features, settings.compute, rngs, kernel=1)
         self.transformer_blocks = nnx.List(
             TransformerBlock(level, settings, rngs) for _ in range(settings.transformer_layers)

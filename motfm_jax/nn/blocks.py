@@ -5,7 +5,7 @@ Source: MONAI generative 0.2.3, `DiffusionModelUNet` with `resblock_updown=True`
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ from motfm_jax.nn.layers import (
 TIME_SCALE = 999.0  # t in [0, 1] is embedded as a diffusion level in 0 .. 999
 LONGEST_PERIOD = 10_000.0
 
+# What the backward pass computes again: nothing, normalisations and activations, or whole blocks.
+Remat = Literal["none", "norms", "blocks"]
+REMAT = get_args(Remat)
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetSettings:
@@ -46,7 +50,7 @@ class UNetSettings:
       floor_time: round time down to 1,000 levels, as the original does.
       dropout: rate inside residual blocks.
       dtype: of convolutions and products.
-      remat: recompute blocks in the backward pass.
+      remat: what of each block is computed again in the backward pass, to keep less.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
       told: numbers that tell of an example's augmentation; 0 where the network is not told.
       on_cpu: whether convolutions take the forms of a CPU, see `dispatch.on_cpu`.
@@ -64,7 +68,7 @@ class UNetSettings:
     floor_time: bool
     dropout: float
     dtype: Any
-    remat: bool
+    remat: Remat
     choose_attention: Callable[[int], Choice]
     on_cpu: bool = False
     told: int = 0
@@ -87,6 +91,16 @@ class UNetSettings:
     def attention_kernel(self, level: int) -> Implementation:
         """Implementation of attention at a level."""
         return self.choose_attention(self.channels[level] // self.heads(level)).implementation
+
+
+def group_norm(features: int, settings: UNetSettings) -> GroupNorm:
+    """The normalisation of a UNet's features."""
+    return GroupNorm(
+        features,
+        groups=settings.norm_groups,
+        dtype=settings.dtype,
+        one_pass=not settings.on_cpu,
+    )
 
 
 def sinusoidal_embedding(level: Array, features: int) -> Array:
@@ -139,26 +153,46 @@ class ResBlock(nnx.Module):
         number: int = 0,
         resample: str | None = None,
     ):
-        compute, groups, dtype = settings.compute, settings.norm_groups, settings.dtype
-        self.norm1 = GroupNorm(features_in, groups=groups, dtype=dtype)
+        compute, dtype = settings.compute, settings.dtype
+        self.norm1 = group_norm(features_in, settings)
         self.conv1: Any = conv(features_in, features_out, compute, rngs)
         self.time_emb_proj = linear(4 * settings.channels[0], features_out, dtype=dtype, rngs=rngs)
-        self.norm2 = GroupNorm(features_out, groups=groups, dtype=dtype)
+        self.norm2 = group_norm(features_out, settings)
         self.conv2 = conv(features_out, features_out, compute, rngs, zero=True)
         self.skip_connection = (
             None
             if features_in == features_out
             else conv(features_in, features_out, compute, rngs, kernel=1)
         )
-        self.resample = {None: lambda x: x, "up": upsample, "down": downsample}[resample]
+        self.resample = resample
         self.dropout = settings.dropout
         self.number = number
 
-    def __call__(self, x: Array, embedding: Array, key: Array | None) -> Array:
-        """x [B, *S, C_in], embedding [B, E] -> [B, *S', C_out]."""
+    def __call__(
+        self, x: Array, embedding: Array, key: Array | None, skip: Array | None = None
+    ) -> Array:
+        """The block.
+
+        Args:
+          x: [B, *S, C].
+          embedding: [B, E].
+          key: dropout key, or None.
+          skip: [B, *S, C_in - C], joined to x; None for an x of all channels.
+
+        Returns:
+          [B, *S', C_out].
+        """
         key = None if key is None else jax.random.fold_in(key, self.number)
-        h = self.conv1.unbiased(self.resample(nnx.silu(self.norm1(x))))
-        x = self.resample(x)
+        parts = (x,) if skip is None else (x, skip)
+        h = nnx.silu(self.norm1(jnp.concatenate(parts, axis=-1)))
+        if self.resample == "up":
+            h, parts = self.conv1.unbiased_upsampled(h), (upsample(x),)
+        elif self.resample == "down":
+            h, parts = self.conv1.unbiased(downsample(h)), (downsample(x),)
+        else:
+            h = self.conv1.unbiased(h)
         shift = self.time_emb_proj(nnx.silu(embedding)) + self.conv1.bias[None]
         h = self.conv2(dropout(nnx.silu(self.norm2(h, shift)), self.dropout, key))
-        return h + (x if self.skip_connection is None else self.skip_connection(x))
+        if self.skip_connection is None:
+            return h + jnp.concatenate(parts, axis=-1)
+        return h + self.skip_connection(*parts)

@@ -6,6 +6,7 @@ proper freezes a trained UNet; see `attach`.
 Source: Zhang et al. 2023 (ControlNet); MONAI generative 0.2.3, `ControlNet`.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,9 @@ from motfm_jax.nn.blocks import UNetSettings
 from motfm_jax.nn.functional import functional
 from motfm_jax.nn.layers import Draws, conv
 from motfm_jax.nn.unet import ClassValues, Encoder, UNet, skip_features
+
+# Normalisations compute in float32, and so does what adds the bias of a block's first convolution.
+_IN_FLOAT32 = re.compile(r"/norm\w*/|/conv1/bias$")
 
 
 class Context(NamedTuple):
@@ -119,10 +123,10 @@ def velocity_network(
 
 
 def in_dtype(params: Params, dtype: Any) -> Params:
-    """The weights with the kernels of all layers in the type they compute in, to which each call
-    would cast them again."""
+    """The weights in the type that their layers compute in, to which each call would cast them
+    again."""
     return {
-        name: leaf.astype(dtype) if name.endswith("/kernel") else leaf
+        name: leaf if _IN_FLOAT32.search(name) else leaf.astype(dtype)
         for name, leaf in params.items()
     }
 

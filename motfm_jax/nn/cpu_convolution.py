@@ -19,9 +19,11 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from motfm_jax.core import Array
 
@@ -53,6 +55,39 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
     if _has_few_positions(x):
         return _patches(x, kernel, padding) @ kernel.reshape(-1, kernel.shape[-1])
     return _rows_in_outputs(x, kernel, padding)
+
+
+def convolve_upsampled(x: Array, kernel: Array) -> Array:
+    """`convolve(upsample(x), kernel)`, padded by 1, without the upsampled image.
+
+    Each pixel of x becomes 2 along every axis. The left one sees x at i - 1 through the first tap
+    and at i through the sum of the others; the right one sees i and i + 1. So one convolution with
+    2 taps an axis makes all of them, as channels.
+
+    Args:
+      x: [B, *S, C].
+      kernel: [*K, C, C'], K = 3.
+
+    Returns:
+      [B, *2S, C'].
+    """
+    batch, *space, features = x.shape
+    dims, outputs = len(space), kernel.shape[-1]
+    sides = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+    for _ in range(dims):  # [K, .., C, C'] -> [.., C, C', side, tap]
+        kernel = jnp.einsum("k...,stk->...st", kernel, sides)
+    taps, ends = range(3, 2 + 2 * dims, 2), range(2, 2 + 2 * dims, 2)
+    kernel = kernel.transpose(*taps, 0, *ends, 1).reshape(*(2,) * dims, features, -1)
+    each: Any = convolve(x, kernel, ((1, 1),) * dims)
+    images = []
+    for number, side in enumerate(np.ndindex(*(2,) * dims)):
+        at = tuple(slice(start, start + size) for start, size in zip(side, space))
+        images.append(each[(slice(None), *at, slice(number * outputs, (number + 1) * outputs))])
+    image = jnp.stack(images, axis=1 + dims).reshape(batch, *space, *(2,) * dims, outputs)
+    paired = [axis for at in range(1, 1 + dims) for axis in (at, at + dims)]
+    return image.transpose(0, *paired, 1 + 2 * dims).reshape(
+        batch, *(2 * size for size in space), outputs
+    )
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:

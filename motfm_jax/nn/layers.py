@@ -6,12 +6,15 @@ convolutions and products compute in `dtype`.
 Source: MONAI generative 0.2.3, `DiffusionModelUNet`, as MOTFM uses it.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from motfm_jax.core import Array
@@ -113,28 +116,62 @@ class Conv(nnx.Conv):
 
     on_cpu = False
 
-    def __call__(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', C']."""
-        x = self.unbiased(x)
+    def __call__(self, *parts: Array) -> Array:
+        """The image [B, *S, C], or parts of it along C -> [B, *S', C']."""
+        x = self.unbiased(*parts)
         return x if self.bias is None else add_bias(x, self.bias[...])
 
-    def unbiased(self, x: Array) -> Array:
-        """The convolution without its bias: [B, *S, C] -> [B, *S', C']."""
+    def unbiased(self, *parts: Array) -> Array:
+        """The convolution without its bias; parts of an image are not joined for it."""
+        ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+        kernels = jnp.split(self.kernel[...], ends, axis=-2)
+        return functools.reduce(operator.add, map(self._convolve, parts, kernels))
+
+    def unbiased_upsampled(self, x: Array) -> Array:
+        """`unbiased(upsample(x))` by four taps along each axis for two pixels, where the upsampled
+        image takes six: [B, *S, C] -> [B, *2S, C']. The kernel is 3 wide."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        side = cast(int, self.padding)
-        padding = ((side, side),) * len(self.kernel_size)
+        if self.on_cpu:
+            return cpu_convolution.convolve_upsampled(x, kernel)
+        dims = len(self.kernel_size)
+        # Turned around twice: that is how XLA knows the gradient of a convolution with stride 2,
+        # which skips the zeros between the pixels.
+        turned = jnp.flip(kernel, range(dims))
+        for axis in range(dims):
+            ends = np.eye(kernel.ndim, dtype=int)[axis]
+            turned = jnp.pad(turned, [(0, end) for end in ends]) + jnp.pad(
+                turned, [(end, 0) for end in ends]
+            )
+        return jax.lax.conv_general_dilated(
+            x,
+            jnp.flip(turned, range(dims)),
+            (1,) * dims,
+            ((2, 2),) * dims,
+            lhs_dilation=(2,) * dims,
+            dimension_numbers=_axes(dims),
+        )
+
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        side, dims = cast(int, self.padding), len(self.kernel_size)
+        padding = ((side, side),) * dims
         if self.on_cpu and math.prod(self.kernel_size) == 1:
             return x @ kernel.reshape(kernel.shape[-2:])
         if self.on_cpu:
             return cpu_convolution.convolve(x, kernel, padding)
-        space = "DHW"[3 - len(self.kernel_size) :]
         return jax.lax.conv_general_dilated(
             x,
             kernel,
-            (cast(int, self.strides),) * len(space),
+            (cast(int, self.strides),) * dims,
             padding,
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+            dimension_numbers=_axes(dims),
         )
+
+
+def _axes(dims: int) -> tuple[str, str, str]:
+    """Of a convolution: its input, kernel and output."""
+    space = "DHW"[3 - dims :]
+    return f"N{space}C", f"{space}IO", f"N{space}C"
 
 
 def conv(
@@ -212,13 +249,23 @@ def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation with two-pass float32 statistics, applied as one a x + b a channel."""
+    """Group normalisation with float32 statistics, applied as one a x + b a channel.
 
-    def __init__(self, features: int, *, groups: int, dtype: Any):
+    Args:
+      features: C.
+      groups: that C divides into.
+      dtype: of the result.
+      one_pass: read x once for both statistics, around the centre pixel's value. It saves a GPU a
+        pass over memory. Where a pixel is not in the range of the others, the variance is less
+        exact; a CPU, which adds up one after another, would feel that.
+    """
+
+    def __init__(self, features: int, *, groups: int, dtype: Any, one_pass: bool = False):
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
         self.groups = groups
         self.dtype = dtype
+        self.one_pass = one_pass
 
     def __call__(self, x: Array, shift: Array | None = None) -> Array:
         """Normalises x + shift without forming the sum, which would cost a pass over memory.
@@ -240,8 +287,18 @@ class GroupNorm(nnx.Module):
 
         # First over space, channel by channel: rows of channels are added as vectors.
         shift = jnp.zeros(()) if shift is None else shift.astype(jnp.float32)
-        mean = of_group(rows.mean(axis=1) + shift) - shift  # as x's channels see it
-        variance = of_group(jnp.square(rows - mean[:, None]).mean(axis=1))
+        if self.one_pass:
+            centre = x[(slice(None), *(size // 2 for size in space))]
+            centre = jax.lax.stop_gradient(centre)  # nothing depends on it
+            moved = rows - centre[:, None]
+            first, second = moved.mean(axis=1), jnp.square(moved).mean(axis=1)
+            own = centre + first
+            mean = of_group(own + shift) - shift  # as x's channels see it
+            spread = second - jnp.square(first) + jnp.square(own - mean)
+            variance = jnp.maximum(of_group(spread), 0)
+        else:
+            mean = of_group(rows.mean(axis=1) + shift) - shift
+            variance = of_group(jnp.square(rows - mean[:, None]).mean(axis=1))
         slope = jax.lax.rsqrt(variance + GROUP_NORM_EPSILON) * self.scale[None]
         offset = self.bias[None] - mean * slope
         to_space = (batch,) + (1,) * len(space) + (features,)

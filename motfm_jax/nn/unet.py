@@ -13,8 +13,10 @@ from flax import nnx
 
 from motfm_jax.core import Array, Condition
 from motfm_jax.nn.attention import AttentionBlock, SpatialTransformer
-from motfm_jax.nn.blocks import ResBlock, TimeEmbedding, UNetSettings
-from motfm_jax.nn.layers import Draws, GroupNorm, conv, linear
+from motfm_jax.nn.blocks import Remat, ResBlock, TimeEmbedding, UNetSettings, group_norm
+from motfm_jax.nn.layers import Draws, conv, linear
+
+_DEAR = ("conv_general_dilated", "dot_general", "dot_product_attention_fwd_wrapper")
 
 
 class ClassValues(NamedTuple):
@@ -38,9 +40,17 @@ def _attention(level: int, settings: UNetSettings, rngs: Draws) -> Any:
     return kind(level, settings, rngs)
 
 
-def _recomputed(block: Callable, remat: bool) -> Callable:
-    """The block; with `remat` its activations are computed again in the backward pass."""
-    return jax.checkpoint(lambda *arguments: block(*arguments)) if remat else block
+def _recomputed(block: Callable, remat: Remat) -> Callable:
+    """The block; what `remat` names is computed again in its backward pass, and not kept."""
+    if remat == "none":
+        return block
+    policy = _is_dear if remat == "norms" else None
+    return jax.checkpoint(lambda *arguments: block(*arguments), policy=policy)
+
+
+def _is_dear(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a result is kept where normalisations and activations are computed again."""
+    return primitive.name in _DEAR
 
 
 class Level(nnx.Module):
@@ -78,15 +88,23 @@ class Level(nnx.Module):
             if resample
             else None
         )
-        self.remat = settings.remat
+        self.remat: Remat = settings.remat
 
     def encode(self, label: Array | None) -> tuple:
         """The class's value at each attention site."""
         return tuple(site.encode(label) for site in self.attentions)
 
-    def block(self, index: int, x: Array, embedding: Array, values: tuple, key: Any) -> Array:
-        """One residual block and its attention: x [B, *S, C_in] -> [B, *S, C]."""
-        x = _recomputed(self.resnets[index], self.remat)(x, embedding, key)
+    def block(
+        self,
+        index: int,
+        x: Array,
+        embedding: Array,
+        values: tuple,
+        key: Any,
+        skip: Array | None = None,
+    ) -> Array:
+        """One residual block, see there, and its attention: x [B, *S, C'] -> [B, *S, C]."""
+        x = _recomputed(self.resnets[index], self.remat)(x, embedding, key, skip)
         if self.attentions:
             x = _recomputed(self.attentions[index], self.remat)(x, values[index])
         return x
@@ -113,8 +131,7 @@ class UpLevel(Level):
     ) -> Array:
         """x [B, *S, C_in] and a skip for each block, the last first -> [B, *S', C]."""
         for index, skip in enumerate(reversed(skips)):
-            joined = jnp.concatenate([x, skip], axis=-1)
-            x = self.block(index, joined, embedding, values, key)
+            x = self.block(index, x, embedding, values, key, skip)
         if self.resampler is not None:
             x = _recomputed(self.resampler, self.remat)(x, embedding, key)
         return x
@@ -128,7 +145,7 @@ class Middle(nnx.Module):
         self.resnet_1 = ResBlock(features, features, settings, rngs, number=first)
         self.attention = _attention(len(settings.channels) - 1, settings, rngs)
         self.resnet_2 = ResBlock(features, features, settings, rngs, number=first + 1)
-        self.remat = settings.remat
+        self.remat: Remat = settings.remat
 
     def __call__(self, x: Array, embedding: Array, value: Any, key: Any) -> Array:
         """[B, *S, C] -> [B, *S, C]."""
@@ -245,7 +262,7 @@ class UNet(nnx.Module):
             resample = "up" if level else None
             self.up_blocks.append(UpLevel(settings, level, inputs, resample, first, rngs))
             first += len(inputs) + 1
-        self.norm_out = GroupNorm(channels[0], groups=settings.norm_groups, dtype=settings.dtype)
+        self.norm_out = group_norm(channels[0], settings)
         self.conv_out = conv(
             channels[0], settings.image_channels, settings.compute, rngs, zero=True
         )

@@ -83,6 +83,11 @@ def limit() -> int:
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def needs(memory: Memory) -> str:
+    """What a program needs, of what there is."""
+    return f"{memory.needed / 1e9:.2g} GB of {memory.limit / 1e9:.2g} GB"
+
+
 def describe(memory: Memory, batch_size: int, accumulation: int, devices: int) -> str:
     """A line for the log: the memory of an update, and the largest batch that would fit.
 
@@ -98,13 +103,10 @@ def describe(memory: Memory, batch_size: int, accumulation: int, devices: int) -
     fitting = memory.images(now)
     largest = f"train.batch_size={fitting * devices * accumulation}"
     images = f"{now} image{'s' * (now > 1)}"
-    need = (
-        f"an update of {images} a device needs {memory.needed / 1e9:.2g} GB "
-        f"of {memory.limit / 1e9:.2g} GB"
-    )
+    need = f"an update of {images} a device needs {needs(memory)}"
     if memory.fits:
         return f"memory: {need}; about {fitting} would fit ({largest})"
-    ways = ["model.remat=True, if it is False (slower)", "smaller data.size or model.channels"]
+    ways = ["model.remat=auto, if it is none (slower)", "smaller data.size or model.channels"]
     if fitting:
         parts = next(
             parts

@@ -37,7 +37,7 @@ def parameter_shapes(dims, num_classes, mask_channels):
         floor_time=True,
         dropout=0.0,
         dtype=jnp.float32,
-        remat=False,
+        remat="none",
         choose_attention=lambda head_dim: Choice("xla", "test"),
     )
     _, init = velocity_network(settings, mask_channels)

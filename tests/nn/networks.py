@@ -23,7 +23,7 @@ def make_settings(**changed):
         floor_time=False,
         dropout=0.0,
         dtype=jnp.float32,
-        remat=False,
+        remat="none",
         choose_attention=lambda head_dim: Choice("xla", "test"),
     )
     return UNetSettings(**{**fields, **changed})

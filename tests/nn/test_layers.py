@@ -36,9 +36,10 @@ def test_downsample_is_the_mean_of_blocks(space):
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("mean, std", [(0.0, 1.0), (50.0, 0.1)])
-def test_group_norm_follows_the_formula_in_float64(space, mean, std):
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_group_norm_follows_the_formula_in_float64(space, mean, std, one_pass):
     features, groups = 12, 4
-    norm = layers.GroupNorm(features, groups=groups, dtype=jnp.float32)
+    norm = layers.GroupNorm(features, groups=groups, dtype=jnp.float32, one_pass=one_pass)
     norm.scale = nnx.Param(jnp.asarray(1 + draw(features, seed=1)))
     norm.bias = nnx.Param(jnp.asarray(draw(features, seed=2)))
     x = (mean + std * draw(2, *space, features)).astype(np.float32)
@@ -52,8 +53,9 @@ def test_group_norm_follows_the_formula_in_float64(space, mean, std):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_group_norm_takes_a_shift_of_each_channel(space):
-    norm = layers.GroupNorm(12, groups=4, dtype=jnp.float32)
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_group_norm_takes_a_shift_of_each_channel(space, one_pass):
+    norm = layers.GroupNorm(12, groups=4, dtype=jnp.float32, one_pass=one_pass)
     norm.scale = nnx.Param(jnp.asarray(1 + draw(12, seed=1)))
     x, shift, g = draw(2, *space, 12), 30 * draw(2, 12, seed=2), draw(2, *space, 12, seed=3)
     added = lambda x, shift: norm(  # noqa: E731
@@ -188,3 +190,31 @@ def test_the_derivative_of_a_bias_adds_up_in_float32(kind):
     assert [each.invars[0].aval.dtype for each in sums] == [jnp.float32]
     found = jax.grad(loss)(params).bias[...]
     np.testing.assert_allclose(found, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("space", [(5, 4), (3, 2, 4)])
+def test_a_convolution_of_an_upsampled_image_does_not_need_it(space, on_cpu):
+    compute = layers.Compute(len(space), on_cpu=on_cpu)
+    layer = layers.conv(3, 6, compute, draws())
+    x, g = draw(2, *space, 3), draw(2, *(2 * size for size in space), 6, seed=1)
+
+    def plain(layer, x):
+        return layer.unbiased(layers.upsample(x))
+
+    def ours(layer, x):
+        return layer.unbiased_upsampled(x)
+
+    graph, state = nnx.split(layer)
+    (expected, pull), (found, pull_ours) = (
+        jax.vjp(lambda state, x, f=f: f(nnx.merge(graph, state), x), state, jnp.asarray(x))
+        for f in (plain, ours)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for one, other in zip(*(jax.tree.leaves(pulled(g)) for pulled in (pull_ours, pull))):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_takes_an_image_in_parts():
+    layer, x = layers.conv(5, 6, layers.Compute(2, on_cpu=True), draws()), draw(2, 4, 6, 5)
+    np.testing.assert_allclose(layer(x[..., :2], x[..., 2:]), layer(x), atol=1e-6)

@@ -127,9 +127,10 @@ def test_heads_change_the_velocity():
 
 
 @pytest.mark.nightly
-def test_recomputing_blocks_changes_no_gradient():
+@pytest.mark.parametrize("policy", ["norms", "blocks"])
+def test_recomputing_changes_no_gradient(policy):
     programs, gradients = [], []
-    for remat in (False, True):
+    for remat in ("none", policy):
         velocity = compiled(remat=remat)
         loss = functools.partial(mean_square, velocity)
         gradients.append(jax.jit(jax.value_and_grad(loss))(params()))

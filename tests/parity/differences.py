@@ -104,7 +104,7 @@ def golden_case(path: Path) -> Case:
         floor_time=True,
         dropout=0.0,
         dtype=jnp.float32,
-        remat=False,
+        remat="none",
         choose_attention=lambda head_dim: Choice("xla", "parity"),
     )
     return make_case(path.stem, record, *velocity_network(settings, **masks))

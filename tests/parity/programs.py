@@ -34,7 +34,7 @@ class Case(NamedTuple):
       network: of NETWORKS.
       work: of WORK.
       side, batch: of the images.
-      changes: fields of the config that differ, (("model.remat", True), ..).
+      changes: fields of the config that differ, (("model.remat", "blocks"), ..).
       casts_once: whether sampling casts the weights before the solve, see `core.Network.prepare`.
     """
 

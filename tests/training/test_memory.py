@@ -43,7 +43,7 @@ def test_a_line_says_what_an_update_needs_and_what_would_fit():
     "fixed, message",
     [
         (2, "train.batch_size=8 fits, and so does train.accumulation=2 with this batch"),
-        (9, "too much; model.remat=True"),
+        (9, "too much; model.remat=auto"),
     ],
 )
 def test_an_update_that_does_not_fit_is_refused_with_a_way_out(fixed, message):
