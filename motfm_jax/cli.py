@@ -21,6 +21,7 @@ from motfm_jax.io import xla_flags
 
 COMMANDS = {
     "train": "train a model",
+    "plan": "say how much memory a training needs",
     "sample": "generate images with a trained model",
     "evaluate": "score images, look for copies, measure restoration",
     "downstream": "train classifiers or segmenters on generated images",
@@ -148,16 +149,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
 
 
-def parse_config_flags(arguments: Sequence[str], values: Any, usage: str) -> Any:
+def parse_config_flags(
+    arguments: Sequence[str], values: Any, usage: str, *, needs_data: bool = True
+) -> Any:
     """Parses --config=FILE.py:ARGUMENTS and --config.FIELD=VALUE beside other flags.
 
     With --resume and no --config, the config is the one saved in --workdir.
 
     Args:
       arguments: of the command line.
-      values: `absl.flags.FlagValues` with the other flags defined, among them workdir and resume;
-        receives their values.
+      values: `absl.flags.FlagValues` with the other flags defined; receives their values.
       usage: printed by --help, before the flags.
+      needs_data: the config must say where its data are.
 
     Returns:
       The config, checked and locked.
@@ -196,7 +199,7 @@ def parse_config_flags(arguments: Sequence[str], values: Any, usage: str) -> Any
     if rest:
         raise ValueError(f"{rest[0]!r}: flags are given as --name=value; see --help")
     if values.config is None:
-        if values.workdir and values.resume:
+        if "resume" in values and values.workdir and values.resume:
             raise ValueError(
                 f"--workdir={values.workdir}: there is no run to resume; give the folder of one, "
                 "or --config to start"
@@ -205,7 +208,7 @@ def parse_config_flags(arguments: Sequence[str], values: Any, usage: str) -> Any
             "--config is missing: give one, such as --config=phantom; only --resume of a --workdir "
             "that holds a run can do without"
         )
-    settings.check(values.config)
+    (settings.check if needs_data else settings.check_network)(values.config)
     return values.config
 
 

@@ -1,6 +1,7 @@
 """One training run, from a config to checkpoints."""
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -155,13 +156,7 @@ def _train(
     optimizer, _ = build.update(config, LARGEST)  # the state is the same for any number of updates
     init_key, run_key, valid_key = _keys(config)
 
-    def make_state(key: Array, weights: Mapping[str, Array]) -> TrainState:
-        params = model.init(key)
-        params = dict(weights) if weights.keys() == params.keys() else attach(params, weights)
-        if METHODS[config.method].distils:
-            params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
-        return init_state(params, optimizer, fields.ema_length or fields.ema)
-
+    make_state = functools.partial(initial_state, config, model, optimizer)
     if checkpoints.steps and not weights:
         state = _restore(checkpoints, jax.eval_shape(make_state, init_key, {}))
     else:
@@ -185,7 +180,7 @@ def _train(
             valid_key,
         )
     batches = _train_batches(config, data, images)
-    update = _update(config, data.facts, optimizer, _policies(config)[0])
+    update = make_update(config, data.facts, optimizer, _policies(config)[0])
     if start < total:
         batch = next(batches)
         batches = itertools.chain([batch], batches)
@@ -274,14 +269,45 @@ def _valid_batches(config: ConfigDict, data: datasets.Data) -> Iterator[Batch]:
     )
 
 
+def initial_state(
+    config: ConfigDict,
+    model: build.Architecture,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    weights: Mapping[str, Array],
+) -> TrainState:
+    """The state before the first update.
+
+    Args:
+      config: resolved.
+      model: of it.
+      optimizer: of it.
+      key: of fresh parameters.
+      weights: what it begins with, by name; {} for fresh ones.
+    """
+    params = model.init(key)
+    params = dict(weights) if weights.keys() == params.keys() else attach(params, weights)
+    if METHODS[config.method].distils:
+        params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
+    return init_state(params, optimizer, config.train.ema_length or config.train.ema)
+
+
 def _policies(config: ConfigDict) -> Sequence[str]:
     """What the update may compute again, the least first."""
     return REMAT if config.model.remat == "auto" else (config.model.remat,)
 
 
-def _update(
+def make_update(
     config: ConfigDict, facts: Facts, optimizer: optax.GradientTransformation, remat: str
 ) -> parallel.TrainStep:
+    """The update of a config, not compiled yet.
+
+    Args:
+      config: resolved.
+      facts: of the data.
+      optimizer: of it.
+      remat: of config.model.remat, in its place; not "auto".
+    """
     config = config.copy_and_resolve_references()
     config.model.remat = remat
     model, fields = build.architecture(config, facts), config.train
@@ -308,7 +334,7 @@ def _fitting_update(
     again as little as fits the device. ValueError if nothing fits."""
     first = jax.process_index() == 0
     for remat in _policies(config):
-        update = _update(config, facts, optimizer, remat)
+        update = make_update(config, facts, optimizer, remat)
         planned = memory.of_training(update.compile(state, batch, jax.random.key(0)), state.params)
         # All processes take the same program.
         if remat == _policies(config)[-1] or not parallel.any_process(not planned.fits):

@@ -62,7 +62,8 @@ def steps(out: Path, rehearse: bool) -> list[Step]:
         case("brain_train-4-channels_first", 90, rehearse)._replace(
             variables=MEMORY | channels_first
         ),
-        case("brain_train-4-no_remat", 90, rehearse, "--no-remat"),
+        case("brain_train-4-norms", 90, rehearse, "--remat=norms"),
+        case("brain_train-4-blocks", 90, rehearse, "--remat=blocks"),
         case("camus_sample-1-casts_each_call", 60, rehearse, "--casts-each-call"),
         case("camus_sample-32", 60, rehearse),
         case("brain_sample-8", 60, rehearse),
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     name, work = args.measure.split("_")
     network = {"camus": "paper_mask_class", "brain": "paper_3d"}[name]
-    changes: dict[str, Any] = {"model.remat": name == "brain" and not args.no_remat}
+    changes: dict[str, Any] = {"model.remat": args.remat}
     side = {"camus": 384, "brain": 96}[name]
     if args.rehearse:
         side = 16
@@ -218,8 +219,8 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--spent", type=float, default=0.0, help="seconds of them that setting up took")
     add("--measure", help=argparse.SUPPRESS)  # what the steps call
     add("--batch", type=int, help=argparse.SUPPRESS)
-    for hidden in ("--no-remat", "--casts-each-call"):
-        add(hidden, action="store_true", help=argparse.SUPPRESS)
+    add("--remat", default="none", help=argparse.SUPPRESS)
+    add("--casts-each-call", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

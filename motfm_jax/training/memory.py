@@ -48,7 +48,7 @@ def needed(compiled: Any) -> int:
 def of_training(compiled: Any, params: Any) -> Memory:
     """Memory of a compiled update: activations grow with the images; the state and one gradient of
     each parameter do not."""
-    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    gradients = _bytes(params)
     planned = needed(compiled)
     working = compiled.memory_analysis().temp_size_in_bytes
     return Memory(planned, planned - max(working - gradients, 0), limit())

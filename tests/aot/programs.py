@@ -172,8 +172,14 @@ def main(arguments: Sequence[str]) -> None:
         print(name, *one.model.sites, sep="\n  ", flush=True)
         compiled = getattr(one, work)().compile()
         (args.out / f"{name}.hlo.txt").write_text(compiled.as_text())
-        found = {"seconds": time.perf_counter() - begin, "needed_bytes": needed(compiled)}
-        found |= kernels.summary(compiled.as_text())
+        plan = compiled.memory_analysis()
+        found = {
+            "seconds": time.perf_counter() - begin,
+            "needed_bytes": needed(compiled),
+            "argument_bytes": plan.argument_size_in_bytes,
+            "donated_bytes": plan.alias_size_in_bytes,
+            **kernels.summary(compiled.as_text()),
+        }
         (args.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found, indent=2), flush=True)
 
