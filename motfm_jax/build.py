@@ -18,7 +18,7 @@ from motfm_jax.features import weights as published
 from motfm_jax.methods import METHODS, flow
 from motfm_jax.methods.method import TEACHER
 from motfm_jax.nn.control import velocity_network
-from motfm_jax.nn.dispatch import Capabilities, on_cpu, resolve
+from motfm_jax.nn.dispatch import Capabilities, resolve
 from motfm_jax.nn.front import Front, with_front
 from motfm_jax.nn.spade import SpadeSettings, spade_networks
 from motfm_jax.nn.spectral import refresh
@@ -177,7 +177,7 @@ def _adversaries(blueprint: Blueprint) -> Parts:
             spade.width,
             spade.discriminators,
             settings.dtype,
-            settings.on_cpu,
+            settings.platform,
         )
     )
     return Parts(networks, networks.generator, init, refresh)
@@ -211,7 +211,7 @@ def _settings(
         dtype=dtype,
         remat="none" if model.remat == "auto" else model.remat,
         choose_attention=lambda head_dim: resolve(request, device, head_dim, dtype),
-        on_cpu=on_cpu(device),
+        platform=device.platform,
         told=count_numbers(len(facts.size)) if config.data.augment.told else 0,
     )
 

@@ -4,17 +4,15 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from PIL import Image
 
-from motfm_jax import build, datasets, parallel, runs, settings
+from motfm_jax import build, datasets, parallel, runs, settings, updates
 from motfm_jax.core import Array, Batch
 from motfm_jax.data import pipeline
 from motfm_jax.data.facts import Facts
@@ -35,11 +33,8 @@ from motfm_jax.io.run_folder import (
 )
 from motfm_jax.io.tiles import shared_view
 from motfm_jax.methods import METHODS
-from motfm_jax.methods.method import TEACHER
-from motfm_jax.nn.blocks import REMAT
-from motfm_jax.nn.control import attach
 from motfm_jax.sampling import generate
-from motfm_jax.training import loop, memory
+from motfm_jax.training import loop
 from motfm_jax.training.reports import (
     draw_losses,
     parent_lines,
@@ -47,8 +42,8 @@ from motfm_jax.training.reports import (
     skipped,
     startup_lines,
 )
-from motfm_jax.training.state import Packed, TrainState, by_name, init_state, restored
-from motfm_jax.training.step import make_eval_step, make_train_step
+from motfm_jax.training.state import Packed, TrainState, by_name, restored
+from motfm_jax.training.step import make_eval_step
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +151,7 @@ def _train(
     optimizer, _ = build.update(config, LARGEST)  # the state is the same for any number of updates
     init_key, run_key, valid_key = _keys(config)
 
-    make_state = functools.partial(initial_state, config, model, optimizer)
+    make_state = functools.partial(updates.initial_state, config, model, optimizer)
     if checkpoints.steps and not weights:
         state = _restore(checkpoints, jax.eval_shape(make_state, init_key, {}))
     else:
@@ -180,11 +175,11 @@ def _train(
             valid_key,
         )
     batches = _train_batches(config, data, images)
-    update = make_update(config, data.facts, optimizer, _policies(config)[0])
+    update = None  # never called where no update is left
     if start < total:
         batch = next(batches)
         batches = itertools.chain([batch], batches)
-        update = _fitting_update(config, data.facts, optimizer, state, batch)
+        update = updates.fitting(config, data.facts, optimizer, state, batch)
     work = loop.Work(update, learning_rate, evaluate, sample_grid(model, data, run, config))
     plan = loop.Plan(
         total,
@@ -267,86 +262,6 @@ def _valid_batches(config: ConfigDict, data: datasets.Data) -> Iterator[Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def initial_state(
-    config: ConfigDict,
-    model: build.Architecture,
-    optimizer: optax.GradientTransformation,
-    key: Array,
-    weights: Mapping[str, Array],
-) -> TrainState:
-    """The state before the first update.
-
-    Args:
-      config: resolved.
-      model: of it.
-      optimizer: of it.
-      key: of fresh parameters.
-      weights: what it begins with, by name; {} for fresh ones.
-    """
-    params = model.init(key)
-    params = dict(weights) if weights.keys() == params.keys() else attach(params, weights)
-    if METHODS[config.method].distils:
-        params |= {TEACHER + name: jnp.copy(leaf) for name, leaf in params.items()}
-    return init_state(params, optimizer, config.train.ema_length or config.train.ema)
-
-
-def _policies(config: ConfigDict) -> Sequence[str]:
-    """What the update may compute again, the least first."""
-    return REMAT if config.model.remat == "auto" else (config.model.remat,)
-
-
-def make_update(
-    config: ConfigDict, facts: Facts, optimizer: optax.GradientTransformation, remat: str
-) -> parallel.TrainStep:
-    """The update of a config, not compiled yet.
-
-    Args:
-      config: resolved.
-      facts: of the data.
-      optimizer: of it.
-      remat: of config.model.remat, in its place; not "auto".
-    """
-    config = config.copy_and_resolve_references()
-    config.model.remat = remat
-    model, fields = build.architecture(config, facts), config.train
-    step = make_train_step(
-        build.loss(config, model),
-        optimizer,
-        fields.ema,
-        fields.accumulation,
-        parallel.AXIS,
-        model.parts.refresh,
-        fields.ema_length,
-    )
-    return parallel.TrainStep(step)
-
-
-def _fitting_update(
-    config: ConfigDict,
-    facts: Facts,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    batch: Batch,
-) -> parallel.TrainStep:
-    """The update, compiled, with the memory it needs in the log; with model.remat=auto it computes
-    again as little as fits the device. ValueError if nothing fits."""
-    first = jax.process_index() == 0
-    for remat in _policies(config):
-        update = make_update(config, facts, optimizer, remat)
-        planned = memory.of_training(update.compile(state, batch, jax.random.key(0)), state.params)
-        # All processes take the same program.
-        if remat == _policies(config)[-1] or not parallel.any_process(not planned.fits):
-            break
-        if first:
-            log.info(f"memory: {memory.needs(planned)} with model.remat={remat}: too much")
-    line = memory.describe(
-        planned, config.train.batch_size, config.train.accumulation, jax.device_count()
-    )
-    if first:
-        log.info(line + f"; model.remat={remat}" * (config.model.remat == "auto"))
-    return update
 
 
 def check_facts(path: Path, facts: Facts) -> None:

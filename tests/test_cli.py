@@ -113,7 +113,7 @@ def test_motfm_lists_its_commands_and_knows_no_others(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert all(f"motfm {name}" in out for name in cli.COMMANDS)
     assert run(monkeypatch, "trian") == 2
-    assert "error: motfm trian: use one of train, sample" in capsys.readouterr().err
+    assert "error: motfm trian: use one of train, plan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"convert"}))

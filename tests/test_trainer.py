@@ -19,7 +19,7 @@ from motfm_jax.io.checkpoints import restore_weights
 from motfm_jax.io.run_folder import read_metrics
 from motfm_jax.settings import CONDITIONS, check
 from motfm_jax.trainer import check_facts, num_steps, train
-from motfm_jax.training import loop
+from motfm_jax.training import loop, memory
 from motfm_jax.training.memory import Memory
 from motfm_jax.training.reports import draw_losses, parent_lines, resume_lines
 
@@ -103,11 +103,11 @@ def test_resuming_is_exact_with_accumulation_average_and_augmentation(tmp_path):
     assert sampled(parts).shape == (3, *SIZES[2], 1)
 
 
-@pytest.mark.parametrize("room, chosen", [(5, "none"), (3, "norms"), (1, "blocks")])
+@pytest.mark.parametrize("room, chosen", [(60, "none"), (50, "norms"), (10, "blocks")])
 def test_auto_computes_again_as_little_as_fits(room, chosen, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
-    plans = (Memory(needed, 0, room) for needed in (5, 3, 1))
-    monkeypatch.setattr(trainer.memory, "of_training", lambda *_: next(plans))
+    plans = (Memory(needed, 0, room) for needed in (50, 30, 10))
+    monkeypatch.setattr(memory, "of_training", lambda *_: next(plans))
     config = tiny(2, "none", steps=1)
     config.model.remat = "auto"
     train(config, tmp_path / "run")

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from motfm_jax import build, cli, runs, trainer
+from motfm_jax import build, cli, runs, updates
 from motfm_jax.core import Batch
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
@@ -33,8 +33,6 @@ def main(arguments: Sequence[str]) -> None:
     config = cli.parse_config_flags(arguments, values, __doc__, needs_data=False)
     enable_compile_cache()
     size = tuple(config.data.size)
-    if not size or not all(size):
-        raise ValueError(f"config.data.size={size}: the size of the images is needed")
     scaling = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0).to_json()
     labels = NAMES if config.data.generate == "image+mask" else ()
     facts = Facts(size, values.channels, NAMES, NAMES, scaling, label_channels=len(labels))
@@ -57,7 +55,7 @@ def update(config: Any, facts: Facts, remat: str, rows: int) -> memory.Memory:
     """Memory of an update of `rows` images a device, with a choice of model.remat."""
     optimizer, _ = build.update(config, 1000)
     model = build.architecture(config, facts)
-    start = functools.partial(trainer.initial_state, config, model, optimizer)
+    start = functools.partial(updates.initial_state, config, model, optimizer)
     state = jax.eval_shape(start, jax.random.key(0), {})
     total = rows * jax.local_device_count()
     batch = Batch(
@@ -67,7 +65,7 @@ def update(config: Any, facts: Facts, remat: str, rows: int) -> memory.Memory:
         np.ones(total, bool),
         np.arange(total, dtype=np.int32),
     )
-    step = trainer.make_update(config, facts, optimizer, remat)
+    step = updates.make(config, facts, optimizer, remat)
     return memory.of_training(step.compile(state, batch, jax.random.key(0)), state.params)
 
 

@@ -53,7 +53,7 @@ class UNetSettings:
       remat: what of each block is computed again in the backward pass, to keep less.
       choose_attention: head_dim -> kernel, see `dispatch.resolve`.
       told: numbers that tell of an example's augmentation; 0 where the network is not told.
-      on_cpu: whether convolutions take the forms of a CPU, see `dispatch.on_cpu`.
+      platform: see `layers.Compute`.
     """
 
     dims: int
@@ -70,13 +70,13 @@ class UNetSettings:
     dtype: Any
     remat: Remat
     choose_attention: Callable[[int], Choice]
-    on_cpu: bool = False
+    platform: str = "any"
     told: int = 0
 
     @property
     def compute(self) -> Compute:
         """How the layers compute."""
-        return Compute(self.dims, self.dtype, self.on_cpu)
+        return Compute(self.dims, self.dtype, self.platform)
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ def group_norm(features: int, settings: UNetSettings) -> GroupNorm:
         features,
         groups=settings.norm_groups,
         dtype=settings.dtype,
-        one_pass=not settings.on_cpu,
+        one_pass=settings.platform != "cpu",
     )
 
 

@@ -10,8 +10,8 @@ idle (jax 0.10.2) or make small products. So
   product with all patches;
 * the gradient of a kernel is a matrix product over strips of the image that fit the cache.
 
-Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the network without
-`on_cpu`: forward mode of these forms would need transposable custom rules that can be batched.
+Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the network for platform
+"any": forward mode of these forms would need transposable custom rules that can be batched.
 """
 
 import functools
@@ -19,7 +19,6 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,36 +57,47 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def convolve_upsampled(x: Array, kernel: Array) -> Array:
-    """`convolve(upsample(x), kernel)`, padded by 1, without the upsampled image.
+    """An image upsampled by 2 (nearest) and convolved, without the upsampled image.
 
-    Each pixel of x becomes 2 along every axis. The left one sees x at i - 1 through the first tap
-    and at i through the sum of the others; the right one sees i and i + 1. So one convolution with
-    2 taps an axis makes all of them, as channels.
+    Each pixel becomes two along an axis. The left one sees pixel i - 1 through the first tap and i
+    through the sum of the others, the right one i and i + 1. So one convolution with two taps an
+    axis makes them all, as channels: in 2-D 4/9 of the products, in 3-D 8/27.
 
     Args:
       x: [B, *S, C].
-      kernel: [*K, C, C'], K = 3.
+      kernel: [*K, C, C'], K = 3, padded by 1.
 
     Returns:
       [B, *2S, C'].
     """
-    batch, *space, features = x.shape
-    dims, outputs = len(space), kernel.shape[-1]
+    padding = ((1, 1),) * (x.ndim - 2)
+    return _interleave(convolve(x, _two_tap_kernels(kernel), padding), x.shape[1:-1])
+
+
+def _two_tap_kernels(kernel: Array) -> Array:
+    """The kernels of both pixels along each axis, see `convolve_upsampled`: [*3, C, C'] ->
+    [*2, C, 2^dims C']."""
+    dims = kernel.ndim - 2
     sides = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    for _ in range(dims):  # [K, .., C, C'] -> [.., C, C', side, tap]
+    for _ in range(dims):  # [3, .., C, C'] -> [.., C, C', side, tap]
         kernel = jnp.einsum("k...,stk->...st", kernel, sides)
-    taps, ends = range(3, 2 + 2 * dims, 2), range(2, 2 + 2 * dims, 2)
-    kernel = kernel.transpose(*taps, 0, *ends, 1).reshape(*(2,) * dims, features, -1)
-    each: Any = convolve(x, kernel, ((1, 1),) * dims)
-    images = []
-    for number, side in enumerate(np.ndindex(*(2,) * dims)):
-        at = tuple(slice(start, start + size) for start, size in zip(side, space))
-        images.append(each[(slice(None), *at, slice(number * outputs, (number + 1) * outputs))])
-    image = jnp.stack(images, axis=1 + dims).reshape(batch, *space, *(2,) * dims, outputs)
+    taps, pixels = range(3, 2 + 2 * dims, 2), range(2, 2 + 2 * dims, 2)
+    kernel = kernel.transpose(*taps, 0, *pixels, 1)
+    return kernel.reshape(*(2,) * dims, kernel.shape[dims], -1)
+
+
+def _interleave(each: Array, space: tuple[int, ...]) -> Array:
+    """Pixels as channels to their places, the right one of an axis a window further on:
+    [B, *(S + 1), 2^dims C'] -> [B, *2S, C']."""
+    dims, images = len(space), []
+    parts = jnp.split(each, 2**dims, axis=-1)
+    for part, pixel in zip(parts, np.ndindex(*(2,) * dims)):
+        at = (slice(start, start + size) for start, size in zip(pixel, space))
+        images.append(part[(slice(None), *at)])
+    image = jnp.stack(images, axis=1 + dims).reshape(-1, *space, *(2,) * dims, parts[0].shape[-1])
     paired = [axis for at in range(1, 1 + dims) for axis in (at, at + dims)]
-    return image.transpose(0, *paired, 1 + 2 * dims).reshape(
-        batch, *(2 * size for size in space), outputs
-    )
+    image = image.transpose(0, *paired, 1 + 2 * dims)
+    return image.reshape(-1, *(2 * size for size in space), image.shape[-1])
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:

@@ -1,4 +1,4 @@
-"""Which attention kernel and which form of convolution a network uses on a device."""
+"""Which attention kernel a network uses on a device."""
 
 from typing import Literal, NamedTuple
 
@@ -68,11 +68,3 @@ def resolve(request: str, capabilities: Capabilities, head_dim: int, dtype) -> C
             "model.head_dim or train.dtype"
         )
     return Choice("xla", f"no cuDNN flash attention: {obstacle}")
-
-
-def on_cpu(capabilities: Capabilities) -> bool:
-    """Whether convolutions take the forms of `cpu_convolution`.
-
-    They were measured on CPUs only; programs for any device keep XLA's own.
-    """
-    return capabilities.platform == "cpu"

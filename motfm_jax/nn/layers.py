@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from motfm_jax.core import Array
-from motfm_jax.nn import cpu_convolution
+from motfm_jax.nn import cpu_convolution, gpu_convolution
 
 GROUP_NORM_EPSILON = 1e-6
 LAYER_NORM_EPSILON = 1e-5
@@ -30,12 +30,13 @@ class Compute(NamedTuple):
     Attributes:
       dims: spatial axes, 2 or 3.
       dtype: of convolutions and products.
-      on_cpu: compute convolutions of stride 1 by `cpu_convolution`, see `dispatch.on_cpu`.
+      platform: "cpu", "gpu", or "any" for a program that must run on both, see
+        `cpu_convolution` and `gpu_convolution`.
     """
 
     dims: int
     dtype: Any = jnp.float32
-    on_cpu: bool = False
+    platform: str = "any"
 
 
 class Draws:
@@ -109,12 +110,12 @@ def linear(
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` with the same parameters and values, computed by `cpu_convolution` on request.
+    """`nnx.Conv` with the same parameters and values, computed as the platform likes it.
 
     `unbiased` leaves out the bias, so that the normalisation after it can add it for free.
     """
 
-    on_cpu = False
+    platform = "any"
 
     def __call__(self, *parts: Array) -> Array:
         """The image [B, *S, C], or parts of it along C -> [B, *S', C']."""
@@ -128,50 +129,33 @@ class Conv(nnx.Conv):
         return functools.reduce(operator.add, map(self._convolve, parts, kernels))
 
     def unbiased_upsampled(self, x: Array) -> Array:
-        """`unbiased(upsample(x))` by four taps along each axis for two pixels, where the upsampled
-        image takes six: [B, *S, C] -> [B, *2S, C']. The kernel is 3 wide."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if self.on_cpu:
-            return cpu_convolution.convolve_upsampled(x, kernel)
-        dims = len(self.kernel_size)
-        # Turned around twice: that is how XLA knows the gradient of a convolution with stride 2,
-        # which skips the zeros between the pixels.
-        turned = jnp.flip(kernel, range(dims))
-        for axis in range(dims):
-            ends = np.eye(kernel.ndim, dtype=int)[axis]
-            turned = jnp.pad(turned, [(0, end) for end in ends]) + jnp.pad(
-                turned, [(end, 0) for end in ends]
-            )
-        return jax.lax.conv_general_dilated(
-            x,
-            jnp.flip(turned, range(dims)),
-            (1,) * dims,
-            ((2, 2),) * dims,
-            lhs_dilation=(2,) * dims,
-            dimension_numbers=_axes(dims),
-        )
+        """`unbiased(upsample(x))` of a kernel 3 wide; on CPU and GPU without the upsampled image:
+        [B, *S, C] -> [B, *2S, C']."""
+        form = {
+            "cpu": cpu_convolution.convolve_upsampled,
+            "gpu": gpu_convolution.convolve_upsampled,
+        }.get(self.platform)
+        if form is None:
+            return self.unbiased(upsample(x))
+        return form(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        side, dims = cast(int, self.padding), len(self.kernel_size)
+        side, dims = cast(int, self.padding), kernel.ndim - 2
         padding = ((side, side),) * dims
-        if self.on_cpu and math.prod(self.kernel_size) == 1:
+        on_cpu = self.platform == "cpu" and self.strides == 1
+        if on_cpu and math.prod(self.kernel_size) == 1:
             return x @ kernel.reshape(kernel.shape[-2:])
-        if self.on_cpu:
+        if on_cpu:
             return cpu_convolution.convolve(x, kernel, padding)
+        space = "DHW"[3 - dims :]
         return jax.lax.conv_general_dilated(
             x,
             kernel,
             (cast(int, self.strides),) * dims,
             padding,
-            dimension_numbers=_axes(dims),
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         )
-
-
-def _axes(dims: int) -> tuple[str, str, str]:
-    """Of a convolution: its input, kernel and output."""
-    space = "DHW"[3 - dims :]
-    return f"N{space}C", f"{space}IO", f"N{space}C"
 
 
 def conv(
@@ -204,7 +188,7 @@ def conv(
         kernel_init=init,
         bias_init=init,
     )
-    layer.on_cpu = compute.on_cpu and stride == 1
+    layer.platform = compute.platform
     return layer
 
 

@@ -41,7 +41,7 @@ class SpadeSettings:
       width: channels of a discriminator's first layer.
       discriminators: how many, each seeing the image at half the size of the one before.
       dtype: what convolutions compute in.
-      on_cpu: see `layers.Compute`.
+      platform: see `layers.Compute`.
     """
 
     dims: int
@@ -54,7 +54,7 @@ class SpadeSettings:
     width: int
     discriminators: int
     dtype: Any = jnp.float32
-    on_cpu: bool = False
+    platform: str = "any"
 
     @property
     def map_channels(self) -> int:
@@ -64,7 +64,7 @@ class SpadeSettings:
     @property
     def compute(self) -> Compute:
         """How the layers compute."""
-        return Compute(self.dims, self.dtype, self.on_cpu)
+        return Compute(self.dims, self.dtype, self.platform)
 
 
 def leaky(x: Array) -> Array:

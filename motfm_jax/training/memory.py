@@ -8,7 +8,7 @@ import jax
 from motfm_jax.core import Array, Batch
 from motfm_jax.training.step import LossFn
 
-USED = 0.9  # part of a device's memory that the largest proposed batch fills
+USED = 0.9  # part of a device's memory that is planned with
 
 
 class Memory(NamedTuple):
@@ -27,6 +27,11 @@ class Memory(NamedTuple):
     @property
     def fits(self) -> bool:
         return self.needed <= self.limit
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it fits with what else a device has to hold."""
+        return self.needed <= USED * self.limit
 
     def images(self, now: int) -> int:
         """How many images fit, if `now` images need this much."""

@@ -192,7 +192,7 @@ def test_a_run_says_and_keeps_what_was_left_out(tmp_path, monkeypatch, caplog):
         dict(channels=(8, 8), attention=(False, False), head_dim=8, norm_groups=4, res_blocks=1)
     )
     made.train.update(dict(steps=1, batch_size=2, eval_every=9, sample_every=9))
-    monkeypatch.setattr(trainer, "_fitting_update", lambda *_: None)
+    monkeypatch.setattr(trainer.updates, "fitting", lambda *_: None)
     monkeypatch.setattr(trainer.loop, "train", lambda *_: None)
     trainer.train(made, tmp_path / "run")
     said = caplog.text

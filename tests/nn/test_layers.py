@@ -127,19 +127,22 @@ def test_layers_start_within_one_over_the_square_root_of_their_inputs():
 @pytest.mark.parametrize("kernel, space", [(1, (8, 9)), (3, (40, 33)), (3, (5, 3, 4))])
 def test_a_convolution_in_the_forms_of_a_cpu_is_the_convolution(kernel, space):
     plain, other = (
-        layers.conv(3, 5, layers.Compute(len(space), on_cpu=on_cpu), draws(), kernel=kernel)
-        for on_cpu in (False, True)
+        layers.conv(3, 5, layers.Compute(len(space), platform=platform), draws(), kernel=kernel)
+        for platform in ("any", "cpu")
     )
-    assert other.on_cpu and not plain.on_cpu
+    assert str(jax.make_jaxpr(plain)(draw(2, *space, 3))) != str(
+        jax.make_jaxpr(other)(draw(2, *space, 3))
+    )
     x = draw(2, *space, 3)
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(other(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_convolution_on_a_cpu_computes_in_its_dtype_and_leaves_strides_to_xla():
-    other = layers.conv(2, 4, layers.Compute(3, jnp.bfloat16, on_cpu=True), draws())
+    other = layers.conv(2, 4, layers.Compute(3, jnp.bfloat16, "cpu"), draws())
     assert other(draw(1, 2, 2, 2, 2)).dtype == jnp.bfloat16
-    assert not layers.conv(2, 4, layers.Compute(2, on_cpu=True), draws(), stride=2).on_cpu
+    strided = layers.conv(2, 4, layers.Compute(2, platform="cpu"), draws(), stride=2)
+    assert strided(draw(1, 6, 6, 2)).shape == (1, 3, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +195,10 @@ def test_the_derivative_of_a_bias_adds_up_in_float32(kind):
     np.testing.assert_allclose(found, exact, atol=1e-3)
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("space", [(5, 4), (3, 2, 4)])
-def test_a_convolution_of_an_upsampled_image_does_not_need_it(space, on_cpu):
-    compute = layers.Compute(len(space), on_cpu=on_cpu)
+def test_a_convolution_of_an_upsampled_image_does_not_need_it(space, platform):
+    compute = layers.Compute(len(space), platform=platform)
     layer = layers.conv(3, 6, compute, draws())
     x, g = draw(2, *space, 3), draw(2, *(2 * size for size in space), 6, seed=1)
 
@@ -216,5 +219,5 @@ def test_a_convolution_of_an_upsampled_image_does_not_need_it(space, on_cpu):
 
 
 def test_a_convolution_takes_an_image_in_parts():
-    layer, x = layers.conv(5, 6, layers.Compute(2, on_cpu=True), draws()), draw(2, 4, 6, 5)
+    layer, x = layers.conv(5, 6, layers.Compute(2), draws()), draw(2, 4, 6, 5)
     np.testing.assert_allclose(layer(x[..., :2], x[..., 2:]), layer(x), atol=1e-6)
