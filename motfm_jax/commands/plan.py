@@ -1,12 +1,16 @@
 """Says how much memory a training needs, before there are data.
 
     motfm plan --config=brain:cond=none,size=paper [--config.train.batch_size=4 ...]
+    motfm plan --gpu=24GB
 
-Compiles the update for this machine, with each of model.remat, and sampling, and prints what XLA
-plans: memory, and the largest batch that fits. Nothing runs. Images have --channels channels.
+The first compiles the update for this machine, with each of model.remat, and sampling, and prints
+what XLA plans: memory, and the largest batch that fits. Nothing runs. Images have --channels
+channels. The second tells the largest batches of size=paper for a GPU that is not at hand, from a
+table of what XLA planned for an H100.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,29 @@ from motfm_jax.nn.blocks import REMAT
 from motfm_jax.sampling import generate
 from motfm_jax.training import memory
 
+# By network and model.remat, GB: what does not grow with the images, and each image. XLA's plan for
+# an H100, not measured: docs/results/2026-11-29-gpu-programs.md.
+H100 = {
+    "camus:cond=mask+class,size=paper": {"none": (0.0, 0.0)},
+    "brain:cond=none,size=paper": {
+        "none": (2.66, 2.70),
+        "norms": (2.66, 1.54),
+        "blocks": (2.66, 1.26),
+    },
+}
+POOL = 0.75  # of a card's memory that JAX takes
 NAMES = ("0", "1", "2", "3")  # of classes and labels: their number hardly matters
 
 
 def main(arguments: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_integer("channels", 1, "of the images", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("gpu", "", "memory of a GPU that is not at hand: 24GB", flag_values=values)
+    if any(argument.startswith("--gpu") for argument in arguments):
+        if len(arguments) > 1:
+            raise ValueError("--gpu=24GB reads a table of its own: give it alone")
+        print("\n".join(of_table(arguments[0].partition("=")[2])))
+        return
     config = cli.parse_config_flags(arguments, values, __doc__, needs_data=False)
     enable_compile_cache()
     size = tuple(config.data.size)
@@ -49,6 +70,28 @@ def main(arguments: Sequence[str]) -> None:
             f"{planned.images(rows)} images would fit"
         )
     print(f"  sampling, the same batch      {sampling(config, facts, rows) / 1e9:6.2f} GB")
+
+
+def of_table(memory_of_gpu: str) -> list[str]:
+    """The largest batches of the networks in the table.
+
+    Args:
+      memory_of_gpu: such as 24GB.
+
+    Raises:
+      ValueError: not such a text.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?GB", memory_of_gpu)
+    if not found:
+        raise ValueError(f"--gpu={memory_of_gpu}: a memory such as 24GB needed")
+    room = memory.USED * POOL * float(found[1])
+    lines = [f"a GPU of {found[1]} GB, as XLA plans for an H100, not measured:"]
+    for network, plans in H100.items():
+        lines.append(f"  {network}")
+        for remat, (fixed, each) in plans.items():
+            images = max(int((room - fixed) // each), 0)
+            lines.append(f"    update, model.remat={remat:<6}  {images} images fit")
+    return lines
 
 
 def update(config: Any, facts: Facts, remat: str, rows: int) -> memory.Memory:

@@ -17,6 +17,23 @@ def test_the_plan_is_that_of_the_training(tmp_path, caplog):
     assert f"needs {needs(plan.update(config, FACTS, 'none', 2))};" in caplog.text
 
 
+def test_a_gpu_that_is_not_at_hand_is_looked_up(capsys):
+    plan.main(["--gpu=80GB"])
+    large = [int(count) for count in re.findall(r"(\d+) images fit", capsys.readouterr().out)]
+    plan.main(["--gpu=24GB"])
+    small = [int(count) for count in re.findall(r"(\d+) images fit", capsys.readouterr().out)]
+    assert len(large) == len(small) > 0 and all(a > b > 0 for a, b in zip(large, small))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["--gpu=24"], "--gpu=24: a memory such as 24GB"), (["--gpu=24GB", "--channels=1"], "alone")],
+)
+def test_a_gpu_is_given_by_its_memory(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan.main(arguments)
+
+
 @pytest.mark.nightly
 def test_a_plan_says_what_each_choice_needs(capsys):
     plan.main(["--config=phantom:cond=mask+class,size=debug"])
