@@ -31,7 +31,7 @@ from motfm_jax.training import memory
 # By network and model.remat, GB: what does not grow with the images, and each image. XLA's plan for
 # an H100, not measured: docs/results/2026-11-29-gpu-programs.md.
 H100 = {
-    "camus:cond=mask+class,size=paper": {"none": (0.0, 0.0)},
+    "camus:cond=mask+class,size=paper": {"none": (2.05, 1.85)},
     "brain:cond=none,size=paper": {
         "none": (2.66, 2.70),
         "norms": (2.66, 1.54),
