@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from motfm_jax import build, cli, runs, updates
+from motfm_jax import build, cli, parallel, runs, updates
 from motfm_jax.core import Batch
 from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Intensity
@@ -57,14 +57,16 @@ def main(arguments: Sequence[str]) -> None:
     scaling = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0).to_json()
     labels = NAMES if config.data.generate == "image+mask" else ()
     facts = Facts(size, values.channels, NAMES, NAMES, scaling, label_channels=len(labels))
-    rows = config.train.batch_size // config.train.accumulation // jax.device_count()
+    fields = config.train
+    parallel.check_batch_size(fields.batch_size, fields.accumulation)
+    rows = fields.batch_size // fields.accumulation // jax.device_count()
     device = jax.local_devices()[0]
     print(
         f"{' x '.join(map(str, size))}, {rows} images a device, on {device.device_kind} with "
         f"{memory.limit() / 1e9:.3g} GB: as XLA plans it"
     )
     for remat in REMAT:
-        planned = update(config, facts, remat, rows)
+        planned = update(config, facts, remat)
         print(
             f"  update, model.remat={remat:<6}  {planned.needed / 1e9:6.2f} GB, "
             f"{planned.images(rows)} images would fit"
@@ -94,13 +96,13 @@ def of_table(memory_of_gpu: str) -> list[str]:
     return lines
 
 
-def update(config: Any, facts: Facts, remat: str, rows: int) -> memory.Memory:
-    """Memory of an update of `rows` images a device, with a choice of model.remat."""
+def update(config: Any, facts: Facts, remat: str) -> memory.Memory:
+    """Memory of an update on each device, with a choice of model.remat."""
     optimizer, _ = build.update(config, 1000)
     model = build.architecture(config, facts)
     start = functools.partial(updates.initial_state, config, model, optimizer)
     state = jax.eval_shape(start, jax.random.key(0), {})
-    total = rows * jax.local_device_count()
+    total = config.train.batch_size // jax.process_count()
     batch = Batch(
         np.zeros((total, *facts.size, facts.channels), np.float32),
         np.zeros((total, *facts.size), np.uint8),

@@ -240,8 +240,8 @@ class GroupNorm(nnx.Module):
       groups: that C divides into.
       dtype: of the result.
       one_pass: read x once for both statistics, around the centre pixel's value. It saves a GPU a
-        pass over memory. Where a pixel is not in the range of the others, the variance is less
-        exact; a CPU, which adds up one after another, would feel that.
+        pass over memory. The variance is less exact where that pixel is far from the others, and
+        more so on a CPU, which adds up one after another.
     """
 
     def __init__(self, features: int, *, groups: int, dtype: Any, one_pass: bool = False):

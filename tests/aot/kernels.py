@@ -2,8 +2,9 @@
 
     python tests/aot/kernels.py FOLDER/*.hlo.txt
 
-Every instruction outside fusions is a kernel. It reads its operands and writes its result once; a
-fusion reads of an operand what it slices from it. A loop counts as often as it runs.
+Every instruction outside fusions is a kernel. It reads its operands and writes its result once. A
+fusion reads of an operand what it slices from it, and, without a sum, no more elements than it
+writes. A loop counts as often as it runs.
 """
 
 import collections

@@ -40,6 +40,7 @@ CONFIGS = {
     "brain": "brain:cond=none,size=paper",
 }
 LABELS = tuple("abcd")  # of classes and masks, where there are any
+KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +112,6 @@ class Case:
         solve = functools.partial(generate.solve_rows, bundle, solver, False, False)
         mapped = jax.pmap(solve, axis_name=parallel.AXIS, in_axes=(None, 0), devices=self.devices)
         return mapped.lower(self.params, generate.Rows(self.images, self.masks, self.labels))
-
-
-KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
 def cards(name: str, count: int) -> Sequence[Any]:

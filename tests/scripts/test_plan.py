@@ -12,9 +12,10 @@ from motfm_jax.training.memory import needs
 
 def test_the_plan_is_that_of_the_training(tmp_path, caplog):
     caplog.set_level("INFO")
-    config = make_config(cond="none", train__steps=1, train__batch_size=2, **ONE_LEVEL)
+    fields = dict(train__steps=1, train__batch_size=4, train__accumulation=2)
+    config = make_config(cond="none", **fields, **ONE_LEVEL)
     train(config, tmp_path / "run")
-    assert f"needs {needs(plan.update(config, FACTS, 'none', 2))};" in caplog.text
+    assert f"needs {needs(plan.update(config, FACTS, 'none'))};" in caplog.text
 
 
 def test_a_gpu_that_is_not_at_hand_is_looked_up(capsys):
