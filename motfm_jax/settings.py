@@ -117,7 +117,7 @@ MODEL: Fields = {
     "dropout": Field(0.0, lambda rate: "" if 0 <= rate < 1 else "a rate in [0, 1)"),
     "attention_implementation": choice("auto", "cudnn", "xla"),
     # what the backward pass computes again, for less memory: nothing; normalisations and
-    # activations (a little slower); whole blocks (slower); auto: the least that fits the device
+    # activations; whole blocks, the most work; auto: the least that fits the device
     "remat": choice("none", "norms", "blocks", "auto"),
 }
 TRAIN: Fields = {
