@@ -1,5 +1,6 @@
 """One optimiser update and one validation batch, as pure functions of arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -29,8 +30,25 @@ class Metrics(NamedTuple):
     finite: Array
 
 
-def _sum_over_devices(tree, axis_name: str | None):
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+def _sum_over_devices(
+    loss: Array, grads: Packed, count: Array, axis_name: str | None
+) -> tuple[Array, Packed, Array]:
+    """Sums of all devices.
+
+    GPUs sum gradients by name: XLA puts those that are ready into one message, and sends it while
+    the backward pass goes on. A CPU's XLA would send each one alone.
+    """
+    if axis_name is None or jax.lax.axis_size(axis_name) == 1:
+        return loss, grads, count
+    together = functools.partial(jax.lax.psum, axis_name=axis_name)
+
+    def by_name(loss: Array, grads: Packed, count: Array) -> tuple[Array, Packed, Array]:
+        loss, named, count = together((loss, grads.named(), count))
+        return loss, pack(named), count
+
+    return jax.lax.platform_dependent(
+        loss, grads, count, cpu=lambda *sums: together(sums), default=by_name
+    )
 
 
 def _gradients(
@@ -125,7 +143,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         example_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        sums = _gradients(
+        loss, grads = _gradients(
             loss_fn,
             state.params,
             batch,
@@ -133,7 +151,7 @@ def make_train_step(
             jax.random.fold_in(dropout_key, device),
             accumulation,
         )
-        (loss, grads), count = _sum_over_devices((sums, jnp.sum(batch.valid)), axis_name)
+        loss, grads, count = _sum_over_devices(loss, grads, jnp.sum(batch.valid), axis_name)
         loss, grads = jax.tree.map(lambda leaf: leaf / count, (loss, grads))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

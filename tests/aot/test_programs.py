@@ -84,6 +84,15 @@ def test_a_gpu_trains_by_flash_attention_and_channels_last(compiled, network, si
 
 
 @pytest.mark.nightly
+def test_two_gpus_sum_gradients_while_the_backward_pass_goes_on(compiled):
+    _, launched = compiled("brain_train:1", "--devices=2", "--set=data.size=(32, 32, 32)")
+    messages = [n for n, each in enumerate(launched) if each.instruction.op == "all-reduce-start"]
+    gradients = [n for n, each in enumerate(launched) if "gradient of kernel" in each.kind]
+    assert 4 < len(messages) < 40
+    assert sum(n > messages[0] for n in gradients) > len(gradients) / 4
+
+
+@pytest.mark.nightly
 def test_a_gpu_samples_in_a_loop_of_known_length_without_casting_weights(compiled):
     found, launched = compiled("camus_sample:1", "--set=data.size=(64, 64)")
     assert found["loops"] == [10]
