@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "say how much memory a training needs",
     "sample": "generate images with a trained model",
     "evaluate": "score images, look for copies, measure restoration",
+    "study": "ask readers to tell generated images from real ones",
     "downstream": "train classifiers or segmenters on generated images",
     "export": "write a compiled sampler that needs jax alone",
     "convert": "exchange weights with the PyTorch original",
