@@ -147,6 +147,8 @@ TRAIN: Fields = {
     # updates so far; 0 = the decay above
     "ema_length": number(0.0, 0, 0.28),
     "dtype": choice("auto", "bfloat16", "float32"),  # auto: bfloat16 on GPU, float32 elsewhere
+    # where curves and pictures are shown: TensorBoard's files, or a service
+    "tracker": choice("tensorboard", "wandb", "mlflow"),
     "log_every": positive(50),
     "eval_every": positive(1000),
     "sample_every": positive(5000),

@@ -1,7 +1,8 @@
 """A run's folder: who may write there, and the records of the run.
 
 run/{config.json, environment.json, facts.json, [converted.json, parent.json], metrics.jsonl,
-     loss.png, saved, tensorboard/, checkpoints/STEP/, samples/}, and `lock` while a process writes
+     loss.png, saved, tensorboard/, [tracker.json, wandb/,] checkpoints/STEP/, samples/}, and `lock`
+     while a process writes
 """
 
 import contextlib
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import (
@@ -25,6 +25,7 @@ from motfm_jax.io.folders import (
     whole_file,
     write_json,
 )
+from motfm_jax.io.trackers import IDS, TENSORBOARD, open_tracker
 
 CONVERTED = "converted.json"  # where a run's weights come from, if not from training
 PARENT = "parent.json"  # the run whose weights a training began with, see train.init_from
@@ -32,8 +33,8 @@ SAVED = "saved"  # an empty file: the run has had a checkpoint
 
 # What overwriting a run deletes. config.json and environment.json make it recognisable and are
 # replaced. A run without checkpoints but with these files would count as damaged: they go first.
-FILES = rf"{SAVED}|(facts|skipped)\.json|metrics\.jsonl|loss\.png|(converted|parent)\.json"
-FOLDERS = ("tensorboard", "checkpoints", "samples")
+FILES = rf"{SAVED}|(facts|skipped|converted|parent)\.json|{IDS}|metrics\.jsonl|loss\.png"
+FOLDERS = (TENSORBOARD, "wandb", "checkpoints", "samples")
 
 # What may change when a run is resumed: what suits another machine, and how fast it learns. These
 # give other results than a run that was never interrupted.
@@ -57,6 +58,7 @@ MAY_CHANGE = (
     "train.sample_every",
     "train.save_every",
     "train.keep_every",
+    "train.tracker",
     "data.root",
     "data.cache",
     "data.verify",
@@ -71,21 +73,26 @@ class Run:
 
     Attributes:
       path: the run's folder.
+      config: the resolved config.
       checkpoints: the folder of its checkpoints.
       samples: the folder of its pictures.
       changes: how its config differs from that of the run resumed, a line a field.
     """
 
     def __init__(
-        self, path: Path, claim: contextlib.ExitStack | None = None, changes: Sequence[str] = ()
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        claim: contextlib.ExitStack | None = None,
+        changes: Sequence[str] = (),
     ):
-        self.path = path
+        self.path, self.config = path, config
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.changes = list(changes)
         self._claim = claim  # None in the processes that do not write
         self._rows: Any = None
-        self._tensorboard: Any = None
+        self._tracker: Any = None
 
     def __enter__(self) -> "Run":
         return self
@@ -116,26 +123,24 @@ class Run:
         with whole_file(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._rows = path.open("a", buffering=1)
-        self._tensorboard = SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=10
-        )
+        name = self.config.get("train", {}).get("tracker", TENSORBOARD)
+        self._tracker = open_tracker(name, self.path, step, self.config)
         return images
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a row to metrics.jsonl and points to TensorBoard; NaN and inf become null."""
+        """Adds a row to metrics.jsonl, where NaN and inf become null, and points to the tracker."""
         if self._claim is None:
             return
         finite = {
             name: float(value) if math.isfinite(value) else None for name, value in values.items()
         }
         self._rows.write(json.dumps({"step": int(step), **finite}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, float(value), step)
+        self._tracker.log(step, values)
 
     def log_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Adds a picture, [H, W, 3] or [H, W, 1] uint8, to TensorBoard."""
+        """Adds a picture, [H, W, 3] or [H, W, 1] uint8, to the tracker."""
         if self._claim is not None:
-            self._tensorboard.add_image(name, np.asarray(image), step, dataformats="HWC")
+            self._tracker.picture(step, name, image)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file of the run, such as facts.json, whole or not at all."""
@@ -144,10 +149,10 @@ class Run:
 
     def close(self) -> None:
         """Closes the records and gives up the folder."""
-        for writer in (self._rows, self._tensorboard):
+        for writer in (self._rows, self._tracker):
             if writer is not None:
                 writer.close()
-        self._rows = self._tensorboard = None
+        self._rows = self._tracker = None
         if self._claim is not None:
             self._claim.close()
             self._claim = None
@@ -182,7 +187,7 @@ def open_run(
     """
     path = Path(path).absolute()
     if not writes:
-        return Run(path)
+        return Run(path, config)
     recall = functools.partial(
         _recall, resume=resume, overwrite=overwrite, defaults=dict(leaves(defaults or {}))
     )
@@ -199,7 +204,7 @@ def open_run(
                 starts[0] |= {"step": 0, "images": 0, "batch_size": batch_size}
         write_json(path / "environment.json", [*starts, environment() | {"changes": changes}])
         write_json(path / "config.json", config)
-        return Run(path, stack.pop_all(), changes)
+        return Run(path, config, stack.pop_all(), changes)
 
 
 def images_seen(starts: Sequence[Mapping[str, Any]], step: int) -> int:
