@@ -17,7 +17,7 @@ from motfm_jax.nn.blocks import REMAT
 from motfm_jax.nn.control import attach
 from motfm_jax.training import memory
 from motfm_jax.training.state import TrainState, init_state
-from motfm_jax.training.step import make_train_step
+from motfm_jax.training.step import averaging, make_train_step
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,10 @@ def make(
     step = make_train_step(
         build.loss(config, model),
         optimizer,
-        fields.ema,
+        averaging(fields.ema, fields.ema_length),
         fields.accumulation,
         parallel.AXIS,
         model.parts.refresh,
-        fields.ema_length,
     )
     return parallel.TrainStep(step)
 

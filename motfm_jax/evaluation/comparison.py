@@ -3,6 +3,7 @@
 Source: Yazdani et al. 2025, Table 3.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -109,11 +110,9 @@ def compare(
             network = out / "network.npz" if name == "real" and seed == 0 else None
             if results.has(trained_on=name, seed=seed) and (network is None or network.is_file()):
                 continue
-
-            def show(epoch, loss, measures, what=f"{name}, seed {seed}"):
-                if progress:
-                    progress(f"{what}: {task.best} {measures[task.best]:.3g}", epoch, epochs)
-
+            show = progress and functools.partial(
+                _show, progress, f"{name}, seed {seed}: {task.best}", task.best, epochs
+            )
             fitted = downstream.fit(
                 task, arrays, real.valid, intensity, study.recipe, seed=seed, progress=show
             )
@@ -131,3 +130,16 @@ def compare(
         rows,
     ).write(out / "downstream")
     return rows
+
+
+def _show(
+    progress: Progress,
+    what: str,
+    measure: str,
+    epochs: int,
+    epoch: int,
+    loss: float,
+    measures: Mapping[str, float],
+) -> None:
+    """`downstream.fit`'s progress on the terminal's."""
+    progress(f"{what} {measures[measure]:.3g}", epoch, epochs)

@@ -111,14 +111,25 @@ def power_decay(step: Array, length: float) -> Array:
     return jnp.exp((power_exponent(length) + 1) * jnp.log1p(-1 / (1.0 + step)))
 
 
+def averaging(ema: float, length: float = 0.0) -> Callable[[Array], Array] | None:
+    """The decay of a run's moving average, at an update counted from 0.
+
+    Args:
+      ema: see `ema_decay`; 0 for no average.
+      length: see `power_decay`, in the place of `ema`; 0 for that.
+    """
+    if length:
+        return functools.partial(power_decay, length=length)
+    return functools.partial(ema_decay, decay=ema) if ema else None
+
+
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
-    ema: float = 0.0,
+    decay: Callable[[Array], Array] | None = None,
     accumulation: int = 1,
     axis_name: str | None = None,
     refresh: Callable[[Params], Params] | None = None,
-    ema_length: float = 0.0,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The update: gradients of the global batch's mean loss, clip, optimiser, moving average.
 
@@ -129,12 +140,10 @@ def make_train_step(
     Args:
       loss_fn: loss of each example.
       optimizer: as `optim.make_optimizer` returns it.
-      ema: decay of the moving average (see `ema_decay`); 0 where the state has none.
+      decay: of the moving average, see `averaging`; None where the state has none.
       accumulation: micro-batches a device works through before the update.
       axis_name: name of the device axis under pmap; None on one device.
       refresh: changes the parameters by name after each update, such as `nn.spectral.refresh`.
-      ema_length: relative width of a power-function average in the place of `ema` (see
-        `power_decay`); 0 for `ema`.
 
     Returns:
       (state, a device's rows of the batch, key) -> (state, Metrics).
@@ -163,17 +172,11 @@ def make_train_step(
             if refresh is not None:
                 params = pack(refresh(params.named()))
             average: Any = None
-            if state.ema is not None:
-                decay = (
-                    power_decay(state.step, ema_length)
-                    if ema_length
-                    else ema_decay(state.step, ema)
-                )
+            if decay is not None:
+                kept = decay(state.step)
                 # Not optax.incremental_update: its d x + (1 - d) x is not x, and weights that are
                 # not trained (the UNet of a ControlNet) must stay as they are.
-                average = jax.tree.map(
-                    lambda new, mean: new + decay * (mean - new), params, old.ema
-                )
+                average = jax.tree.map(lambda new, mean: new + kept * (mean - new), params, old.ema)
             return TrainState(state.step + 1, params, average, opt_state, state.halted)
 
         keep = finite & ~state.halted

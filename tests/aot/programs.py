@@ -31,7 +31,7 @@ from motfm_jax.nn.dispatch import Capabilities
 from motfm_jax.sampling import generate
 from motfm_jax.training.memory import needed
 from motfm_jax.training.state import init_state
-from motfm_jax.training.step import make_train_step
+from motfm_jax.training.step import averaging, make_train_step
 
 CARDS = {"h100": 9.0, "rtx4090": 8.9}  # compute capability; the rest is in cards/
 CALLS = 10
@@ -89,7 +89,7 @@ class Case:
         step = make_train_step(
             build.loss(self.config, self.model),
             optimizer,
-            fields.ema,
+            averaging(fields.ema),
             fields.accumulation,
             parallel.AXIS,
         )

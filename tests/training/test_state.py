@@ -9,7 +9,7 @@ from two_layers import batch_at, loss_fn
 from motfm_jax.methods import adversarial
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import by_name, init_state, pack, restored
-from motfm_jax.training.step import make_train_step
+from motfm_jax.training.step import averaging, make_train_step
 
 SHAPES = {
     "unet/b/kernel": (3, 3, 1, 4),
@@ -85,7 +85,9 @@ def test_an_optimizer_changes_long_arrays_as_it_does_those_by_name(name):
 def test_a_saved_state_is_restored_exactly():
     optimizer = OPTIMIZERS["frozen"]
     state = init_state(jax.tree.map(jnp.asarray, params()), optimizer, 0.9)
-    state, _ = jax.jit(make_train_step(loss, optimizer, 0.9))(state, batch_at(0), jax.random.key(1))
+    state, _ = jax.jit(make_train_step(loss, optimizer, averaging(0.9)))(
+        state, batch_at(0), jax.random.key(1)
+    )
     named = by_name(jax.device_get(state))
     assert named.params.keys() == named.ema.keys() == SHAPES.keys()
     back = restored(named, jax.eval_shape(lambda: state))

@@ -12,6 +12,7 @@ from two_layers import batch_at, init_params, loss_fn
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state, pack
 from motfm_jax.training.step import (
+    averaging,
     ema_decay,
     make_eval_step,
     make_train_step,
@@ -25,7 +26,7 @@ KEY = jax.random.key(3)
 @functools.cache
 def compiled(loss_fn, name, ema, clip, accumulation, platform="cpu"):
     optimizer = make_optimizer(name, make_schedule(0.1), clip)
-    step = jax.jit(make_train_step(loss_fn, optimizer, ema, accumulation))
+    step = jax.jit(make_train_step(loss_fn, optimizer, averaging(ema), accumulation))
     if platform != "cpu":  # its form of the update, run here
         with mock.patch.object(jax.lax, "platform_dependent", lambda cpu, default: default()):
             state = init_state(init_params(), optimizer, ema)
@@ -124,7 +125,7 @@ def test_the_power_average_weighs_updates_by_a_power_of_their_number_over_any_le
 
 def test_the_power_average_of_two_updates():
     optimizer = make_optimizer("sgd", make_schedule(0.1))
-    step = jax.jit(make_train_step(loss_fn, optimizer, ema=0.9, ema_length=0.1))
+    step = jax.jit(make_train_step(loss_fn, optimizer, averaging(0.9, 0.1)))
     state, weights = init_state(init_params(), optimizer, 0.1), []
     for number in (0, 1):
         state, _ = step(state, batch_at(number), KEY)

@@ -8,7 +8,7 @@ from motfm_jax import parallel
 from motfm_jax.core import Batch, normal_per_example
 from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
-from motfm_jax.training.step import make_train_step
+from motfm_jax.training.step import averaging, make_train_step
 
 SIZE = (8, 8)
 
@@ -56,6 +56,6 @@ def make_training(name="sgd", lr=0.1, ema=0.0, accumulation=1, clip=0.0):
     """(replicated state before the first update, compiled update)"""
     optimizer = make_optimizer(name, make_schedule(lr), clip)
     update = parallel.TrainStep(
-        make_train_step(loss_fn, optimizer, ema, accumulation, parallel.AXIS)
+        make_train_step(loss_fn, optimizer, averaging(ema), accumulation, parallel.AXIS)
     )
     return parallel.replicate(init_state(init_params(), optimizer, ema)), update
