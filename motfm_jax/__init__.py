@@ -13,7 +13,7 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    **dict.fromkeys(("load", "config", "train", "export", "Model"), "library"),
+    **dict.fromkeys(("load", "config", "train", "export", "card", "Model"), "library"),
     **dict.fromkeys(("score", "audit", "downstream", "restore"), "assess"),
     "Samples": "sampling.sample",
     "Study": "evaluation.comparison",

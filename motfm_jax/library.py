@@ -12,8 +12,9 @@ from motfm_jax import build, datasets, presets, runs, settings, starts, trainer
 from motfm_jax.core import Progress
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.joint import split
+from motfm_jax.io.card import Card, write_card
 from motfm_jax.io.compile_cache import enable_compile_cache
-from motfm_jax.io.export import Sampler, check_destination, write_export
+from motfm_jax.io.export import Sampler, check_destination, is_export, write_export
 from motfm_jax.io.progress import progress_bar
 from motfm_jax.io.run_folder import check_workdir
 from motfm_jax.model import Bundle
@@ -121,7 +122,8 @@ def load(run: str | Path, checkpoint: str | int = "best", data_root: str | None 
     """A trained run, ready to sample from on this device.
 
     Args:
-      run: run directory.
+      run: run directory, a folder of `export`, or "hub:OWNER/NAME@REVISION" of a model hub, which
+        needs `pip install 'motfm_jax[hub]'`. Nothing in it is executed.
       checkpoint: "best" (lowest validation loss), "last" or a step.
       data_root: where the data is now, if not where the run found it.
 
@@ -288,6 +290,36 @@ def export(
     sampler = Sampler(sample, trained.params, trained.cond, config, trained.facts.to_json())
     write_export(Path(out), sampler, about, overwrite)
     return about | {"condition": trained.cond}
+
+
+def card(
+    folder: str | Path,
+    *,
+    data: str,
+    licence: str,
+    samples: str | Path | None = None,
+    name: str = "",
+) -> str:
+    """Makes an export ready for a model hub: a card (README.md), weights as safetensors, and no
+    paths of this machine in its config. Needs `pip install 'motfm_jax[hub]'`.
+
+    Args:
+      folder: of `export`.
+      data: what the model was trained on, with source.
+      licence: under which the weights may be used.
+      samples: folder of samples of these weights, scored and audited; their numbers are shown.
+      name: of the model; "" for the folder's.
+
+    Returns:
+      The card.
+
+    Raises:
+      ValueError: nothing said of data or licence, or samples of other weights or without scores.
+    """
+    if not is_export(Path(folder)):
+        raise ValueError(f"{folder}: not an export; give a folder of motfm export")
+    write_card(Path(folder), Card(data, licence, Path(samples) if samples else None, name))
+    return (Path(folder) / "README.md").read_text(encoding="utf-8")
 
 
 def _model(bundle: Bundle, splits: dict[str, Arrays] | None = None) -> Model:

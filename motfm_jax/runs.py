@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from motfm_jax import build, datasets, settings
 from motfm_jax.core import Array
 from motfm_jax.data.facts import Facts
+from motfm_jax.io import hub
 from motfm_jax.io.checkpoints import Weights, check_parameters, restore_weights
+from motfm_jax.io.export import is_export, read_export
 from motfm_jax.io.hashes import hash_arrays
 from motfm_jax.methods import METHODS
 from motfm_jax.methods.method import TEACHER
@@ -35,7 +37,7 @@ def load_run(
     """A run's checkpoint with the network it belongs to.
 
     Args:
-      run: run directory.
+      run: run directory, a folder of `motfm export`, or hub:OWNER/NAME@REVISION of one.
       which: "best" (lowest validation loss), "last" or a step, also in digits.
       attention: overrides the run's attention implementation.
       data_root: where the data is now, if not where the run found it.
@@ -44,7 +46,8 @@ def load_run(
       ValueError: no such run or checkpoint, or one that does not fit its config.
     """
     which = int(which) if isinstance(which, str) and which.isdecimal() else which
-    weights = restore_weights(run, which)
+    folder = hub.fetched(run)
+    weights = read_export(folder, which) if is_export(folder) else restore_weights(folder, which)
     facts = read_facts(weights)
     config = _read_config(weights)
     if data_root:

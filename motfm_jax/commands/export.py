@@ -1,8 +1,13 @@
 """Exports a trained run: weights for any number of devices, and a sampler that needs jax alone.
 
     motfm export --run=runs/demo --out=exported --steps=10
+    motfm export --run=runs/camus --out=camus64 --card --data="CAMUS (Leclerc et al. 2019)" \\
+        --licence="CC BY-NC-SA 4.0" --samples=samples
 
 The folder's README.txt shows the lines that sample from it with jax, numpy and flatbuffers.
+--card makes it ready for a model hub: a card (README.md) with what the model is, the scores and the
+audit of --samples, what it is meant for and what not; the weights as safetensors; no paths of this
+machine in its config. --run takes such a folder too, or hub:OWNER/NAME@REVISION.
 """
 
 import argparse
@@ -11,7 +16,7 @@ from pathlib import Path
 
 from motfm_jax import cli
 from motfm_jax.commands.sample import interval
-from motfm_jax.library import export
+from motfm_jax.library import card, export
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -37,11 +42,20 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
         help="of convolutions and products; default: the run's, float32 where that is auto",
     )
     add("--overwrite", action="store_true", help="replace an export that stands at --out")
+    add("--card", action="store_true", help="make it ready for a model hub")
+    add("--data", default="", help="for the card: what the model was trained on, with source")
+    add("--licence", default="", help="for the card: under which the weights may be used")
+    add("--samples", type=Path, help="for the card: samples of this run, scored and audited")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
     args = flags(arguments)
+    given = [name for name in ("data", "licence", "samples") if getattr(args, name)]
+    if given and not args.card:
+        raise ValueError(f"--{given[0]} without --card: it is for the card")
+    if args.card and not (args.data and args.licence):
+        raise ValueError("--card: give --data and --licence; only its author knows them")
     exported = export(
         args.run,
         args.out,
@@ -59,3 +73,6 @@ def main(arguments: Sequence[str]) -> None:
         f"{exported['calls']} network calls, condition {exported['condition']}; try: python "
         f"{args.out / 'example.py'}"
     )
+    if args.card:
+        card(args.out, data=args.data, licence=args.licence, samples=args.samples)
+        print(f"{args.out / 'README.md'}: its card; read it before you share it")

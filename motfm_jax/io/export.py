@@ -31,7 +31,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from motfm_jax.core import Array, Params, fold_keys, normal_per_example
+from motfm_jax.io.checkpoints import Weights
 from motfm_jax.io.folders import read_json, whole_folder, write_json
+from motfm_jax.io.hashes import hash_arrays
+from motfm_jax.io.npz import open_npz
 
 # (params, x0 [B, *S, C + L], mask [B, *S] uint8 | None, label [B] int32 | None) ->
 # (images [B, *S, C], the masks [B, *S] made with them or None)
@@ -183,6 +186,30 @@ def is_export(folder: Path) -> bool:
         return read_json(folder / "export.json")["format"] == FORMAT
     except (ValueError, TypeError, KeyError):
         return False
+
+
+def read_export(folder: Path, which: str | int = "best") -> Weights:
+    """The weights of an export, with their config and facts; nothing in it is executed.
+
+    Args:
+      folder: of `write_export`.
+      which: "best", "last" or the step that was exported.
+
+    Raises:
+      ValueError: another step, or weights that are not those exported.
+    """
+    about = read_json(folder / "export.json")
+    step = about["training_step"]
+    if which not in ("best", "last", step):
+        raise ValueError(f"{folder}: exported from step {step} alone, {which} asked for")
+    with open_npz(folder / "weights.npz") as arrays:
+        params = {name: np.asarray(arrays[name]) for name in arrays}
+    if hash_arrays(params) != about["checkpoint"]:
+        raise ValueError(
+            f"{folder / 'weights.npz'}: not the weights that were exported; fetch it again"
+        )
+    config, facts = (read_json(folder / name) for name in ("config.json", "facts.json"))
+    return Weights(params, step, config, facts, folder)
 
 
 def example_text(facts: Mapping[str, Any], condition: str) -> str:

@@ -1,0 +1,178 @@
+"""Model cards: an export made ready for a model hub."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from motfm_jax.io.folders import read_json, whole_file, write_json
+from motfm_jax.io.npz import open_npz
+from motfm_jax.io.torch_files import save_safetensors
+
+PATHS = (("data", "root"), ("data", "cache"))  # fields of a config that name places on a machine
+PARENTS = {  # fields that name runs, and what they say of a model
+    "init_from": "began with the weights of",
+    "base": "has the UNet, unchanged, of",
+    "teacher": "was taught by the flow of",
+}
+
+
+class Card(NamedTuple):
+    """What only its author knows of a model.
+
+    Attributes:
+      data: what it was trained on, with source.
+      licence: under which the weights may be used.
+      samples: folder of motfm sample whose scores and audit are shown; None for none.
+      name: of the model; "" for the folder's.
+    """
+
+    data: str
+    licence: str
+    samples: Path | None = None
+    name: str = ""
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Adds README.md, the card, and model.safetensors to an export; takes the paths of this machine
+    out of its config.json.
+
+    Args:
+      folder: of `write_export`.
+      card: see `Card`.
+
+    Raises:
+      ValueError: data or licence is empty, the samples are of other weights or were not scored, or
+        safetensors is missing.
+    """
+    for name in ("data", "licence"):
+        if not getattr(card, name).strip():
+            raise ValueError(
+                f"--{name} is empty: a card says what the model was trained on, and under which "
+                "licence it may be used"
+            )
+    about, config, facts = (
+        read_json(folder / f"{name}.json") for name in ("export", "config", "facts")
+    )
+    measures = _measures(card.samples, about["checkpoint"]) if card.samples else None
+    with open_npz(folder / "weights.npz") as arrays:
+        params = {name: arrays[name] for name in arrays}
+    save_safetensors(folder / "model.safetensors", params)
+    for section, field in PATHS:
+        config[section][field] = ""
+    for field in PARENTS:
+        config["train"][field] = Path(config["train"][field]).name
+    write_json(folder / "config.json", config)
+    count = sum(array.size for array in params.values())
+    text = _text(card.name or folder.name, card, about, config, facts, count)
+    with whole_file(folder / "README.md") as draft:
+        draft.write_text(text + (measures or NOT_MEASURED) + USE, encoding="utf-8")
+
+
+def _measures(samples: Path, checkpoint: str) -> str:
+    """Scores with their floors, and the audit, of images made by these weights."""
+    sidecar = read_json(samples / "samples.json", "give a folder of motfm sample")
+    if sidecar.get("checkpoint") != checkpoint:
+        raise ValueError(f"{samples}: its images come from other weights than the export")
+    if not (samples / "score.md").is_file():
+        raise ValueError(f"{samples}: not scored yet; call motfm evaluate score first")
+    lines = ["## Measures", "", (samples / "score.md").read_text(encoding="utf-8").strip(), ""]
+    audit = samples / "audit.json"
+    if audit.is_file():
+        found = read_json(audit)
+        lines += [
+            f"Copies of training images (`motfm evaluate audit`): {found['share_closer']:.1%} of "
+            "the images lie nearer to a training image than 95% of held-out real images do; 5% or "
+            "less is expected without copying.",
+            "",
+        ]
+    else:
+        lines += ["Copies of training images were not looked for.", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _text(
+    name: str,
+    card: Card,
+    about: Mapping[str, Any],
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    count: int,
+) -> str:
+    size = " x ".join(map(str, facts["size"]))
+    rows = {
+        "method": config["method"],
+        "condition": about["condition"],
+        "images": f"{size}, {facts['channels']} channel{'s' * (facts['channels'] > 1)}",
+        "classes": ", ".join(facts["classes"]),
+        "mask labels": ", ".join(facts["mask_labels"]),
+        "parameters": f"{count:,}",
+        "training": f"{about['training_step']:,} updates of {config['train']['batch_size']} images",
+        "compiled sampler": f"{about['solver']}, {about['calls']} network calls an image",
+        "weights": f"blake2b {about['checkpoint']}",
+    }
+    rows["parent"] = "; ".join(
+        f"{words} {config['train'][field]}"
+        for field, words in PARENTS.items()
+        if config["train"][field]
+    )
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
+    return HEAD.format(
+        name=name,
+        title=json.dumps(name),
+        licence=json.dumps(card.licence),
+        table=table,
+        data=card.data,
+        terms=card.licence,
+    )
+
+
+HEAD = """\
+---
+library_name: motfm_jax
+license: other
+license_name: {licence}
+model_name: {title}
+tags: [medical-imaging, flow-matching, image-generation, jax, synthetic]
+---
+
+# {name}
+
+A generative model of medical images, trained with motfm_jax. **All its images are synthetic.**
+
+```python
+import motfm_jax as motfm
+
+model = motfm.load("PATH OF THIS FOLDER")  # or "hub:OWNER/NAME@REVISION"
+model.sample(4).show()
+```
+
+`example.py` samples without the library, with jax, numpy and flatbuffers alone. Nothing here has to
+be executed to load the weights: `model.safetensors` and `weights.npz` hold the same arrays.
+
+| | |
+|---|---|
+{table}
+
+## Training data
+
+{data}
+
+Licence of the weights: {terms}.
+
+"""
+
+NOT_MEASURED = """\
+## Measures
+
+None were given.
+
+"""
+
+USE = """\
+## Use
+
+Meant for research: comparing generative models, augmenting training data, teaching. Not meant for
+diagnosis, for judging a patient, or for passing images off as real: keep them marked as synthetic.
+The images have the biases of the training data, and may show anatomy that does not exist.
+"""
