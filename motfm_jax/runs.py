@@ -62,7 +62,9 @@ def load_run(
 def load_guide(text: str) -> Bundle:
     """The run of --guide=RUN or RUN@CHECKPOINT (best, last or a step)."""
     run, _, which = text.rpartition("@")
-    return load_run(Path(run), which) if run and not Path(text).exists() else load_run(Path(text))
+    if not run or Path(text).exists() or text.startswith(hub.PREFIX):
+        return load_run(Path(text))
+    return load_run(Path(run), which)
 
 
 def bundle(

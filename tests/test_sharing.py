@@ -5,11 +5,12 @@ import json
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from tiny import ONE_LEVEL, STEP, command, make_config, save_run
+from tiny import ONE_LEVEL, ROOT, STEP, command, make_config, save_run
 
 import motfm_jax as motfm
 from motfm_jax.io import hub
@@ -38,7 +39,7 @@ def shared(made, tmp_path):
 def samples(made, tmp_path):
     """Samples of the run, with numbers that evaluation would have written."""
     folder = tmp_path / "samples"
-    motfm.load(made[0]).sample(2, classes=[0, 1], steps=1).save(folder)
+    motfm.load(made[0]).sample(2, classes=[0, 1], steps=2).save(folder)
     (folder / "score.md").write_text(
         "| measure | generated | real |\n|---|---|---|\n| a | 1 | 2 |\n"
     )
@@ -69,12 +70,14 @@ def test_weights_that_were_changed_are_refused(shared):
 def test_a_card_says_what_the_model_is_and_no_place_on_this_machine(shared, samples, made):
     text = motfm.card(shared, **SAID, samples=samples)
     head = yaml.safe_load(text.split("---\n")[1])
-    assert head["license_name"] == "CC0-1.0" and head["model_name"] == "phantom16"
+    assert head["license"] == "cc0-1.0" and head["model_name"] == "phantom16"
     for expected in ("Phantoms, made for tests.", "| a | 1 | 2 |", "3.1% of", "Not meant for"):
         assert expected in text
     assert "| classes | 2CH_ED, 2CH_ES, 4CH_ED, 4CH_ES |" in text
-    for file in shared.glob("*.*"):
-        assert b"/home/somebody" not in file.read_bytes(), file
+    places = [b"/home/somebody", str(shared.parent).encode(), str(ROOT / "motfm_jax").encode()]
+    places.append(str(made[1].parent).encode())
+    for file in filter(Path.is_file, shared.rglob("*")):
+        assert not any(place in file.read_bytes() for place in places), file
     safetensors = pytest.importorskip("safetensors.numpy")
     saved = safetensors.load_file(shared / "model.safetensors")
     params = motfm.load(made[0]).params
@@ -86,12 +89,17 @@ def test_a_card_says_what_the_model_is_and_no_place_on_this_machine(shared, samp
 def test_a_card_needs_what_only_its_author_knows_and_samples_of_its_weights(shared, samples):
     with pytest.raises(ValueError, match="--licence is empty"):
         motfm.card(shared, data="Phantoms", licence=" ")
-    (samples / "score.md").unlink()
-    with pytest.raises(ValueError, match="not scored yet"):
+    about = json.loads((shared / "export.json").read_text())
+    (shared / "export.json").write_text(json.dumps(about | {"steps": 10}))
+    with pytest.raises(ValueError, match="sampled with steps 2, exported with 10"):
         motfm.card(shared, **SAID, samples=samples)
+    (shared / "export.json").write_text(json.dumps(about))
     sidecar = json.loads((samples / "samples.json").read_text())
     (samples / "samples.json").write_text(json.dumps(sidecar | {"checkpoint": "other"}))
     with pytest.raises(ValueError, match="other weights"):
+        motfm.card(shared, **SAID, samples=samples)
+    (samples / "score.md").unlink()
+    with pytest.raises(ValueError, match="not scored yet"):
         motfm.card(shared, **SAID, samples=samples)
     with pytest.raises(ValueError, match="not an export"):
         motfm.card(samples, **SAID)
@@ -103,7 +111,7 @@ def test_the_command_refuses_half_a_card(made, tmp_path):
     flags = [f"--run={made[0]}", f"--out={tmp_path / 'out'}"]
     with pytest.raises(ValueError, match="--data without --card"):
         command("export")([*flags, "--data=Phantoms"])
-    with pytest.raises(ValueError, match="give --data and --licence"):
+    with pytest.raises(ValueError, match="--licence is empty"):
         command("export")([*flags, "--card", "--data=Phantoms"])
     assert not (tmp_path / "out").exists()
 

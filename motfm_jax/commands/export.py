@@ -16,6 +16,7 @@ from pathlib import Path
 
 from motfm_jax import cli
 from motfm_jax.commands.sample import interval
+from motfm_jax.io.card import Card, check_card
 from motfm_jax.library import card, export
 
 
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
     given = [name for name in ("data", "licence", "samples") if getattr(args, name)]
     if given and not args.card:
         raise ValueError(f"--{given[0]} without --card: it is for the card")
-    if args.card and not (args.data and args.licence):
-        raise ValueError("--card: give --data and --licence; only its author knows them")
+    if args.card:
+        check_card(Card(args.data, args.licence, args.samples))
     exported = export(
         args.run,
         args.out,

@@ -20,6 +20,7 @@ from pathlib import Path
 from motfm_jax import cli, datasets, runs
 from motfm_jax.evaluation import reader_scores, readers
 from motfm_jax.evaluation.sets import Real, of_samples
+from motfm_jax.io.folders import read_json
 
 
 def flags(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--pairs", action="store_true", help="which of two is real?")
     add("--view", choices=("planes", "stack"), default="planes", help="of volumes; default: planes")
     add("--split", default="test", help="of the real images; default: test")
-    add("--seed", type=int, default=0, help="of the choice and the order; default: 0")
+    add("--seed", type=int, default=0, help="of which images; default: 0")
     add("--data-root", help="where the data is now, if not where the run found it")
     each = commands.add_parser("score", allow_abbrev=False)
     each.set_defaults(call=score)
@@ -54,10 +55,23 @@ def main(arguments: Sequence[str]) -> None:
 def make(args: argparse.Namespace) -> None:
     model = runs.load_run(args.run, data_root=args.data_root)
     real = Real(args.split, datasets.of_run(model, args.split))
+    check_classes(args.samples, real)
     choice = readers.Choice(args.num, args.seed, args.pairs, args.view == "stack")
     key = readers.make(args.out, of_samples(args.samples), real, model.intensity, choice)
     asked = "pairs" if args.pairs else "images"
     print(f"{args.out / 'study.html'}: {len(key['truth'])} {asked}; {readers.NOTICE}")
+
+
+def check_classes(samples: Path, real: Real) -> None:
+    """Raises ValueError where images were made for classes that the real ones do not have."""
+    sidecar = samples / "samples.json"
+    condition = read_json(sidecar).get("condition", {}) if sidecar.is_file() else {}
+    made = set(condition.get("classes") or ())
+    if real.arrays.classes and not made <= set(real.arrays.classes):
+        raise ValueError(
+            f"{samples}: made for classes {', '.join(sorted(made))}; the real images have "
+            f"{', '.join(real.arrays.classes)}; give --run of the samples"
+        )
 
 
 def score(args: argparse.Namespace) -> None:

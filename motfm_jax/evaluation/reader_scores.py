@@ -65,8 +65,10 @@ class Scores(NamedTuple):
       trials: images, or pairs.
       readers: row by row, the answers.
       kappa: Fleiss' kappa of the trials that all have answered; NaN for one reader.
-      accuracy: mean over the readers. The interval is that of one reader of as many images: right
-        where readers agree on every image, and too wide by what they disagree.
+      accuracy: mean over the readers, of the trials that all have answered. The interval is for
+        other images and these readers: that of one reader, which is right where they agree, and
+        too wide by what they disagree.
+      common: how many trials all have answered.
     """
 
     mode: str
@@ -74,6 +76,7 @@ class Scores(NamedTuple):
     readers: Sequence[Answers]
     kappa: float
     accuracy: Estimate
+    common: int
 
     def rows(self) -> list[dict[str, Any]]:
         """One a reader: accuracy and, of single images, sensitivity (generated ones found),
@@ -97,18 +100,19 @@ class Scores(NamedTuple):
     def sentence(self) -> str:
         """For a paper."""
         numbers, readers = self.rows(), len(self.readers)
-        of = f"{self.trials} pairs" if self.mode == "pairs" else f"{self.trials} images"
+        of = f"{self.common} {'pairs' if self.mode == 'pairs' else 'images'}"
         asked = (
             "Shown a real and a generated image side by side"
             if self.mode == "pairs"
             else "Shown real and generated images in random order"
         )
-        accuracy = "{:.1%} (95% CI {:.1%} to {:.1%})".format(*self.accuracy)
+        accuracy = "{:.1%} (95% CI of these readers {:.1%} to {:.1%})".format(*self.accuracy)
         text = f"{asked}, {readers} reader{'s' * (readers > 1)} judged {of} with an accuracy of "
         text += f"{accuracy}; guessing gives 50%."
         areas = [row["AUC"] for row in numbers if row.get("AUC") is not None]
         if areas:
-            text += f" The area under the ROC curve was {np.mean(areas):.2f}."
+            mean = "mean " * (readers > 1)
+            text += f" The {mean}area under the ROC curve was {np.mean(areas):.2f}."
         if np.isfinite(self.kappa):
             text += f" Fleiss' kappa between readers was {self.kappa:.2f}."
         seconds = np.median(np.concatenate([each.seconds for each in self.readers]))
@@ -121,19 +125,22 @@ def score(key: Mapping[str, Any], readers: Sequence[Answers]) -> Scores:
     twice = {name for name in names if names.count(name) > 1}
     if twice or not names:
         raise ValueError(
-            f"readers {sorted(twice)} came twice: give one file each" if twice else "no answers"
+            f"readers {sorted(twice)} came twice: give one file of each; where two people gave one "
+            'name, change "reader" in a file'
+            if twice
+            else "no answers"
         )
     common = min(len(each.right) for each in readers)
     chose = np.stack([each.ratings[:common] > 0 for each in readers])
     counts = np.stack([(~chose).sum(axis=0), chose.sum(axis=0)], axis=1)
-    share = float(np.mean([each.right.mean() for each in readers]))
-    most = max(len(each.right) for each in readers)
+    share = float(np.mean([each.right[:common] for each in readers]))
     return Scores(
         key["mode"],
         len(key["truth"]),
         tuple(readers),
         fleiss_kappa(counts),
-        wilson(share * most, most),
+        wilson(share * common, common),
+        common,
     )
 
 
@@ -187,10 +194,10 @@ def _draw(path: Path, scores: Scores, rows: Sequence[Mapping[str, Any]]) -> None
 def _curve(each: Answers) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates, from the strictest threshold of the ratings to the laxest."""
     thresholds = np.array([4, 3, 2, 1, -1, -2, -3])
-    false, true = (
-        np.array([(ratings >= each_one).mean() for each_one in thresholds])
-        if len(ratings)
-        else np.zeros(len(thresholds))
-        for ratings in (each.ratings[~each.truth], each.ratings[each.truth])
-    )
-    return false, true
+    false, true = (each.ratings[each.truth == kind] for kind in (False, True))
+    return _rates(false, thresholds), _rates(true, thresholds)
+
+
+def _rates(ratings: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The share of ratings at or above each threshold; 0 of none."""
+    return (ratings[None] >= thresholds[:, None]).sum(axis=1) / max(len(ratings), 1)

@@ -36,7 +36,7 @@ class Choice(NamedTuple):
 
     Attributes:
       num: real images, and as many generated ones.
-      seed: which of them, and their order.
+      seed: which of them. Their order is drawn anew for each study.
       pairs: one of each side by side, in place of one after another.
       stack: volumes as axial slices to scroll through, in place of their three middle planes.
     """
@@ -69,6 +69,13 @@ def make(
     Raises:
       ValueError: fewer images than asked for, images of another shape, or a folder in use.
     """
+    for name in ("study.html", "key.json"):
+        if (out / name).exists():
+            raise ValueError(
+                f"{out / name} is there already, and readers may have it: give another --out"
+            )
+    if choice.stack and len(generated.shape) < 5:
+        raise ValueError("--view=stack: these images have two axes; leave it out")
     rows = _drawn(generated, real, choice)
     shown = in_units(real.arrays, intensity, np.sort(rows[REAL]))
     if shown.shape[1:] != generated.shape[1:]:
@@ -80,8 +87,11 @@ def make(
         REAL: shown.take(np.searchsorted(np.sort(rows[REAL]), rows[REAL])),
         GENERATED: generated.take(rows[GENERATED]),
     }
+    if not np.isfinite(images[GENERATED]).all():
+        raise ValueError("some generated images have values that are not finite; sample again")
     view = shared_view(images[REAL], real.arrays.channel_names)
-    random = np.random.default_rng([choice.seed, 1])
+    salt = secrets.token_hex(16)  # the page alone must not tell the order: not from the seed
+    random = np.random.default_rng(int(salt, 16))
     trials: list[tuple[tuple[str, int], ...]]
     if choice.pairs:
         sides = random.permutation(np.arange(choice.num) % 2)
@@ -94,7 +104,6 @@ def make(
         both = [(kind, n) for kind in (REAL, GENERATED) for n in range(choice.num)]
         trials = [(both[place],) for place in random.permutation(len(both))]
         truth = [trial[0][0] for trial in trials]
-    salt = secrets.token_hex(16)
     study = _seal(salt, truth)
     page = {
         "study": study,
@@ -113,11 +122,6 @@ def make(
         "choice": choice._asdict(),
     }
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("study.html", "key.json"):
-        if (out / name).exists():
-            raise ValueError(
-                f"{out / name} is there already, and readers may have it: give another --out"
-            )
     write_json(out / "key.json", key)
     text = PAGE.read_text(encoding="utf-8").replace("@DATA@", json.dumps(page))
     with whole_file(out / "study.html") as draft:
@@ -127,7 +131,9 @@ def make(
 
 def _drawn(generated: ImageSet, real: Real, choice: Choice) -> dict[str, np.ndarray]:
     """Rows of the generated images, and of real ones that match them one by one in class."""
-    random = np.random.default_rng([choice.seed, 0])
+    if choice.seed < 0:
+        raise ValueError(f"--seed={choice.seed}: a number from 0 needed")
+    random = np.random.default_rng(choice.seed)
     for name, size in ((GENERATED, len(generated)), (real.name, len(real.arrays))):
         if not 0 < choice.num <= size:
             raise ValueError(f"--num={choice.num}: there are {size} {name} images")
@@ -135,12 +141,17 @@ def _drawn(generated: ImageSet, real: Real, choice: Choice) -> dict[str, np.ndar
     order = random.permutation(len(real.arrays))
     if generated.labels is None or real.arrays.labels is None:
         return {GENERATED: made, REAL: order[: choice.num]}
-    own = np.empty(choice.num, int)
+    own, classes = np.empty(choice.num, int), real.arrays.classes
+    if classes and not ((generated.labels >= 0) & (generated.labels < len(classes))).all():
+        raise ValueError(
+            f"generated images have classes beyond the run's {len(classes)} "
+            f"({', '.join(classes)}); give the run they were sampled from, or one on its data"
+        )
     for label in np.unique(generated.labels[made]):
         places = np.flatnonzero(generated.labels[made] == label)
         rows = order[real.arrays.labels[order] == label][: len(places)]
         if len(rows) < len(places):
-            name = real.arrays.classes[label] if real.arrays.classes else label
+            name = classes[label] if classes else label
             raise ValueError(
                 f"--num={choice.num}: {len(places)} generated images of class {name}, and only "
                 f"{len(rows)} real ones in {real.name}; give a smaller --num"

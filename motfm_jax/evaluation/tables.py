@@ -105,7 +105,8 @@ class Table(NamedTuple):
         titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
         lines = [self.caption, ""] if self.caption else []
         lines += [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in self._cells(titles, "**{}**")]
+        for cells in self._cells(titles, "**{}**", lambda text: text.replace("|", "\\|")):
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:

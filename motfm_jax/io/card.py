@@ -1,15 +1,19 @@
 """Model cards: an export made ready for a model hub."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motfm_jax.io.folders import read_json, whole_file, write_json
+from motfm_jax.io.folders import read_json, whole_file, without_places, write_json
+from motfm_jax.io.hub import PREFIX
 from motfm_jax.io.npz import open_npz
-from motfm_jax.io.torch_files import save_safetensors
+from motfm_jax.io.torch_files import require_safetensors, save_safetensors
 
-PATHS = (("data", "root"), ("data", "cache"))  # fields of a config that name places on a machine
+# Licences that hubs know by name.
+KNOWN = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
+KNOWN += ("cc-by-nc-sa-4.0", "mit")
 PARENTS = {  # fields that name runs, and what they say of a model
     "init_from": "began with the weights of",
     "base": "has the UNet, unchanged, of",
@@ -34,49 +38,66 @@ class Card(NamedTuple):
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Adds README.md, the card, and model.safetensors to an export; takes the paths of this machine
-    out of its config.json.
+    """Adds README.md, the card, and model.safetensors to an export; takes Orbax's copy of the
+    weights, and the paths of this machine in config.json, out of it.
 
     Args:
       folder: of `write_export`.
       card: see `Card`.
 
     Raises:
-      ValueError: data or licence is empty, the samples are of other weights or were not scored, or
-        safetensors is missing.
+      ValueError: data or licence is empty, the samples are of other weights or another sampler or
+        were not scored, or safetensors is missing.
     """
+    check_card(card)
+    about, config, facts = (
+        read_json(folder / f"{name}.json") for name in ("export", "config", "facts")
+    )
+    measures = _measures(card.samples, about) if card.samples else NOT_MEASURED
+    # Orbax notes the place it wrote to, and the same arrays are there twice.
+    shutil.rmtree(folder / "weights", ignore_errors=True)
+    with open_npz(folder / "weights.npz") as arrays:
+        params = {name: arrays[name] for name in arrays}
+    save_safetensors(folder / "model.safetensors", params)
+    config = without_places(config)
+    for field in PARENTS:
+        name = config["train"][field]
+        config["train"][field] = name if name.startswith(PREFIX) else Path(name).name
+    write_json(folder / "config.json", config)
+    count = sum(array.size for array in params.values())
+    text = _text(card.name or folder.name, card, about, config, facts, count)
+    with whole_file(folder / "README.md") as draft:
+        draft.write_text(text + measures + USE, encoding="utf-8")
+
+
+def check_card(card: Card) -> None:
+    """Raises ValueError for a card that no export could have: see `write_card`."""
     for name in ("data", "licence"):
         if not getattr(card, name).strip():
             raise ValueError(
                 f"--{name} is empty: a card says what the model was trained on, and under which "
                 "licence it may be used"
             )
-    about, config, facts = (
-        read_json(folder / f"{name}.json") for name in ("export", "config", "facts")
-    )
-    measures = _measures(card.samples, about["checkpoint"]) if card.samples else None
-    with open_npz(folder / "weights.npz") as arrays:
-        params = {name: arrays[name] for name in arrays}
-    save_safetensors(folder / "model.safetensors", params)
-    for section, field in PATHS:
-        config[section][field] = ""
-    for field in PARENTS:
-        config["train"][field] = Path(config["train"][field]).name
-    write_json(folder / "config.json", config)
-    count = sum(array.size for array in params.values())
-    text = _text(card.name or folder.name, card, about, config, facts, count)
-    with whole_file(folder / "README.md") as draft:
-        draft.write_text(text + (measures or NOT_MEASURED) + USE, encoding="utf-8")
+    require_safetensors()
+    if card.samples and not (card.samples / "score.md").is_file():
+        raise ValueError(f"{card.samples}: not scored yet; call motfm evaluate score first")
 
 
-def _measures(samples: Path, checkpoint: str) -> str:
-    """Scores with their floors, and the audit, of images made by these weights."""
+def _measures(samples: Path, about: Mapping[str, Any]) -> str:
+    """Scores with their floors, and the audit, of images made by the exported sampler."""
     sidecar = read_json(samples / "samples.json", "give a folder of motfm sample")
-    if sidecar.get("checkpoint") != checkpoint:
+    if sidecar.get("checkpoint") != about["checkpoint"]:
         raise ValueError(f"{samples}: its images come from other weights than the export")
-    if not (samples / "score.md").is_file():
-        raise ValueError(f"{samples}: not scored yet; call motfm evaluate score first")
-    lines = ["## Measures", "", (samples / "score.md").read_text(encoding="utf-8").strip(), ""]
+    solver = sidecar["solver"]
+    for name in ("name", "steps", "shift", "guidance"):
+        made, exported = solver.get(name), about.get("solver" if name == "name" else name)
+        if made != exported:
+            raise ValueError(
+                f"{samples}: sampled with {name} {made}, exported with {exported}; a card shows "
+                "what the exported sampler makes: sample, or export, with the same"
+            )
+    lines = ["## Measures", "", f"Of {sidecar['num']} images by the compiled sampler.", ""]
+    lines += [(samples / "score.md").read_text(encoding="utf-8").strip(), ""]
     audit = samples / "audit.json"
     if audit.is_file():
         found = read_json(audit)
@@ -117,10 +138,11 @@ def _text(
         if config["train"][field]
     )
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
+    known = card.licence.strip().lower().replace(" ", "-")
     return HEAD.format(
         name=name,
         title=json.dumps(name),
-        licence=json.dumps(card.licence),
+        licence=known if known in KNOWN else f"other\nlicense_name: {json.dumps(card.licence)}",
         table=table,
         data=card.data,
         terms=card.licence,
@@ -130,8 +152,7 @@ def _text(
 HEAD = """\
 ---
 library_name: motfm_jax
-license: other
-license_name: {licence}
+license: {licence}
 model_name: {title}
 tags: [medical-imaging, flow-matching, image-generation, jax, synthetic]
 ---

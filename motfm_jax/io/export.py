@@ -119,8 +119,13 @@ def noise_program(size: Sequence[int], channels: int) -> bytes:
 
 
 def _serialise(function: Callable, arguments: tuple) -> bytes:
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
-    return bytes(exported.serialize())
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # no paths of this machine
+    try:
+        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+        return bytes(exported.serialize())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
 
 
 def write_export(

@@ -97,8 +97,8 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind, *_) -> None:
+        self.close(failed=kind is not None)
 
     def start(self, step: int, batch_size: int = 1) -> int:
         """Training starts or continues after `step`: drops what was logged later.
@@ -147,11 +147,12 @@ class Run:
         if self._claim is not None:
             write_json(self.path / name, value)
 
-    def close(self) -> None:
-        """Closes the records and gives up the folder."""
-        for writer in (self._rows, self._tracker):
-            if writer is not None:
-                writer.close()
+    def close(self, failed: bool = False) -> None:
+        """Closes the records and gives up the folder; the tracker is told whether it failed."""
+        if self._rows is not None:
+            self._rows.close()
+        if self._tracker is not None:
+            self._tracker.close(failed)
         self._rows = self._tracker = None
         if self._claim is not None:
             self._claim.close()

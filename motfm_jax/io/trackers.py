@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from motfm_jax.io.folders import leaves, read_json, write_json
+from motfm_jax.io.folders import leaves, read_json, without_places, write_json
 
 IDS = "tracker.json"
 PROJECT = "motfm"
@@ -31,7 +31,7 @@ class Tracker(Protocol):
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None: ...
 
 
 class TensorBoard:
@@ -48,7 +48,7 @@ class TensorBoard:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._writer.add_image(name, image, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._writer.close()
 
 
@@ -79,8 +79,8 @@ class Wandb:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._run.log({name: self._wandb.Image(image)}, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 class Mlflow:
@@ -88,10 +88,10 @@ class Mlflow:
 
     def __init__(self, path: Path, step: int, config: Mapping[str, Any]):
         mlflow = _imported("mlflow")
-        self._entities, self._sent = importlib.import_module("mlflow.entities"), None
+        self._entities, self._sent = importlib.import_module("mlflow.entities"), []
+        self._id = _known(path, "mlflow")
         try:
             self._client = mlflow.MlflowClient()
-            self._id = _known(path, "mlflow")
             if self._id:
                 self._client.update_run(self._id, status="RUNNING")
                 return
@@ -104,32 +104,32 @@ class Mlflow:
             for name, value in leaves(config):
                 self._client.log_param(self._id, name, value)
         except mlflow.MlflowException as error:
+            again = f", or delete {path / IDS} to begin another run of it" * bool(self._id)
             raise ValueError(
                 f"config.train.tracker='mlflow': {error}; start its server or correct "
-                f"MLFLOW_TRACKING_URI, or delete {path / IDS} to begin another run of it"
+                f"MLFLOW_TRACKING_URI{again}"
             ) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        self._sent = self._client.log_batch(
-            self._id,
-            metrics=[
-                self._entities.Metric(name, float(value), now, step)
-                for name, value in values.items()
-            ],
-            synchronous=False,  # a server that is slow or down would hold up the training
-        )
+        points = [
+            self._entities.Metric(name, float(value), now, step) for name, value in values.items()
+        ]
+        # A server that is slow or down would hold up the training.
+        self._sent.append(self._client.log_batch(self._id, metrics=points, synchronous=False))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._client.log_image(self._id, image, key=name, step=step, synchronous=False)
 
-    def close(self) -> None:
-        if self._sent is not None:
-            self._sent.wait()
-        self._client.set_terminated(self._id)
+    def close(self, failed: bool) -> None:
+        try:
+            for sent in self._sent:  # which raises what went wrong
+                sent.wait()
+        finally:
+            self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
 
 
-class Patient:
+class Guarded:
     """A tracker whose failures are named in the log, each once, and do not end the training."""
 
     def __init__(self, tracker: Tracker):
@@ -141,8 +141,8 @@ class Patient:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._try("picture", step, name, np.asarray(image))
 
-    def close(self) -> None:
-        self._try("close")
+    def close(self, failed: bool = False) -> None:
+        self._try("close", failed)
 
     def _try(self, call: str, *arguments: Any) -> None:
         try:
@@ -153,12 +153,13 @@ class Patient:
                 self._named.add(text)
                 name = type(self._tracker).__name__
                 _log.warning(f"{name}: {text}; the training goes on, metrics.jsonl has it all")
+                _log.debug("where it failed", exc_info=error)
 
 
 TRACKERS = {TENSORBOARD: TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 
 
-def open_tracker(name: str, path: Path, step: int, config: Mapping[str, Any]) -> Patient:
+def open_tracker(name: str, path: Path, step: int, config: Mapping[str, Any]) -> Guarded:
     """The tracker of a run's folder.
 
     Args:
@@ -170,7 +171,7 @@ def open_tracker(name: str, path: Path, step: int, config: Mapping[str, Any]) ->
     Raises:
       ValueError: the tracker is not installed, or refuses.
     """
-    return Patient(TRACKERS[name](path, step, config))
+    return Guarded(TRACKERS[name](path, step, without_places(config)))
 
 
 def _imported(name: str) -> Any:

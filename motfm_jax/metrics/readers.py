@@ -23,7 +23,8 @@ def wilson(successes: float, trials: int) -> Estimate:
     share, z2 = successes / trials, Z**2 / trials
     centre = (share + z2 / 2) / (1 + z2)
     half = Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    return Estimate(share, low, 1.0 if successes == trials else min(centre + half, 1.0))
 
 
 def area(negatives: np.ndarray, positives: np.ndarray) -> Estimate:
@@ -34,15 +35,15 @@ def area(negatives: np.ndarray, positives: np.ndarray) -> Estimate:
       negatives, positives: ratings [N] and [M].
 
     Returns:
-      With the interval of DeLong et al. 1988; NaN where one side is empty, and a NaN interval where
-      one has a single rating.
+      With the interval of DeLong et al. 1988, which is too narrow for few ratings and areas near 1;
+      NaN where one side is empty, and a NaN interval where nothing varies.
     """
     negatives, positives = (np.asarray(each, float) for each in (negatives, positives))
     if not (len(negatives) and len(positives)):
         return Estimate(math.nan, math.nan, math.nan)
     wins = np.sign(positives[:, None] - negatives[None]) / 2 + 0.5
     value = float(wins.mean())
-    if min(wins.shape) < 2:
+    if min(wins.shape) < 2 or np.ptp(wins) == 0:
         return Estimate(value, math.nan, math.nan)
     half = Z * math.sqrt(
         sum(np.var(wins.mean(axis), ddof=1) / wins.shape[1 - axis] for axis in (0, 1))

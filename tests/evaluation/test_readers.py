@@ -68,6 +68,10 @@ def test_the_key_says_what_each_place_shows_and_the_page_does_not(tmp_path):
     assert sorted(n % 2 for n in rows["real"]) == sorted(n % 2 for n in rows["generated"])
     text = (tmp_path / "study.html").read_text()
     assert key["salt"] not in text and page["study"] == key["study"]
+    # Nobody who knows the seed knows the order.
+    again, _ = made(tmp_path / "again", readers.Choice(num=5))
+    assert again["truth"] != key["truth"] or again["images"] != key["images"]
+    assert {tuple(names) for names in again["images"]} == {tuple(names) for names in key["images"]}
     assert readers.read_key(tmp_path / "key.json") == key
 
 
@@ -95,6 +99,8 @@ def test_volumes_are_three_planes_or_all_slices(tmp_path):
     [
         (dict(num=11), "there are 10 generated images"),
         (dict(num=0), "--num=0"),
+        (dict(num=2, seed=-1), "--seed=-1"),
+        (dict(num=2, stack=True), "two axes"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(tmp_path, choice, message):
@@ -103,6 +109,12 @@ def test_what_cannot_be_shown_is_refused(tmp_path, choice, message):
 
 
 def test_too_few_real_images_of_a_class_and_a_study_that_is_there_are_refused(tmp_path):
+    unknown = in_memory(np.zeros((8, 8, 8, 1), np.float32), labels=np.full(8, 2))
+    with pytest.raises(ValueError, match="beyond the run's 2"):
+        readers.make(tmp_path, unknown, real(), INTENSITY, readers.Choice(num=2))
+    nan = in_memory(np.full((8, 8, 8, 1), np.nan, np.float32))
+    with pytest.raises(ValueError, match="not finite"):
+        readers.make(tmp_path, nan, real(), INTENSITY, readers.Choice(num=2))
     all_of_one = in_memory(np.zeros((8, 8, 8, 1), np.float32), labels=np.zeros(8, int))
     with pytest.raises(ValueError, match="8 generated images of class 2CH, and only 6 real"):
         readers.make(tmp_path, all_of_one, real(), INTENSITY, readers.Choice(num=8))
@@ -168,7 +180,7 @@ def test_pairs_are_scored_and_unfinished_readers_too(tmp_path):
     first, second = scores.rows()
     assert (first["accuracy"], second["accuracy"], second["answers"]) == (0, 1, 4)
     assert "AUC" not in first and scores.accuracy.value == 0.5
-    assert "side by side, 2 readers judged 6 pairs" in reader_scores.write(tmp_path / "out", scores)
+    assert "side by side, 2 readers judged 4 pairs" in reader_scores.write(tmp_path / "out", scores)
 
 
 def test_what_is_not_of_the_study_is_refused(tmp_path):
@@ -222,7 +234,10 @@ def test_a_reader_answers_rests_comes_back_and_saves(page, tmp_path):
     for keys in ("f3", "j1", "f2"):
         for each in keys:
             press(each)
-    press("Backspace")
+    shown.keyboard.down("Backspace")
+    shown.keyboard.down("Backspace")  # repeats
+    shown.keyboard.up("Backspace")
+    assert shown.inner_text("#count") == "image 3 of 6"
     press("j")
     press("2")
     assert shown.inner_text("#count") == "image 4 of 6"
@@ -230,6 +245,8 @@ def test_a_reader_answers_rests_comes_back_and_saves(page, tmp_path):
     assert shown.is_visible("#rest") and not shown.is_visible("#stage")
     shown.reload()
     shown.fill("#reader", "Reader 7")
+    shown.keyboard.press("Enter")
+    assert "answered 3 of 6" in shown.inner_text("#known")
     shown.keyboard.press("Enter")
     assert shown.inner_text("#count") == "image 4 of 6"
     for _ in range(3):
@@ -263,3 +280,7 @@ def test_the_command_makes_and_scores_a_study(tmp_path, capsys):
     key_flag = f"--key={tmp_path / 'study' / 'key.json'}"
     study(["score", key_flag, f"--answers={path}", f"--out={tmp_path / 'out'}"])
     assert "| a | 4 | 1 [0.5101, 1] |" in capsys.readouterr().out
+    sidecar = {"condition": {"classes": ["lateral"]}}
+    (samples / "samples.json").write_text(json.dumps(sidecar))
+    with pytest.raises(ValueError, match="made for classes lateral; the real images have 2CH_ED"):
+        study(["make", *flags, f"--out={tmp_path / 'other'}"])

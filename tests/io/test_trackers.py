@@ -12,9 +12,12 @@ from motfm_jax.io.run_folder import open_run, read_metrics
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
+CONFIG = {"train": {"tracker": "mlflow", "lr": 0.1}, "seed": 3, "data": {"root": "/home/scans"}}
+
+
 def train(path, tracker, step=0, resume=False):
     """A training of two updates."""
-    config = {"train": {"tracker": tracker, "lr": 0.1}, "seed": 3}
+    config = CONFIG | {"train": CONFIG["train"] | {"tracker": tracker}}
     with open_run(path, config, resume=resume) as run:
         run.start(step)
         for number in (step + 1, step + 2):
@@ -22,6 +25,12 @@ def train(path, tracker, step=0, resume=False):
         run.log(number, {"valid_loss": float("nan")})
         run.log_image(number, "samples", PICTURE)
         (path / "checkpoints" / str(number)).mkdir(parents=True)
+
+
+def fail(path):
+    with open_run(path, CONFIG, resume=True) as run:
+        run.start(4)
+        raise RuntimeError
 
 
 def test_mlflow_gets_numbers_pictures_and_config_and_goes_on(tmp_path, monkeypatch):
@@ -33,12 +42,16 @@ def test_mlflow_gets_numbers_pictures_and_config_and_goes_on(tmp_path, monkeypat
     client = mlflow.MlflowClient()
     (found,) = client.search_runs([client.get_experiment_by_name("motfm").experiment_id])
     assert found.info.run_name == "camus" and found.info.status == "FINISHED"
-    assert found.data.params == {"train.tracker": "mlflow", "train.lr": "0.1", "seed": "3"}
+    params = {"train.tracker": "mlflow", "train.lr": "0.1", "seed": "3", "data.root": ""}
+    assert found.data.params == params
     losses = client.get_metric_history(found.info.run_id, "loss")
     assert sorted((each.step, each.value) for each in losses) == [
         (number, 1.0 / number) for number in (1, 2, 3, 4)
     ]
     assert len(client.get_metric_history(found.info.run_id, "valid_loss")) == 2
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "camus")
+    assert client.get_run(found.info.run_id).info.status == "FAILED"
     names = [each.path for each in client.list_artifacts(found.info.run_id, "images")]
     assert {int(name.split("step+")[1].split("+")[0]) for name in names} == {2, 4}
 
