@@ -267,8 +267,6 @@ def loss(config: ConfigDict, built: Architecture) -> LossFn:
     dropped = config.train.drop_condition
     if perceive is not None:
         trained = trained._replace(perceive=perceive)
-    if built.label_channels:
-        trained = trained._replace(label_channels=built.label_channels)
 
     def per_example(params: Params, batch: Batch, keys: Array, dropout_key: Array | None) -> Array:
         if fixed:

@@ -64,28 +64,12 @@ class Network(NamedTuple):
         None; see `methods.guidance.with_guide`.
       prepare: params -> params that give the same values and less work at each of many calls, such
         as weights already in the type that layers compute in.
-      label_channels: L, of a label map behind the image's channels (see `data.joint`), for
-        `mean_square`.
     """
 
     encode: Callable[[Params, Condition], Context]
     apply: Callable[..., Array]
     guide: Any = None
     prepare: Callable[[Params], Params] = lambda params: params
-    label_channels: int = 0
-
-
-def mean_square(error: Array, label_channels: int = 0) -> Array:
-    """Mean square of each example's error: [B, *S, C + L] -> [B] float32.
-
-    An image and its label map weigh alike, whatever their channels: by channels an image of one
-    would have a fifth of the weight beside four labels, and noise would be left in it.
-    """
-    square, axes = jnp.square(error), tuple(range(1, error.ndim))
-    if not label_channels:
-        return jnp.mean(square, axis=axes)
-    image, labels = square[..., :-label_channels], square[..., -label_channels:]
-    return (jnp.mean(image, axis=axes) + jnp.mean(labels, axis=axes)) / 2
 
 
 class Adversaries(NamedTuple):

@@ -16,15 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motfm_jax.core import (
-    Array,
-    Batch,
-    Condition,
-    Network,
-    Params,
-    mean_square,
-    normal_per_example,
-)
+from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
 from motfm_jax.fields import choice, number
 from motfm_jax.methods.method import Method, Solution, check_signed_range, refuse_options
 
@@ -102,7 +94,7 @@ def loss(
     x = add_noise(x0, batch.image, level, schedule)
     t = jnp.asarray(TIMES)[level]
     predicted = network.apply(params, x, t, network.encode(params, condition), dropout_key)
-    return mean_square(predicted - x0, network.label_channels)
+    return jnp.mean(jnp.square(predicted - x0), axis=tuple(range(1, x0.ndim)))
 
 
 class DDIM(NamedTuple):

@@ -9,16 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.core import (
-    Array,
-    Batch,
-    Condition,
-    Context,
-    Network,
-    Params,
-    mean_square,
-    normal_per_example,
-)
+from motfm_jax.core import Array, Batch, Condition, Context, Network, Params, normal_per_example
 from motfm_jax.fields import Field, are_numbers, choice, number, positive
 from motfm_jax.methods.guidance import Guidance, check_guidance, guided
 from motfm_jax.methods.method import Method, Solution, refuse_options
@@ -143,7 +134,7 @@ def loss(
     t = draw_times(time_keys, *times)
     x_t, velocity = linear_path(x0, batch.image, t)
     predicted = network.apply(params, x_t, t, network.encode(params, condition), dropout_key)
-    return mean_square(predicted - velocity, network.label_channels)
+    return jnp.mean(jnp.square(predicted - velocity), axis=tuple(range(1, velocity.ndim)))
 
 
 def sample(

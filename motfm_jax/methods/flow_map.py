@@ -16,15 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from motfm_jax.core import (
-    Array,
-    Batch,
-    Condition,
-    Network,
-    Params,
-    mean_square,
-    normal_per_example,
-)
+from motfm_jax.core import Array, Batch, Condition, Network, Params, normal_per_example
 from motfm_jax.fields import choice, number, numbers, positive
 from motfm_jax.methods import flow
 from motfm_jax.methods.energy import local_energy_score
@@ -148,8 +140,9 @@ def loss(
     rest = network.apply(fixed, x_l, t + step, network.encode(fixed, condition), dropout_key, s)
     target = jax.lax.stop_gradient(pairs.ratio * velocity + (1 - pairs.ratio) * rest)
 
-    at_velocity = mean_square(u - own, network.label_channels)
-    at_target = mean_square(u - target, network.label_channels) / pairs.ratio
+    axes = tuple(range(1, u.ndim))
+    at_velocity = jnp.mean(jnp.square(u - own), axis=axes)
+    at_target = jnp.mean(jnp.square(u - target), axis=axes) / pairs.ratio
     weight = jax.lax.stop_gradient((at_target / pairs.ratio + FLOOR) ** -pairs.power)
     losses = jnp.where(s == t, at_velocity, weight * at_target)
     if not pairs.energy_weight:
