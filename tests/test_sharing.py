@@ -74,6 +74,7 @@ def test_a_card_says_what_the_model_is_and_no_place_on_this_machine(shared, samp
     for expected in ("Phantoms, made for tests.", "| a | 1 | 2 |", "3.1% of", "Not meant for"):
         assert expected in text
     assert "| classes | 2CH_ED, 2CH_ES, 4CH_ED, 4CH_ES |" in text
+    assert not (shared / "weights").exists() and not (shared / "README.txt").exists()
     places = [b"/home/somebody", str(shared.parent).encode(), str(ROOT / "motfm_jax").encode()]
     places.append(str(made[1].parent).encode())
     for file in filter(Path.is_file, shared.rglob("*")):

@@ -54,8 +54,9 @@ def write_card(folder: Path, card: Card) -> None:
         read_json(folder / f"{name}.json") for name in ("export", "config", "facts")
     )
     measures = _measures(card.samples, about) if card.samples else NOT_MEASURED
-    # Orbax notes the place it wrote to, and the same arrays are there twice.
+    # Orbax notes the place it wrote to, and the same arrays are there twice; README.txt names them.
     shutil.rmtree(folder / "weights", ignore_errors=True)
+    (folder / "README.txt").unlink(missing_ok=True)
     with open_npz(folder / "weights.npz") as arrays:
         params = {name: arrays[name] for name in arrays}
     save_safetensors(folder / "model.safetensors", params)
