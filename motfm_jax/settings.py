@@ -20,6 +20,7 @@ from motfm_jax.fields import (
     one_of,
     positive,
 )
+from motfm_jax.io.trackers import TRACKERS
 from motfm_jax.methods import METHODS
 from motfm_jax.nn.sizes import check_sizes
 from motfm_jax.rules import check_data, check_method, check_training
@@ -148,7 +149,7 @@ TRAIN: Fields = {
     "ema_length": number(0.0, 0, 0.28),
     "dtype": choice("auto", "bfloat16", "float32"),  # auto: bfloat16 on GPU, float32 elsewhere
     # where curves and pictures are shown: TensorBoard's files, or a service
-    "tracker": choice("tensorboard", "wandb", "mlflow"),
+    "tracker": choice(*TRACKERS),
     "log_every": positive(50),
     "eval_every": positive(1000),
     "sample_every": positive(5000),

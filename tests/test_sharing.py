@@ -13,8 +13,10 @@ import yaml
 from tiny import ONE_LEVEL, ROOT, STEP, command, make_config, save_run
 
 import motfm_jax as motfm
+from motfm_jax import runs
 from motfm_jax.io import hub
 
+TWO = {"classes": [0, 1], "masks": np.ones((2, 16, 16), np.uint8), "steps": 2}
 SAID = {"data": "Phantoms, made for tests.", "licence": "CC0-1.0"}
 
 
@@ -22,7 +24,8 @@ SAID = {"data": "Phantoms, made for tests.", "licence": "CC0-1.0"}
 def made(tmp_path_factory):
     """(run, its export)."""
     folder = tmp_path_factory.mktemp("sharing")
-    config = make_config(data__root="/home/somebody/scans", cond="class", **ONE_LEVEL)
+    changes = {"data__root": "/home/somebody/scans", "train__init_from": "/home/somebody/first"}
+    config = make_config(cond="mask+class", **changes, **ONE_LEVEL)
     run, out = save_run(folder / "run", config), folder / "phantom16"
     motfm.export(run, out, steps=2)
     return run, out
@@ -39,7 +42,7 @@ def shared(made, tmp_path):
 def samples(made, tmp_path):
     """Samples of the run, with numbers that evaluation would have written."""
     folder = tmp_path / "samples"
-    motfm.load(made[0]).sample(2, classes=[0, 1], steps=2).save(folder)
+    motfm.load(made[0]).sample(2, **TWO).save(folder)
     (folder / "score.md").write_text(
         "| measure | generated | real |\n|---|---|---|\n| a | 1 | 2 |\n"
     )
@@ -49,9 +52,7 @@ def samples(made, tmp_path):
 
 def test_an_export_is_loaded_as_the_run_is(made):
     run, out = made
-    images = [
-        motfm.load(place).sample(2, classes=[0, 1], steps=2, seed=3).images for place in (run, out)
-    ]
+    images = [motfm.load(place).sample(2, **TWO, seed=3).images for place in (run, out)]
     np.testing.assert_array_equal(*images)
     assert motfm.load(out, STEP).step == STEP
     with pytest.raises(ValueError, match="from step 7 alone, 3 asked for"):
@@ -71,7 +72,13 @@ def test_a_card_says_what_the_model_is_and_no_place_on_this_machine(shared, samp
     text = motfm.card(shared, **SAID, samples=samples)
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["license"] == "cc0-1.0" and head["model_name"] == "phantom16"
-    for expected in ("Phantoms, made for tests.", "| a | 1 | 2 |", "3.1% of", "Not meant for"):
+    for expected in (
+        "Phantoms, made for tests.",
+        "| a | 1 | 2 |",
+        "3.1% of",
+        "Not meant for",
+        "weights of first",
+    ):
         assert expected in text
     assert "| classes | 2CH_ED, 2CH_ES, 4CH_ED, 4CH_ES |" in text
     assert not (shared / "weights").exists() and not (shared / "README.txt").exists()
@@ -79,12 +86,14 @@ def test_a_card_says_what_the_model_is_and_no_place_on_this_machine(shared, samp
     places.append(str(made[1].parent).encode())
     for file in filter(Path.is_file, shared.rglob("*")):
         assert not any(place in file.read_bytes() for place in places), file
+    # Its lines run, with the folder's path.
+    lines = text.split("```python\n")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(shared))
+    exec(lines)
     safetensors = pytest.importorskip("safetensors.numpy")
     saved = safetensors.load_file(shared / "model.safetensors")
     params = motfm.load(made[0]).params
     assert saved.keys() == params.keys()
     assert all((saved[name] == leaf).all() for name, leaf in params.items())
-    assert motfm.load(shared).sample(1, classes=[0], steps=1).images.shape == (1, 16, 16, 1)
 
 
 def test_a_card_needs_what_only_its_author_knows_and_samples_of_its_weights(shared, samples):
@@ -184,6 +193,7 @@ def test_a_model_comes_from_a_hub_at_its_revision_and_its_code_stays_there(serve
     model = motfm.load("hub:lab/phantom16@v1")
     expected = motfm.load(made[0])
     assert model.checkpoint_hash == expected.checkpoint_hash
+    assert runs.load_guide("hub:lab/phantom16@v1").checkpoint_hash == expected.checkpoint_hash
     assert not any("run_me.py" in path or "jax_export" in path for path in served)
     with pytest.raises(ValueError, match="hub:lab/phantom16@v2: cannot be fetched"):
         motfm.load("hub:lab/phantom16@v2")

@@ -5,9 +5,10 @@
         --licence="CC BY-NC-SA 4.0" --samples=samples
 
 The folder's README.txt shows the lines that sample from it with jax, numpy and flatbuffers.
---card makes it ready for a model hub: a card (README.md) with what the model is, the scores and the
-audit of --samples, what it is meant for and what not; the weights as safetensors; no paths of this
-machine in its config. --run takes such a folder too, or hub:OWNER/NAME@REVISION.
+--card makes it ready for a model hub. README.md, the card, takes the place of README.txt: what the
+model is, the scores and the audit of --samples, what it is meant for and what not. The weights lie
+beside it as safetensors, and the config has no paths of this machine. --run takes such a folder
+too, or hub:OWNER/NAME@REVISION.
 """
 
 import argparse

@@ -62,8 +62,7 @@ class Scores(NamedTuple):
 
     Attributes:
       mode: "single" or "pairs".
-      trials: images, or pairs.
-      readers: row by row, the answers.
+      readers: their answers.
       kappa: Fleiss' kappa of the trials that all have answered; NaN for one reader.
       accuracy: mean over the readers, of the trials that all have answered. The interval is for
         other images and these readers: that of one reader, which is right where they agree, and
@@ -72,7 +71,6 @@ class Scores(NamedTuple):
     """
 
     mode: str
-    trials: int
     readers: Sequence[Answers]
     kappa: float
     accuracy: Estimate
@@ -136,7 +134,6 @@ def score(key: Mapping[str, Any], readers: Sequence[Answers]) -> Scores:
     share = float(np.mean([each.right[:common] for each in readers]))
     return Scores(
         key["mode"],
-        len(key["truth"]),
         tuple(readers),
         fleiss_kappa(counts),
         wilson(share * common, common),

@@ -77,33 +77,21 @@ def make(
     if choice.stack and len(generated.shape) < 5:
         raise ValueError("--view=stack: these images have two axes; leave it out")
     rows = _drawn(generated, real, choice)
-    shown = in_units(real.arrays, intensity, np.sort(rows[REAL]))
+    shown = in_units(real.arrays, intensity, rows[REAL])
     if shown.shape[1:] != generated.shape[1:]:
         raise ValueError(
             f"generated images are {generated.shape[1:]}, real ones {shown.shape[1:]}: they must "
             "be of one size"
         )
     images = {
-        REAL: shown.take(np.searchsorted(np.sort(rows[REAL]), rows[REAL])),
+        REAL: shown.take(range(choice.num)),
         GENERATED: generated.take(rows[GENERATED]),
     }
     if not np.isfinite(images[GENERATED]).all():
         raise ValueError("some generated images have values that are not finite; sample again")
     view = shared_view(images[REAL], real.arrays.channel_names)
     salt = secrets.token_hex(16)  # the page alone must not tell the order: not from the seed
-    random = np.random.default_rng(int(salt, 16))
-    trials: list[tuple[tuple[str, int], ...]]
-    if choice.pairs:
-        sides = random.permutation(np.arange(choice.num) % 2)
-        trials = [
-            ((REAL, n), (GENERATED, n)) if side == 0 else ((GENERATED, n), (REAL, n))
-            for n, side in enumerate(sides)
-        ]
-        truth = [SIDES[side] for side in sides]
-    else:
-        both = [(kind, n) for kind in (REAL, GENERATED) for n in range(choice.num)]
-        trials = [(both[place],) for place in random.permutation(len(both))]
-        truth = [trial[0][0] for trial in trials]
+    trials, truth = _ordered(choice, np.random.default_rng(int(salt, 16)))
     study = _seal(salt, truth)
     page = {
         "study": study,
@@ -158,6 +146,19 @@ def _drawn(generated: ImageSet, real: Real, choice: Choice) -> dict[str, np.ndar
             )
         own[places] = rows
     return {GENERATED: made, REAL: own}
+
+
+def _ordered(
+    choice: Choice, random: np.random.Generator
+) -> tuple[list[tuple[tuple[str, int], ...]], list[str]]:
+    """Of each trial what it shows, (kind, number) from left to right, and the right answer."""
+    if choice.pairs:
+        sides = random.permutation(np.arange(choice.num) % 2)
+        trials = [((REAL, n), (GENERATED, n))[:: -1 if side else 1] for n, side in enumerate(sides)]
+        return trials, [SIDES[side] for side in sides]
+    both = [(kind, n) for kind in (REAL, GENERATED) for n in range(choice.num)]
+    kept = [both[place] for place in random.permutation(len(both))]
+    return [(each,) for each in kept], [kind for kind, _ in kept]
 
 
 def _seal(salt: str, truth: Sequence[str]) -> str:

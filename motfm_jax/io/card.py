@@ -1,19 +1,20 @@
 """Model cards: an export made ready for a model hub."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motfm_jax.io.folders import read_json, whole_file, without_places, write_json
-from motfm_jax.io.hub import PREFIX
+from motfm_jax.io.folders import read_json, whole_file, write_json
 from motfm_jax.io.npz import open_npz
-from motfm_jax.io.torch_files import require_safetensors, save_safetensors
+from motfm_jax.io.places import without_places
+from motfm_jax.io.torch_files import save_safetensors
 
 # Licences that hubs know by name.
-KNOWN = ("apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
-KNOWN += ("cc-by-nc-sa-4.0", "mit")
+KNOWN = {"apache-2.0", "bsd-3-clause", "mit", "cc0-1.0"}
+KNOWN |= {f"cc-by{terms}-4.0" for terms in ("", "-sa", "-nc", "-nc-sa")}
 PARENTS = {  # fields that name runs, and what they say of a model
     "init_from": "began with the weights of",
     "base": "has the UNet, unchanged, of",
@@ -38,8 +39,8 @@ class Card(NamedTuple):
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Adds README.md, the card, and model.safetensors to an export; takes Orbax's copy of the
-    weights, and the paths of this machine in config.json, out of it.
+    """Adds README.md, the card, and model.safetensors to an export; takes out of it README.txt,
+    Orbax's copy of the weights, and the paths of this machine in config.json.
 
     Args:
       folder: of `write_export`.
@@ -61,9 +62,6 @@ def write_card(folder: Path, card: Card) -> None:
         params = {name: arrays[name] for name in arrays}
     save_safetensors(folder / "model.safetensors", params)
     config = without_places(config)
-    for field in PARENTS:
-        name = config["train"][field]
-        config["train"][field] = name if name.startswith(PREFIX) else Path(name).name
     write_json(folder / "config.json", config)
     count = sum(array.size for array in params.values())
     text = _text(card.name or folder.name, card, about, config, facts, count)
@@ -79,7 +77,8 @@ def check_card(card: Card) -> None:
                 f"--{name} is empty: a card says what the model was trained on, and under which "
                 "licence it may be used"
             )
-    require_safetensors()
+    if importlib.util.find_spec("safetensors") is None:
+        raise ValueError("a card needs safetensors; pip install 'motfm_jax[hub]'")
     if card.samples and not (card.samples / "score.md").is_file():
         raise ValueError(f"{card.samples}: not scored yet; call motfm evaluate score first")
 
@@ -143,11 +142,25 @@ def _text(
     return HEAD.format(
         name=name,
         title=json.dumps(name),
+        sample=_sample(about["condition"], facts),
         licence=known if known in KNOWN else f"other\nlicense_name: {json.dumps(card.licence)}",
         table=table,
         data=card.data,
         terms=card.licence,
     )
+
+
+def _sample(condition: str, facts: Mapping[str, Any]) -> str:
+    """The line that samples four images, with what the model takes."""
+    lines, arguments = [], ["4"]
+    if "mask" in condition:
+        labels = ", ".join(f"{number} {name}" for number, name in enumerate(facts["mask_labels"]))
+        lines += ["import numpy as np", ""]
+        lines += [f"masks = np.zeros({(4, *facts['size'])}, np.uint8)  # yours: {labels}"]
+        arguments += ["masks=masks"]
+    if "class" in condition:
+        arguments += [f"classes={json.dumps(','.join(facts['classes']))}"]
+    return "\n".join([*lines, f"model.sample({', '.join(arguments)}).show()"])
 
 
 HEAD = """\
@@ -166,7 +179,7 @@ A generative model of medical images, trained with motfm_jax. **All its images a
 import motfm_jax as motfm
 
 model = motfm.load("PATH OF THIS FOLDER")  # or "hub:OWNER/NAME@REVISION"
-model.sample(4).show()
+{sample}
 ```
 
 `example.py` samples without the library, with jax, numpy and flatbuffers alone. Nothing here has to

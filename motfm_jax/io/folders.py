@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PLACES = ("root", "cache")  # fields of config.data that name folders
 DRAFT = re.compile(r"^\.[0-9a-f]{8}\.")  # what whole_file and whole_folder put before a name
 
 
@@ -166,12 +165,6 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with whole_file(path) as draft:
         draft.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without the places of its data on this machine."""
-    data = {name: "" if name in PLACES else value for name, value in config.get("data", {}).items()}
-    return {**config, "data": data}
 
 
 def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -146,11 +146,6 @@ def _torch(path: Path) -> Any:
     return torch
 
 
-def require_safetensors() -> None:
-    """Raises ValueError where safetensors is missing."""
-    _safetensors(Path("model.safetensors"))
-
-
 def _safetensors(path: Path) -> Any:
     try:
         import safetensors.numpy  # optional

@@ -1,8 +1,9 @@
 """Where the curves and pictures of a training are shown: TensorBoard, Weights & Biases, MLflow.
 
-A resumed run goes on as the same run: tracker.json in its folder holds the number by which the
+A resumed run goes on as the same run: tracker.json in its folder holds the id under which the
 tracker knows it. A tracker that fails on the way, because its server is down for example, is named
-in the log and does not end the training; metrics.jsonl has every number.
+in the log, at the latest when the training ends, and does not end it; metrics.jsonl has every
+number.
 """
 
 import importlib
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
-from motfm_jax.io.folders import leaves, read_json, without_places, write_json
+from motfm_jax.io.folders import leaves, read_json, write_json
+from motfm_jax.io.places import without_places
 
 IDS = "tracker.json"
 PROJECT = "motfm"
@@ -38,6 +39,8 @@ class TensorBoard:
     """Event files in tensorboard/ of a run's folder; what was logged after `step` is hidden."""
 
     def __init__(self, path: Path, step: int, config: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter  # slow to import
+
         purge = step + 1 if step else None
         self._writer: Any = SummaryWriter(str(path / TENSORBOARD), purge_step=purge, flush_secs=10)
 
@@ -96,10 +99,10 @@ class Mlflow:
                 self._client.update_run(self._id, status="RUNNING")
                 return
             experiment = self._client.get_experiment_by_name(PROJECT)
-            number = experiment.experiment_id if experiment else None
-            run = self._client.create_run(
-                number or self._client.create_experiment(PROJECT), run_name=path.name
+            experiment_id = (
+                experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
             )
+            run = self._client.create_run(experiment_id, run_name=path.name)
             self._id = _keep(path, "mlflow", run.info.run_id)
             for name, value in leaves(config):
                 self._client.log_param(self._id, name, value)
@@ -141,7 +144,7 @@ class Guarded:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         self._try("picture", step, name, np.asarray(image))
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self._try("close", failed)
 
     def _try(self, call: str, *arguments: Any) -> None:
@@ -166,7 +169,7 @@ def open_tracker(name: str, path: Path, step: int, config: Mapping[str, Any]) ->
       name: in TRACKERS.
       path: the folder.
       step: updates made so far.
-      config: of the run.
+      config: of the run; the tracker gets it without the places of this machine.
 
     Raises:
       ValueError: the tracker is not installed, or refuses.
@@ -188,10 +191,10 @@ def _ids(path: Path) -> dict[str, str]:
 
 
 def _known(path: Path, name: str) -> str:
-    """The number by which a tracker knows the run; "" if it does not."""
+    """The id under which a tracker knows the run; "" if it does not."""
     return _ids(path).get(name, "")
 
 
-def _keep(path: Path, name: str, number: str) -> str:
-    write_json(path / IDS, _ids(path) | {name: number})
-    return number
+def _keep(path: Path, name: str, run_id: str) -> str:
+    write_json(path / IDS, _ids(path) | {name: run_id})
+    return run_id

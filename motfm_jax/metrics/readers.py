@@ -17,7 +17,8 @@ class Estimate(NamedTuple):
 
 
 def wilson(successes: float, trials: int) -> Estimate:
-    """A share with the score interval of Wilson 1927. NaN of no trials."""
+    """A share with the score interval of Wilson 1927; NaN of no trials. Successes may be a mean
+    over readers, which scipy's `binomtest` does not take."""
     if not trials:
         return Estimate(math.nan, math.nan, math.nan)
     share, z2 = successes / trials, Z**2 / trials
