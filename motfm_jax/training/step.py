@@ -30,7 +30,7 @@ class Metrics(NamedTuple):
     finite: Array
 
 
-def _sum_over_devices(
+def sum_over_devices(
     loss: Array, grads: Packed, count: Array, axis_name: str | None
 ) -> tuple[Array, Packed, Array]:
     """Sums of all devices.
@@ -160,7 +160,7 @@ def make_train_step(
             jax.random.fold_in(dropout_key, device),
             accumulation,
         )
-        loss, grads, count = _sum_over_devices(loss, grads, jnp.sum(batch.valid), axis_name)
+        loss, grads, count = sum_over_devices(loss, grads, jnp.sum(batch.valid), axis_name)
         loss, grads = jax.tree.map(lambda leaf: leaf / count, (loss, grads))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

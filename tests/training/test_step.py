@@ -18,6 +18,7 @@ from motfm_jax.training.step import (
     make_train_step,
     power_decay,
     power_exponent,
+    sum_over_devices,
 )
 
 KEY = jax.random.key(3)
@@ -106,6 +107,26 @@ def test_the_average_follows_its_recursion():
     ema = train(steps=3, ema=0.9)[0].ema.named()
     np.testing.assert_allclose(ema["out/kernel"], average, atol=1e-6)
     assert float(ema_decay(jnp.int32(10**6), 0.9)) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+def test_devices_sum_gradients_alike_in_either_form(form):
+    params = init_params()
+    own = [pack({name: leaf * factor for name, leaf in params.items()}) for factor in (1, 2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+
+    def forms(*sums, **given):
+        return given[form](*sums)
+
+    with mock.patch.object(jax.lax, "platform_dependent", forms):
+        summed = jax.vmap(
+            lambda grads: sum_over_devices(jnp.ones(()), grads, jnp.ones(()), "data"),
+            axis_name="data",
+        )(stacked)
+    loss, grads, count = jax.tree.map(lambda leaf: leaf[0], summed)
+    assert (loss, count) == (2, 2)
+    for name, leaf in grads.named().items():
+        np.testing.assert_allclose(leaf, 3 * params[name], rtol=1e-6)
 
 
 def test_the_power_average_weighs_updates_by_a_power_of_their_number_over_any_length():
