@@ -50,6 +50,7 @@ def samples(made, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_export_is_loaded_as_the_run_is(made):
     run, out = made
     images = [motfm.load(place).sample(2, **TWO, seed=3).images for place in (run, out)]

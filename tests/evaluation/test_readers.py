@@ -264,6 +264,7 @@ def test_a_reader_answers_rests_comes_back_and_saves(page, tmp_path):
     assert reader_scores.read_answers(path, key).reader == "Reader 7"
 
 
+@pytest.mark.slow
 def test_the_command_makes_and_scores_a_study(tmp_path, capsys):
     config = make_config(data__phantom_patients=20)
     run = save_run(tmp_path / "run", config)

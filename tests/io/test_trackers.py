@@ -33,6 +33,7 @@ def fail(path):
         raise RuntimeError
 
 
+@pytest.mark.slow
 def test_mlflow_gets_numbers_pictures_and_config_and_goes_on(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
