@@ -29,7 +29,6 @@ from motfm_jax.io.folders import read_json, whole_file, write_json
 
 ROOT = Path(__file__).parents[1]
 CALLS, TIMED = 10, 12  # network calls of a sampling; measurements of a program
-SLOWER = 5  # a CPU, in compiling: how much longer a step may take in a rehearsal
 DONE = (0, 5)  # exit codes; pytest's 5: all were skipped
 # Pools of their own would hide what a program allocates.
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -242,12 +241,11 @@ def main(arguments: Sequence[str]) -> None:
         if before["code"] in DONE:
             continue
         left = end - time.monotonic()
-        seconds = step.seconds * (SLOWER if args.rehearse else 1)
-        if left < seconds / 3:
+        if left < step.seconds / 3:
             print(f"{step.name}: left for the next call, {left:.0f} s remain")
             continue
         print(f"{step.name} ...", flush=True)
-        results["steps"][step.name] = found = carry_out(step, out, min(left, seconds))
+        results["steps"][step.name] = found = carry_out(step, out, min(left, step.seconds))
         print(
             f"  exit code {found['code']}, {found['seconds']:.0f} s: {found['result']}", flush=True
         )
