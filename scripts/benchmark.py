@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from programs import (
     NETWORKS,
-    ORIGINAL,
+    PAIRED,
     WORK,
     Case,
     call_of,
@@ -43,6 +43,7 @@ from tqdm import tqdm
 from motfm_jax import cli, datasets, presets, settings
 from motfm_jax.data import pipeline
 from motfm_jax.evaluation.tables import Table
+from motfm_jax.io import malloc
 from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import whole_file, write_json
 
@@ -215,6 +216,7 @@ def write(out: Path, report: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     args = flags(arguments)
+    malloc.keep_freed()  # as training and sampling do
     cases = chosen(args)
     if not cases:
         raise ValueError("the flags leave no case; see --help")
@@ -237,7 +239,7 @@ def main(arguments: Sequence[str]) -> None:
         ours = program(case, inputs, args.calls)
         function, facts = compiled(ours)
         sides = {"ours": call_of(case, function, ours.arguments)}
-        if case.network in ORIGINAL and not args.without_torch:
+        if case.network in PAIRED and not args.without_torch:
             sides |= theirs(case, inputs, ours.params, args.calls)
         seconds = measure(sides, args.pairs)
         row = {"case": case.name, "calls": args.calls, "seconds": seconds}

@@ -2,13 +2,15 @@
 
 The results equal `jax.lax.conv_general_dilated` up to rounding, for two and three spatial axes,
 channels last. XLA is slow on a CPU in three places: 3-D convolutions copy patches; the gradient of
-a kernel is a convolution with a window as large as the image; and short rows in 3-D leave cores
-idle (jax 0.10.2) or make small products. So
+a kernel is a convolution with a window as large as the image, which is fast for some orders of the
+axes and some sizes alone; and short rows in 3-D leave cores idle (jax 0.10.2) or make small
+products. So
 
 * a 3-D convolution runs as one 2-D convolution over (depth, height x width): each kernel row gets
   its own output channels, which are then shifted and summed. Over few positions it is one matrix
   product with all patches;
-* the gradient of a kernel is a matrix product over strips of the image that fit the cache.
+* the gradient of a kernel is, in 3-D, a matrix product over strips of the image that fit the cache;
+  in 2-D a convolution of the fast kind, over a part of the batch at a time.
 
 Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the network for platform
 "any": forward mode of these forms would need transposable custom rules that can be batched.
@@ -30,6 +32,7 @@ Padding = tuple[tuple[int, int], ...]
 
 FEW_POSITIONS = 1024  # a batch of at most so many positions is convolved as one matrix of patches
 STRIP_POSITIONS = 4096  # the gradient of a kernel is summed over strips of about this size
+PART_POSITIONS = 65_536  # or over parts of the batch of at most this size
 
 
 def _has_few_positions(x: Array) -> bool:
@@ -198,6 +201,40 @@ def _input_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arra
 
 
 def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
+    """The gradient of the kernel, in its type; added up in float32."""
+    inside = all(window <= side for window, side in zip(g.shape[1:-1], x.shape[1:-1]))
+    form = _gradient_of_parts if kernel.ndim == 4 and inside else _gradient_of_strips
+    return form(x, kernel, g, padding).astype(kernel.dtype)
+
+
+def _gradient_of_parts(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
+    """In 2-D: the channels of x, as a batch whose channels are the images, convolved with g, whose
+    positions are the window. XLA is fast for axes in this order and a window within the image."""
+
+    def of_part(x: Array, g: Array) -> Array:
+        each = jax.lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0),
+            g.transpose(1, 2, 0, 3),
+            (1, 1),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=jnp.float32,
+        )
+        return each.transpose(1, 2, 0, 3)
+
+    batch, positions = len(x), math.prod(x.shape[1:-1])
+    fit = (n for n in range(1, batch + 1) if not batch % n and n * positions <= PART_POSITIONS)
+    images = max(fit, default=1)
+    if images == batch:
+        return of_part(x, g)
+    parts = tuple(each.reshape(-1, images, *each.shape[1:]) for each in (x, g))
+    total, _ = jax.lax.scan(
+        lambda total, part: (total + of_part(*part), None), jnp.zeros(kernel.shape), parts
+    )
+    return total
+
+
+def _gradient_of_strips(x: Array, kernel: Array, g: Array, padding: Padding) -> Array:
     """One matrix product of x and g per strip of positions, summed over the strips.
 
     Kernel taps along the first axis come from shifts of x, the others from shifts of g. A batch of
@@ -211,7 +248,7 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
             g.reshape(-1, g.shape[-1]),
             preferred_element_type=jnp.float32,
         )
-        return total.reshape(kernel.shape).astype(kernel.dtype)
+        return total.reshape(kernel.shape)
     (deep, *others), (features, outputs) = kernel.shape[:-2], kernel.shape[-2:]
     # A strip is a block along all axes but the last; the strips may reach beyond the image.
     extents, blocks, room = [*g.shape[:2], *x.shape[2:-1]], [], STRIP_POSITIONS
@@ -289,4 +326,4 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, padding: Padding) -> Arr
         )
     )
     total = total.reshape(deep, features, *others, outputs)
-    return jnp.moveaxis(total, 1, -2).astype(kernel.dtype)
+    return jnp.moveaxis(total, 1, -2)

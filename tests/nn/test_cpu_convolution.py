@@ -34,13 +34,15 @@ def check(function, expected, *arguments):
 
 
 ONE = (1, 1)
-CASES = [  # few positions, more, so many that gradients are summed over several strips
+CASES = [
     ((1, 7, 8), (3, 3), (ONE, ONE)),
-    ((2, 83, 67), (3, 3), (ONE, ONE)),
-    ((1, 4, 5, 3), (3, 3, 3), (ONE,) * 3),
-    ((2, 17, 18, 19), (3, 3, 3), (ONE,) * 3),
+    ((4, 150, 120), (3, 3), (ONE, ONE)),  # the kernel's gradient in two parts of the batch
+    ((2, 83, 67), (2, 2), (ONE, ONE)),  # in strips, as the result is larger than the image
+    ((1, 4, 5, 3), (3, 3, 3), (ONE,) * 3),  # few positions
+    ((2, 17, 18, 19), (3, 3, 3), (ONE,) * 3),  # several strips
 ]
 MORE = [
+    ((2, 83, 67), (3, 3), (ONE, ONE)),
     ((3, 21, 26), (3, 3), (ONE, ONE)),
     ((1, 83, 67), (3, 5), ((0, 2), (4, 1))),
     ((1, 40, 9), (1, 3), ((0, 0), (0, 0))),

@@ -20,9 +20,11 @@ from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
-# The original's, beside PyTorch with the same weights, and those of size=paper, alone.
+# The original's and that of size=small, beside PyTorch with the same weights, and those of
+# size=paper, alone.
 ORIGINAL = ("unconditional", "mask_class", "unconditional_3d")
-NETWORKS = (*ORIGINAL, "paper_mask_class", "paper_3d")
+PAIRED = (*ORIGINAL, "small_mask_class")
+NETWORKS = (*PAIRED, "paper_mask_class", "paper_3d")
 WORK = ("forward", "train", "sample")
 CLASSES = 4
 
@@ -104,7 +106,9 @@ def network(case: Case) -> build.Architecture:
     if case.network in ORIGINAL:
         presets.apply_original(config, case.dims)
     else:
-        presets.apply(config, case.dims, "paper")
+        presets.apply(config, case.dims, case.network.partition("_")[0])
+    if case.network == "small_mask_class":  # PyTorch's mask has one channel
+        config.data.mask_encoding = "scalar"
     config.update_from_flattened_dict(dict(case.changes))
     config.train.dtype = "bfloat16" if jax.devices()[0].platform == "gpu" else "float32"
     facts = Facts(
@@ -213,8 +217,19 @@ def theirs(
     """PyTorch's variants of the same work, by name."""
     import torch
     from live import LIVE
-    from torch_original import Original, euler, flow_loss
+    from torch_original import Original, Structure, euler, flow_loss
 
+    structures = {name: live.structure for name, live in LIVE.items()}
+    structures["small_mask_class"] = Structure(
+        dims=2,
+        channels=(16, 32, 64),
+        res_blocks=1,
+        attention=(False, False, True),
+        norm_groups=8,
+        num_classes=CLASSES,
+        mask_channels=1,
+        head_dim=(16, 32, 32),
+    )
     on_gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
     device = "cuda" if on_gpu else "cpu"
     state = {name: torch.from_numpy(value.copy()) for name, value in to_torch(params).items()}
@@ -226,7 +241,7 @@ def theirs(
         return result.to(memory_format=inner) if last and array.ndim > 2 else result
 
     def variant(last: bool, compiles: bool) -> Callable[[], Any]:
-        network = Original(LIVE[case.network].structure)
+        network = Original(structures[case.network])
         network.load_state_dict(state)
         network = network.to(device)
         network = network.to(memory_format=inner) if last else network
