@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a model",
     "plan": "say how much memory a training needs",
     "sample": "generate images with a trained model",
+    "app": "sample a run on a page in the browser",
     "evaluate": "score images, look for copies, measure restoration",
     "study": "ask readers to tell generated images from real ones",
     "downstream": "train classifiers or segmenters on generated images",

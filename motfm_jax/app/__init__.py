@@ -1,0 +1,1 @@
+"""The app: one page on this machine that samples runs, see `motfm app --help`."""

@@ -1,0 +1,67 @@
+"""Serves the page: to this machine alone, or with a password."""
+
+import secrets
+import socket
+from typing import Any
+
+import fastapi
+import gradio as gr
+import uvicorn
+
+USER = "motfm"
+HERE = ("127.0.0.1", "localhost", "::1")
+# The browser is to fetch nothing from elsewhere, and to send nothing there.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+
+
+def application(page: gr.Blocks, style: dict[str, Any], password: str = "") -> fastapi.FastAPI:
+    """The page as a web application.
+
+    Args:
+      page: of `page.page`.
+      style: of `page.style`.
+      password: of the user "motfm"; "" for none.
+    """
+    app = fastapi.FastAPI(openapi_url=None)
+
+    @app.middleware("http")
+    async def _stay_here(request: fastapi.Request, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        return response
+
+    return gr.mount_gradio_app(
+        app,
+        page,
+        path="",
+        auth=(USER, password) if password else None,
+        ssr_mode=False,
+        footer_links=[],
+        **style,
+    )
+
+
+def serve(page: gr.Blocks, style: dict[str, Any], host: str, port: int) -> None:
+    """Serves until Ctrl-C, after printing where.
+
+    Raises:
+      ValueError: the address is not one of this machine, or is taken.
+    """
+    password = "" if host in HERE else secrets.token_urlsafe(12)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()  # an early browser waits
+    except OSError as error:
+        raise ValueError(
+            f"--host={host} --port={port}: {error.strerror or error}; give others"
+        ) from error
+    told = f", user {USER}, password {password}" if password else ", for this machine alone"
+    print(f"http://{host}:{listener.getsockname()[1]}{told}; Ctrl-C ends it", flush=True)
+    config = uvicorn.Config(application(page, style, password), log_level="warning")
+    uvicorn.Server(config).run(sockets=[listener])
