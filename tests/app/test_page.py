@@ -180,7 +180,8 @@ def test_a_port_that_is_taken_is_refused(tmp_path):
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in ("page", "server"):
+    for name in ("page", "server"):  # as if they were not imported yet
         monkeypatch.delitem(sys.modules, f"motfm_jax.app.{name}", raising=False)
+        monkeypatch.delattr(f"motfm_jax.app.{name}", raising=False)
     with pytest.raises(ValueError, match=r"gradio is missing: pip install 'motfm_jax\[app\]'"):
         command("app")(["--run=nowhere"])
