@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,11 +96,15 @@ class Table(NamedTuple):
       rows: values by title of their column; "x_std" stands beside "x" as ±, "x_interval" in
         brackets, None is "n/a".
       best: (row, column) of the values to stress.
+      meanings: of columns, by title; shown in HTML alone, as are the links.
+      links: where the text of a first cell leads.
     """
 
     caption: str
     rows: Rows
     best: Set[tuple[int, str]] = frozenset()
+    meanings: Mapping[str, str] = MappingProxyType({})
+    links: Mapping[str, str] = MappingProxyType({})
 
     def markdown(self) -> str:
         titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
@@ -111,12 +116,23 @@ class Table(NamedTuple):
 
     def html(self) -> str:
         titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
-        head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-            for cells in self._cells(titles, "<b>{}</b>", escape)
+        head = "".join(map(self._head, titles))
+        body = ""
+        for first, *others in self._cells(titles, "<b>{}</b>", escape):
+            if first in self.links:
+                first = f'<a href="{escape(self.links[first])}">{first}</a>'
+            cells = "".join(f"<td>{cell}</td>" for cell in others)
+            body += f'<tr><th scope="row">{first}</th>{cells}</tr>\n'
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        return (
+            f'<div class="wide" tabindex="0"><table>{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>{body}</tbody></table></div>\n"
         )
-        return f"<p>{escape(self.caption)}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
+
+    def _head(self, title: str) -> str:
+        meaning = escape(self.meanings.get(title, ""))
+        shown = f'<abbr title="{meaning}">{escape(title)}</abbr>' if meaning else escape(title)
+        return f'<th scope="col">{shown}</th>' if title else "<td></td>"
 
     def write(self, path: Path) -> None:
         """Writes path.md and path.csv; the second holds the numbers unrounded, "x_std" apart."""

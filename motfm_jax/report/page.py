@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -34,15 +35,6 @@ from motfm_jax.report.stages import (
 )
 
 ROWS = {"echo": 2, "brain": 1}  # of figure 2
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1.5em 0; display: block; overflow-x: auto }
-th, td { border-bottom: 1px solid #ddd; padding: .2em .7em; text-align: left; white-space: nowrap }
-td { font-variant-numeric: tabular-nums }
-div.wide { overflow-x: auto } figcaption { color: #444 }
-pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
-"""
-
 logger = logging.getLogger(__name__)
 
 
@@ -81,6 +73,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
             "and SNR in dB, mean ± standard deviation over images.",
             read_json(denoised / "restoration.json")["rows"],
         )
+    report_tables = {name: _linked(table, done) for name, table in report_tables.items()}
     report_tables = dict(
         sorted(report_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
     )
@@ -158,6 +151,24 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             tables.COPIES,
         ),
     }
+
+
+def _linked(table: Table, done: Sequence[Stage]) -> Table:
+    """The table whose systems lead to the command that trained them."""
+    trained = {}
+    for stage in done:
+        if stage.command == "train":
+            trained.setdefault(stage.name.rpartition("/")[2], f"#{_anchor(stage)}")
+    links = {
+        row[""]: trained[system]
+        for row in table.rows
+        if (system := row.get("", "").partition(" ")[0]) in trained
+    }
+    return table._replace(links=links)
+
+
+def _anchor(stage: Stage) -> str:
+    return re.sub(r"[^\w-]+", "-", stage.name)
 
 
 def _downstream(plan: Plan, out: Path) -> Table:
@@ -257,27 +268,51 @@ def _page(
     figures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
 ) -> str:
+    shown = [(os.path.relpath(path, out / "report"), escape(caption)) for path, caption in figures]
     pictures_html = "".join(
-        f'<figure><div class="wide"><img src="{os.path.relpath(path, out / "report")}" '
-        f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for path, caption in figures
+        f'<figure><a href="{path}"><img src="{path}" alt="{caption}"></a>'
+        f"<figcaption>{caption}</figcaption></figure>\n"
+        for path, caption in shown
+    )
+    meanings = {
+        title.rpartition(" ")[0]: meaning.partition(";")[0]
+        for table in report_tables
+        for title, meaning in table.meanings.items()
+    }
+    words = "".join(
+        f"<dt>{escape(each)}</dt><dd>{escape(meanings[each])}</dd>" for each in meanings
     )
     took = sum(seconds(out, stage) for stage in done)
-    commands = "\n".join(f"# {seconds(out, stage):.0f} s\n{stage.command_line()}" for stage in done)
+    commands = "\n".join(
+        f'<span id="{_anchor(stage)}"># {escape(stage.name)}, {seconds(out, stage):.0f} s\n'
+        f"{escape(stage.command_line())}</span>"
+        for stage in done
+    )
     settings = json.dumps(dataclasses.asdict(plan), indent=2, default=dict)
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{escape(plan.title)}</title><style>{_STYLE}</style>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(plan.title)}</title><style>{style}</style></head>
+<body><main>
 <h1>{escape(plan.title)}</h1>
 <p>{escape(plan.notes)}</p>
 {parents(plan, out)}
 <p>The pictures show real images: keep this page where the data may be.</p>
+<h2>Tables</h2>
+<p class="screen">A click on a column sorts by it, the name of a system leads to the command that
+trained it, and the pointer on a column shows what it measures.</p>
 {"".join(table.html() for table in report_tables)}
+<h2>What is measured</h2>
+<dl>{words}</dl>
+<h2>Figures</h2>
 {pictures_html}
 <h2>Where and how</h2>
-<pre>{escape(json.dumps(environment(), indent=2))}</pre>
+<pre tabindex="0">{escape(json.dumps(environment(), indent=2))}</pre>
 <p>All stages together: {took / 60:.0f} min.</p>
-<pre>{escape(settings)}</pre>
+<pre tabindex="0">{escape(settings)}</pre>
 <h2>Every command</h2>
-<pre>{escape(commands)}</pre>
-</html>
+<pre tabindex="0">{commands}</pre>
+</main><script>{script}</script></body></html>
 """

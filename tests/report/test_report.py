@@ -18,13 +18,22 @@ from tiny import ROOT, command
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
 from motfm_jax.data.intensity import Intensity
+from motfm_jax.io.folders import write_json
 from motfm_jax.io.npz import write_npz
 from motfm_jax.report import plan as plans
 from motfm_jax.report import tables
 from motfm_jax.report.measure import read_real
 from motfm_jax.report.page import parents, write_report
 from motfm_jax.report.plan import SYSTEMS, Anatomy, Cell, Plan, cells
-from motfm_jax.report.stages import Stage, carry_out, is_done, run_folder, sample_folder, stages
+from motfm_jax.report.stages import (
+    Stage,
+    carry_out,
+    is_done,
+    marker,
+    run_folder,
+    sample_folder,
+    stages,
+)
 
 ECHO = Anatomy(str(ROOT / "configs" / "phantom.py"), "size=debug", num=4)
 SMALL = Plan("small", ECHO)
@@ -123,7 +132,7 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
         plan,
         rows,
         ("D", "M", "M-C", "SPADE"),
-        [tables.Measure("A ↓", "a", True), tables.Measure("B", "b", None)],
+        [tables.Measure("A ↓", "a", True, "length"), tables.Measure("B", "b", None, "width")],
     )
     assert {tuple(row) for row in table.rows} == {("", "A ↓ 1", "A ↓ 10")}
     assert [list(row.values()) for row in table.rows] == [
@@ -136,6 +145,7 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
     assert table.best == {(1, "A ↓ 10"), (3, "A ↓ 1")}
     assert "| M | 4 | **2** |" in table.markdown()
     assert "<td><b>2</b></td>" in table.html()
+    assert '<abbr title="length; 10 steps">A ↓ 10</abbr>' in table.html()
 
 
 def test_a_flow_and_its_map_are_trained_several_times_with_seeds_of_their_own(tmp_path):
@@ -160,7 +170,7 @@ def test_a_flow_and_its_map_are_trained_several_times_with_seeds_of_their_own(tm
 def test_several_trainings_are_one_row_with_mean_and_spread():
     rows = [row("M", 1, repeat=repeat, a=value) for repeat, value in enumerate((1.0, 2.0, 3.0))]
     rows.append(row("D", 1, repeat=0, a=4.0, a_interval=[3.0, 5.0]))
-    measures = [tables.Measure("A ↓", "a", True)]
+    measures = [tables.Measure("A ↓", "a", True, "length")]
     table = tables.generation(
         "", dataclasses.replace(SMALL, steps=(1,)), rows, ("M", "D"), measures
     )
@@ -174,7 +184,7 @@ def test_a_table_of_nothing_measured_says_so():
         SMALL,
         [row("M", 1), row("M", 10)],
         ("M", "D"),
-        [tables.Measure("a", "a", True), tables.Measure("b", "b", True)],
+        [tables.Measure("a", "a", True, ""), tables.Measure("b", "b", True, "")],
     )
     assert "| M | n/a | n/a | not run |" in table.markdown()
     assert "| D | not run | not run | not run |" in table.markdown()
@@ -199,8 +209,9 @@ def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
 OLD_FACTS = SimpleNamespace(bounds=None, channel_names=())  # as of a run of 0.1.0
 
 
-def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
-    """Without a training: the real images, and a set that is 20 grey levels brighter."""
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """A page without a training: the real images, and a set that is 20 grey levels brighter."""
     images = np.random.default_rng(0).integers(20, 200, (30, 16, 16, 1)).astype(np.uint8)
     real = Arrays(images, None, None, [{"name": f"echo{index}"} for index in range(30)])
     intensity = Intensity("minmax", "dataset", (-1.0, 1.0), (0.5, 99.5), 0.0, 255.0)
@@ -215,16 +226,56 @@ def test_sets_that_are_there_are_measured_and_drawn(tmp_path, monkeypatch):
         folder = sample_folder(tmp_path, Cell("echo", "M", steps), plan.reference)
         write_npz(folder / "samples.npz", images=images[:25].astype(np.float32) + shift)
         (folder / "samples.json").write_text(json.dumps({"seconds_per_image": 0.1, "calls": 1}))
-    page = write_report(plan, tmp_path, [])
+    stage = Stage("train echo/M", "train", ("--config=<any>",))
+    write_json(marker(tmp_path, stage), {"seconds": 3})
+    return write_report(plan, tmp_path, [stage])
+
+
+def test_sets_that_are_there_are_measured_and_drawn(report, tmp_path):
     (kept,) = (tmp_path / "measured").glob("echo_*.json")
     floor, same, brighter = json.loads(kept.read_text())["rows"]
     assert floor["system"] == "real" and same["ssim"] == pytest.approx(1, abs=1e-4)
     assert same["share_closer"] == 0 and brighter["share_closer"] == 0
     assert brighter["density_w1"] == pytest.approx(20, rel=0.1)
     for name in ("figure2_echo", "figure3"):
-        assert f'src="{name}.png"' in page.read_text()
-        with Image.open(page.parent / f"{name}.png") as picture:
+        assert f'src="{name}.png"' in report.read_text()
+        with Image.open(report.parent / f"{name}.png") as picture:
             assert min(picture.size) > 50
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser_sorts_explains_and_can_be_read_by_all(report):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        asked, faults = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda fault: faults.append(str(fault)))
+        page.goto(report.as_uri())
+        column = page.locator("table").first.get_by_role("columnheader", name="intensity W1 ↓ 2")
+        names = page.locator("table").first.locator("tbody th")
+        column.get_by_role("button").click()
+        assert column.get_attribute("aria-sort") == "ascending"
+        rising = names.all_inner_texts()
+        column.get_by_role("button").click()
+        falling = names.all_inner_texts()
+        assert sorted(rising) == sorted(falling) and rising[0] == "M" == falling[0]
+        assert "grey levels; 2 steps" in column.locator("abbr").get_attribute("title")
+        page.get_by_role("link", name="M", exact=True).first.click()
+        assert page.locator(":target").inner_text().endswith("motfm train --config=<any>")
+        serious = [
+            fault["id"]
+            for fault in axe.Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert not serious and not faults
+        assert all(url.startswith("file:") for url in asked)
+        browser.close()
 
 
 @pytest.mark.parametrize("reference, held_out", [(19, 26), (20, 20)])
