@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
 
 from motfm_jax import build, presets, settings
 from motfm_jax.core import Batch, Condition
@@ -20,10 +21,19 @@ from motfm_jax.training.optim import make_optimizer, make_schedule
 from motfm_jax.training.state import init_state
 from motfm_jax.training.step import make_train_step
 
-# The original's and that of size=small, beside PyTorch with the same weights, and those of
+# The original's, that of size=small and a wider one, beside PyTorch with the same weights; those of
 # size=paper, alone.
 ORIGINAL = ("unconditional", "mask_class", "unconditional_3d")
-PAIRED = (*ORIGINAL, "small_mask_class")
+SMALL: dict[str, dict[str, Any]] = {  # fields of the config that differ from size=small
+    "small_mask_class": {},
+    "wider_mask_class": {
+        "model.channels": (32, 64, 96),
+        "model.res_blocks": 2,
+        "model.norm_groups": 32,
+        "model.head_dim": 0,
+    },
+}
+PAIRED = (*ORIGINAL, *SMALL)
 NETWORKS = (*PAIRED, "paper_mask_class", "paper_3d")
 WORK = ("forward", "train", "sample")
 CLASSES = 4
@@ -99,18 +109,24 @@ def draw(case: Case) -> Inputs:
     return Inputs(x0, x1, t, mask, label)
 
 
-def network(case: Case) -> build.Architecture:
-    """Our network of a case."""
+def config_of(case: Case) -> ConfigDict:
+    """The config of a case's network."""
     config = settings.default()
     config.cond = "mask+class" if case.conditioned else "none"
     if case.network in ORIGINAL:
         presets.apply_original(config, case.dims)
     else:
-        presets.apply(config, case.dims, case.network.partition("_")[0])
-    if case.network == "small_mask_class":  # PyTorch's mask has one channel
-        config.data.mask_encoding = "scalar"
+        presets.apply(config, case.dims, "small" if case.network in SMALL else "paper")
+    if case.network in SMALL:
+        config.data.mask_encoding, config.model.time = "scalar", "floor"  # as PyTorch has them
+        config.update_from_flattened_dict(SMALL[case.network])
     config.update_from_flattened_dict(dict(case.changes))
     config.train.dtype = "bfloat16" if jax.devices()[0].platform == "gpu" else "float32"
+    return config
+
+
+def network(case: Case) -> build.Architecture:
+    """Our network of a case."""
     facts = Facts(
         size=(case.side,) * case.dims,
         channels=1,
@@ -118,7 +134,7 @@ def network(case: Case) -> build.Architecture:
         mask_labels=("background", "inside"),
         intensity=None,
     )
-    return build.architecture(config, facts)
+    return build.architecture(config_of(case), facts)
 
 
 def program(case: Case, inputs: Inputs, calls: int) -> Program:
@@ -219,17 +235,23 @@ def theirs(
     from live import LIVE
     from torch_original import Original, Structure, euler, flow_loss
 
-    structures = {name: live.structure for name, live in LIVE.items()}
-    structures["small_mask_class"] = Structure(
-        dims=2,
-        channels=(16, 32, 64),
-        res_blocks=1,
-        attention=(False, False, True),
-        norm_groups=8,
-        num_classes=CLASSES,
-        mask_channels=1,
-        head_dim=(16, 32, 32),
-    )
+    if case.network in LIVE:
+        structure = LIVE[case.network].structure
+    else:
+        model = config_of(case).model
+        structure = Structure(
+            dims=2,
+            channels=model.channels,
+            res_blocks=model.res_blocks,
+            attention=model.attention,
+            norm_groups=model.norm_groups,
+            num_classes=CLASSES,
+            transformer_layers=model.transformer_layers,
+            mask_channels=1,
+            mask_width=model.mask_embedding,
+            # A level narrower than a head attends with one.
+            head_dim=tuple(min(model.head_dim or each, each) for each in model.channels),
+        )
     on_gpu = torch.cuda.is_available() and jax.devices()[0].platform == "gpu"
     device = "cuda" if on_gpu else "cpu"
     state = {name: torch.from_numpy(value.copy()) for name, value in to_torch(params).items()}
@@ -241,7 +263,7 @@ def theirs(
         return result.to(memory_format=inner) if last and array.ndim > 2 else result
 
     def variant(last: bool, compiles: bool) -> Callable[[], Any]:
-        network = Original(structures[case.network])
+        network = Original(structure)
         network.load_state_dict(state)
         network = network.to(device)
         network = network.to(memory_format=inner) if last else network
