@@ -1,4 +1,4 @@
-// Paints a label map. Runs inside of gr.HTML: element, props, trigger and watch are Gradio's.
+// Paints a label map. Runs inside of gr.HTML: element, props and watch are Gradio's.
 // props.value: the labels, one byte a pixel, row by row, in base64.
 // props.shape: [height, width]. props.names, props.colours: of the labels, background first.
 const SEND_MS = 60; // the least time between two maps while the pointer is down
@@ -17,8 +17,14 @@ let sent = 0;
 const before = [];
 
 function read() {
+  remember();
   labels = Uint8Array.from(atob(props.value), (byte) => byte.charCodeAt(0));
   draw();
+}
+
+function remember() {
+  before.push(labels.slice());
+  if (before.length > UNDO) before.shift();
 }
 
 function draw() {
@@ -31,8 +37,7 @@ function send() {
   sent = Date.now();
   let text = "";
   for (const each of labels) text += String.fromCharCode(each);
-  props.value = btoa(text);
-  trigger("input");
+  props.value = btoa(text); // which is a change, if it is another
 }
 
 function dot(row, column) {
@@ -70,8 +75,7 @@ props.names.forEach((name, number) => {
 });
 canvas.onpointerdown = (event) => {
   canvas.setPointerCapture(event.pointerId);
-  before.push(labels.slice());
-  if (before.length > UNDO) before.shift();
+  remember();
   stroke(event);
   send();
 };
@@ -91,7 +95,7 @@ element.querySelector(".undo").onclick = () => {
   send();
 };
 element.querySelector(".clear").onclick = () => {
-  before.push(labels.slice());
+  remember();
   labels.fill(0);
   draw();
   send();

@@ -20,11 +20,12 @@ from motfm_jax.sampling.sample import Samples
 FEW, MANY = 1, 10  # the steps that are compared
 SEEDS = 16
 SMALL_PIXELS = 160  # the width of each of many frames
-NAMES = ("jump", "ddim", *ode.SOLVERS)
+# Not adaptive: it has no number of steps.
+NAMES = ("jump", "ddim", *(name for name in ode.SOLVERS if name != "adaptive"))
 
 
-class Wish(NamedTuple):
-    """What a user asks for.
+class Controls(NamedTuple):
+    """What a user has set.
 
     Attributes:
       mask: [*S] labels, or None.
@@ -114,53 +115,65 @@ class Desk:
         """The label map [*S] of a file: PNG, NIfTI or npy, padded and scaled to the run's size.
 
         Raises:
-          ValueError: a file that is no mask of this model's labels.
+          ValueError: a file that is no mask of this model's labels, or holds several.
         """
-        facts = self.model.facts
-        masks = inputs.read_masks(
-            [path], facts.mask_labels, self.size, "pad", label_values=facts.label_values
+        facts, path = self.model.facts, Path(path)
+        try:
+            masks = inputs.read_masks(
+                [path],
+                facts.mask_labels,
+                self.size,
+                "pad",
+                channels=self.model.mask_channels,
+                label_values=facts.label_values,
+            ).values
+        except ValueError as error:  # without the folder, which the page made up
+            raise ValueError(str(error).replace(f"{path.parent}/", "")) from error
+        if len(masks) != 1 or masks.dtype.kind == "f":
+            raise ValueError(f"{path.name}: {masks.dtype} {masks.shape}, one map of labels needed")
+        return masks[0]
+
+    def sample(self, controls: Controls, num: int = 1, **options: Any) -> Samples:
+        """Images 0 .. num - 1 of the controls's seed."""
+        if controls.mask is not None:
+            options["masks"] = np.repeat(controls.mask[None], num, axis=0)
+        if controls.label:
+            options["classes"] = [controls.label] * num
+        if controls.guidance is not None:
+            options["guidance"] = controls.guidance
+        steps = options.pop("steps", controls.steps)
+        return self.model.sample(
+            num, steps=steps, solver=controls.solver, seed=controls.seed, **options
         )
-        return masks.values[0]
 
-    def sample(self, wish: Wish, num: int = 1, **options: Any) -> Samples:
-        """Images 0 .. num - 1 of the wish's seed."""
-        if wish.mask is not None:
-            options["masks"] = np.repeat(wish.mask[None], num, axis=0)
-        if wish.label:
-            options["classes"] = [wish.label] * num
-        if wish.guidance is not None:
-            options["guidance"] = wish.guidance
-        steps = options.pop("steps", wish.steps)
-        return self.model.sample(num, steps=steps, solver=wish.solver, seed=wish.seed, **options)
-
-    def image(self, wish: Wish) -> str:
+    def image(self, controls: Controls) -> str:
         """One image, as HTML."""
-        return self._figure(self.sample(wish), wish)
+        return self._figure(self.sample(controls), controls)
 
-    def compare(self, wish: Wish) -> str:
+    def compare(self, controls: Controls) -> str:
         """The same noise in one step and in ten."""
-        return "".join(self._figure(self.sample(wish, steps=steps), wish) for steps in (FEW, MANY))
+        return "".join(
+            self._figure(self.sample(controls, steps=steps), controls) for steps in (FEW, MANY)
+        )
 
-    def seeds(self, wish: Wish) -> str:
+    def seeds(self, controls: Controls) -> str:
         """Images of the same condition from different noise; the first is that of `image`."""
-        made = self.sample(wish, 2 if self.is_volume else SEEDS)
-        return self._figure(made, wish, SMALL_PIXELS)
+        made = self.sample(controls, 2 if self.is_volume else SEEDS)
+        return self._figure(made, controls, SMALL_PIXELS)
 
-    def way(self, wish: Wish) -> list[str]:
+    def trajectory(self, controls: Controls) -> list[str]:
         """The states from noise to image."""
-        made = self.sample(wish, trajectory=True)
-        states = made.trajectory
+        states = self.sample(controls, trajectory=True).trajectory
         assert states is not None
+        tiles = (self._tiles(state[0], None, controls) for state in states)
         return [
-            pictures.figure(
-                self._tiles(state[0], None, wish), f"{step} of {len(states) - 1} steps", self._width
-            )
-            for step, state in enumerate(states)
+            pictures.figure(each, f"{step} of {len(states) - 1} steps", self._width)
+            for step, each in enumerate(tiles)
         ]
 
-    def save(self, wish: Wish, num: int, folder: Path) -> Path:
+    def save(self, controls: Controls, num: int, folder: Path) -> Path:
         """A zip of the images and their sidecar, as `motfm sample` writes them."""
-        made = self.sample(wish, num, nifti=True, png=not self.is_volume)
+        made = self.sample(controls, num, nifti=True, png=not self.is_volume)
         with tempfile.TemporaryDirectory() as room:
             made.save(Path(room) / "samples")
             return Path(shutil.make_archive(str(folder / "samples"), "zip", room))
@@ -169,19 +182,21 @@ class Desk:
     def _width(self) -> int:
         return pictures.SHOWN_PIXELS // 2 if self.is_volume else pictures.SHOWN_PIXELS
 
-    def _figure(self, made: Samples, wish: Wish, width: int = 0) -> str:
-        masks = made.masks if wish.outlines or made.generated.masks is not None else None
+    def _figure(self, made: Samples, controls: Controls, width: int = 0) -> str:
+        masks = made.masks if controls.outlines or made.generated.masks is not None else None
         tiles = []
         for number, image in enumerate(made.images):
-            tiles += self._tiles(image, None if masks is None else masks[number], wish)
+            tiles += self._tiles(image, None if masks is None else masks[number], controls)
         calls = f"{made.calls[0]} network call{'s' * bool(made.calls[0] != 1)}"
         return pictures.figure(tiles, f"synthetic, {calls}", width or self._width)
 
-    def _tiles(self, image: np.ndarray, mask: np.ndarray | None, wish: Wish) -> list[np.ndarray]:
+    def _tiles(
+        self, image: np.ndarray, mask: np.ndarray | None, controls: Controls
+    ) -> list[np.ndarray]:
         if not self.is_volume:
             return [pictures.tile(image, mask, self._view(image))]
-        images = pictures.planes(image, wish.at)
-        masks = [None] * 3 if mask is None else pictures.planes(mask, wish.at)
+        images = pictures.planes(image, controls.at)
+        masks = [None] * 3 if mask is None else pictures.planes(mask, controls.at)
         view = self._view(image)
         return [pictures.tile(*pair, view) for pair in zip(images, masks)]
 

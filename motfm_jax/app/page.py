@@ -1,7 +1,6 @@
 """The page: a tab for each run, its controls, and what they draw. Gradio lays it out."""
 
 import functools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from motfm_jax.app import pictures
-from motfm_jax.app.desk import Desk, Wish
+from motfm_jax.app.desk import Controls, Desk
 from motfm_jax.io.tiles import MASK_COLOURS
 from motfm_jax.sampling.inputs import MASK_SUFFIXES
 
@@ -42,14 +41,19 @@ button[aria-pressed=true] { font-weight: bold; text-decoration: underline; }
 """
 
 
-def page(desks: Sequence[Desk]) -> gr.Blocks:
-    """A tab for each run, in this order."""
+def page(desks: Sequence[Desk], folder: Path) -> gr.Blocks:
+    """A tab for each run, in this order.
+
+    Args:
+      desks: of the runs.
+      folder: for the files that are saved.
+    """
     with gr.Blocks(title="motfm_jax", analytics_enabled=False) as blocks:
         gr.Markdown(NOTE)
         with gr.Tabs():
             for desk in desks:
                 with gr.Tab(desk.model.run):
-                    _Tab(desk, blocks)
+                    _Tab(desk, blocks, folder)
     return blocks
 
 
@@ -62,12 +66,13 @@ class _Tab:
     """The components of a run, and what happens when they change.
 
     Attributes:
-      fields: the controls that the run has, by the field of `Wish` that each one sets.
+      fields: the controls that the run has, by the field of `Controls` that each one sets.
       record: the number of the validation image whose condition is taken, or None.
     """
 
-    def __init__(self, desk: Desk, blocks: gr.Blocks):
+    def __init__(self, desk: Desk, blocks: gr.Blocks, folder: Path):
         self.desk = desk
+        self.folder = folder
         self.fields: dict[str, Any] = {}
         self.record: Any = None
         with gr.Row():
@@ -79,15 +84,17 @@ class _Tab:
     def _lay_out_controls(self) -> None:
         desk, model = self.desk, self.desk.model
         if desk.records is not None and model.cond != "none":
-            last = len(desk.records) - 1
-            self.record = gr.Slider(0, last, 0, step=1, label="condition of a validation image")
+            last = max(1, len(desk.records) - 1)  # a slider has two ends
+            taken = " and ".join(part for part in ("mask", "class") if part in model.cond)
+            self.record = gr.Slider(0, last, 0, step=1, label=f"{taken} of validation image")
         if "mask" in model.cond:
             self._lay_out_mask()
         if "class" in model.cond:
             self.fields["label"] = gr.Dropdown(list(model.facts.classes), label="class")
         with gr.Row():
             seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1)
-            gr.Button("another seed", size="sm").click(lambda seed: seed + 1, seed, seed, **_QUICK)
+            another = gr.Button("another seed", size="sm")
+            another.click(lambda seed: (int(seed or 0) + 1) % 2**32, seed, seed, **_QUICK)
         self.fields["seed"] = seed
         if desk.solvers:
             self.fields["solver"] = gr.Dropdown(desk.solvers, label="solver")
@@ -122,52 +129,53 @@ class _Tab:
             )
         with gr.Accordion("a mask file", open=False):
             file = gr.File(file_types=list(MASK_SUFFIXES), height=120)
-        file.upload(_told(self._read_mask), file, self.fields["mask"], **_QUICK)
+        file.upload(_with_message(self._read_mask), file, self.fields["mask"], **_QUICK)
 
     def _lay_out_pictures(self, blocks: gr.Blocks) -> None:
         controls = set(self.fields.values())
         with gr.Tabs():
             with gr.Tab("image"):
                 image = gr.HTML(elem_classes="made")
-            with gr.Tab("1 and 10 steps"):
-                if self.desk.solvers:
+            if self.desk.solvers:
+                with gr.Tab("1 and 10 steps"):
                     self._lay_out_button(controls, self.desk.compare)
             with gr.Tab("seeds"):
                 self._lay_out_button(controls, self.desk.seeds)
-            with gr.Tab("noise to image"):
-                if self.desk.solvers:
-                    self._lay_out_way(controls)
+            if self.desk.solvers:
+                with gr.Tab("noise to image"):
+                    self._lay_out_trajectory(controls)
             with gr.Tab("save"):
                 count = gr.Number(1, label="images", precision=0, minimum=1, maximum=MOST_SAVED)
                 saved = gr.File(label="a zip of npz, PNG or NIfTI, and the sidecar")
                 save = gr.Button("make the file")
-                save.click(_told(self._save), controls | {count}, saved, **_SLOW)
+                save.click(_with_message(self._save), controls | {count}, saved, **_SLOW)
                 self.count = count
-        draw = dict(fn=_told(self._image), inputs=controls, outputs=image, **_QUICK)
+        call = _with_message(functools.partial(self._draw, self.desk.image))
+        draw = dict(fn=call, inputs=controls, outputs=image)
         for name, control in self.fields.items():
-            if name == "mask" and not self.desk.is_volume:
-                control.input(**draw)
-            control.change(**draw)
-        blocks.load(**draw)
-        if self.record is not None:
-            outputs = [self.fields[name] for name in ("mask", "label") if name in self.fields]
-            taken = dict(fn=_told(self._record), inputs=self.record, outputs=outputs)
-            self.record.change(**taken, **_QUICK)
-            blocks.load(**taken, **_QUICK)
+            # A brush does not wait; other settings may need a new program.
+            control.change(**draw, **(_QUICK if name == "mask" else _SHOWN))
+        if self.record is None:
+            blocks.load(**draw, **_SHOWN)
+            return
+        outputs = [self.fields[name] for name in ("mask", "label") if name in self.fields]
+        take = dict(fn=_with_message(self._record), inputs=self.record, outputs=outputs)
+        self.record.change(**take, **_QUICK)
+        blocks.load(**take, **_QUICK).then(**draw, **_SHOWN)
 
-    def _lay_out_button(self, controls: set, draw: Callable[[Wish], str]) -> None:
+    def _lay_out_button(self, controls: set, draw: Callable[[Controls], str]) -> None:
         button, picture = gr.Button("draw"), gr.HTML(elem_classes="made")
-        button.click(_told(functools.partial(self._of_wish, draw)), controls, picture, **_SLOW)
+        button.click(_with_message(functools.partial(self._draw, draw)), controls, picture, **_SLOW)
 
-    def _lay_out_way(self, controls: set) -> None:
+    def _lay_out_trajectory(self, controls: set) -> None:
         states = gr.State([])
         button = gr.Button("draw")
         at = gr.Slider(0, 1, 0, step=1, label="steps made", visible=False)
         picture = gr.HTML(elem_classes="made")
-        button.click(_told(self._way), controls, [states, at, picture], **_SLOW)
+        button.click(_with_message(self._trajectory), controls, [states, at, picture], **_SLOW)
         at.input(lambda states, at: states[int(at)], [states, at], picture, **_QUICK)
 
-    def wish(self, values: Mapping[Any, Any]) -> Wish:
+    def _said(self, values: Mapping[Any, Any]) -> Controls:
         """What the controls say."""
         said = {name: values[control] for name, control in self.fields.items()}
         if "mask" in said:
@@ -180,22 +188,18 @@ class _Tab:
                 said[name] = int(said[name] or 0)
         if self.desk.is_volume:
             said["at"] = [said.pop(axis) for axis in AXES]
-        return Wish(**said)
+        return Controls(**said)
 
-    def _of_wish(self, draw: Callable[[Wish], str], values: Mapping[Any, Any]) -> str:
-        return draw(self.wish(values))
+    def _draw(self, draw: Callable[[Controls], str], values: Mapping[Any, Any]) -> str:
+        return draw(self._said(values))
 
-    def _image(self, values: Mapping[Any, Any]) -> str:
-        return self.desk.image(self.wish(values))
-
-    def _way(self, values: Mapping[Any, Any]) -> tuple[list[str], Any, str]:
-        states = self.desk.way(self.wish(values))
+    def _trajectory(self, values: Mapping[Any, Any]) -> tuple[list[str], Any, str]:
+        states = self.desk.trajectory(self._said(values))
         last = len(states) - 1
         return states, gr.update(maximum=last, value=last, visible=True), states[-1]
 
     def _save(self, values: Mapping[Any, Any]) -> str:
-        folder = Path(tempfile.mkdtemp(prefix="motfm_app_"))
-        return str(self.desk.save(self.wish(values), int(values[self.count]), folder))
+        return str(self.desk.save(self._said(values), int(values[self.count] or 1), self.folder))
 
     def _read_mask(self, path: str) -> str:
         return pictures.encode(self.desk.read_mask(path))
@@ -207,7 +211,7 @@ class _Tab:
         return parts[0] if len(parts) == 1 else parts
 
 
-def _told(call: Callable) -> Callable:
+def _with_message(call: Callable) -> Callable:
     """The same call; a user's mistake becomes a message on the page."""
 
     @functools.wraps(call)
@@ -222,5 +226,6 @@ def _told(call: Callable) -> Callable:
 
 # One call after another: the device is one. The newest strokes win.
 _ONE = dict(concurrency_limit=1, concurrency_id="device", api_visibility="private")
-_QUICK: dict[str, Any] = dict(trigger_mode="always_last", show_progress="hidden", **_ONE)
+_SHOWN: dict[str, Any] = dict(trigger_mode="always_last", show_progress="minimal", **_ONE)
+_QUICK: dict[str, Any] = _SHOWN | dict(show_progress="hidden")
 _SLOW: dict[str, Any] = dict(show_progress="full", **_ONE)

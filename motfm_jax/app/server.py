@@ -9,6 +9,7 @@ import gradio as gr
 import uvicorn
 
 USER = "motfm"
+EVERYWHERE = ("0.0.0.0", "::")
 HERE = ("127.0.0.1", "localhost", "::1")
 # The browser is to fetch nothing from elsewhere, and to send nothing there.
 POLICY = (
@@ -40,6 +41,7 @@ def application(page: gr.Blocks, style: dict[str, Any], password: str = "") -> f
         auth=(USER, password) if password else None,
         ssr_mode=False,
         footer_links=[],
+        app_kwargs={"openapi_url": None},
         **style,
     )
 
@@ -57,11 +59,15 @@ def serve(page: gr.Blocks, style: dict[str, Any], host: str, port: int) -> None:
     try:
         listener.bind((host, port))
         listener.listen()  # an early browser waits
-    except OSError as error:
-        raise ValueError(
-            f"--host={host} --port={port}: {error.strerror or error}; give others"
-        ) from error
-    told = f", user {USER}, password {password}" if password else ", for this machine alone"
-    print(f"http://{host}:{listener.getsockname()[1]}{told}; Ctrl-C ends it", flush=True)
-    config = uvicorn.Config(application(page, style, password), log_level="warning")
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", "") or error
+        raise ValueError(f"--host={host} --port={port}: {why}; give others") from error
+    name = socket.gethostname() if host in EVERYWHERE else host
+    address = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
+    told = f"user {USER}, password {password}" if password else "for this machine alone"
+    print(f"{address}, {told}; Ctrl-C ends it", flush=True)
+    # A page that is open keeps its connection: it is not waited for.
+    config = uvicorn.Config(
+        application(page, style, password), log_level="warning", timeout_graceful_shutdown=1
+    )
     uvicorn.Server(config).run(sockets=[listener])

@@ -10,6 +10,8 @@ printed. It needs no network, and nothing is sent anywhere.
 """
 
 import argparse
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,4 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"{error.name} is missing: pip install 'motfm_jax[app]'") from error
     enable_compile_cache()
     models = [library.load(run, args.checkpoint, args.data_root) for run in args.run]
-    server.serve(page.page(list(map(Desk, models))), page.style(), args.host, args.port)
+    desks = list(map(Desk, models))
+    with tempfile.TemporaryDirectory(prefix="motfm_app_") as folder:  # no other user can read it
+        os.environ["GRADIO_TEMP_DIR"] = folder  # for uploads
+        server.serve(page.page(desks, Path(folder)), page.style(), args.host, args.port)

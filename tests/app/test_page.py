@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from tiny import FACTS, ONE_LEVEL, ROOT, command, make_config, save_run
 
+from motfm_jax import library
+from motfm_jax.app.desk import Desk
+
 gradio = pytest.importorskip("gradio", reason="gradio is not installed")
 
 PICTURE = ".made img"
@@ -20,8 +23,8 @@ CHANGED = "([place, old]) => document.querySelector(place)?.src !== old"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The address of a page of two runs."""
+def served(tmp_path_factory, browser):
+    """The address of a page of two runs. It ends while pages are open: the browser outlives it."""
     folder = tmp_path_factory.mktemp("app")
     labels = ("background", "cavity", "myocardium", "atrium")
     facts = dataclasses.replace(FACTS, mask_labels=labels)
@@ -62,7 +65,6 @@ def page(served, browser):
     yield shown
     assert not faults
     assert not [url for url in asked if not url.startswith((served, "data:", "blob:"))]
-    shown.close()
 
 
 def source(shown):
@@ -108,13 +110,18 @@ def test_the_image_follows_the_brush_and_undo_brings_it_back(page):
 
 @pytest.mark.slow
 def test_a_validation_image_gives_its_mask_and_a_seed_another_image(page):
-    first = source(page)
-    number = page.get_by_label("number input for condition of a validation image")
+    page.click(".brush .clear")
+    first = settled(page)
+    number = page.get_by_label("number input for mask and class of validation image")
     number.fill("2")
     number.press("Enter")
     second = wait_for_another(page, first)
+    second = settled(page)
     page.click("text=another seed")
-    wait_for_another(page, second)
+    third = wait_for_another(page, second)
+    page.click(".brush .undo")  # the mask before the validation image's
+    wait_for_another(page, third)
+    assert label_at(page, 8, 8) == [0, 0, 0]
     assert page.get_by_label("seed", exact=True).input_value() == "1"
 
 
@@ -147,6 +154,14 @@ def test_the_way_is_a_slider_and_each_run_a_tab(page):
     page.get_by_text("0 of 10 steps", exact=True).wait_for(timeout=60_000)
 
 
+def test_a_run_with_one_validation_image_has_a_page(tmp_path, monkeypatch):
+    from motfm_jax.app.page import page
+
+    monkeypatch.setattr(Desk, "records", ["the only one"])
+    model = library.load(save_run(tmp_path / "run", make_config(cond="class", **ONE_LEVEL)))
+    page([Desk(model)], tmp_path)
+
+
 def test_others_need_the_password_and_browsers_stay_here():
     from starlette.testclient import TestClient
 
@@ -158,6 +173,7 @@ def test_others_need_the_password_and_browsers_stay_here():
     with TestClient(app) as client:
         assert "secret words" not in client.get("/").text
         assert client.get("/config").status_code == 401
+        assert client.get("/openapi.json").status_code == 404
         wrong = {"username": "motfm", "password": "wrong"}
         assert client.post("/login", data=wrong).status_code == 400
         assert client.post("/login", data=wrong | {"password": "right"}).status_code == 200
@@ -166,7 +182,7 @@ def test_others_need_the_password_and_browsers_stay_here():
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
 
-def test_a_port_that_is_taken_is_refused(tmp_path):
+def test_a_port_that_cannot_be_had_is_refused(tmp_path):
     import socket
 
     run = save_run(tmp_path / "run", make_config(cond="none", **ONE_LEVEL))
@@ -174,8 +190,9 @@ def test_a_port_that_is_taken_is_refused(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ValueError, match=f"--port={port}: .*in use; give others"):
-            command("app")([f"--run={run}", f"--port={port}"])
+        for taken, why in ((port, "in use"), (99_999, "0-65535")):
+            with pytest.raises(ValueError, match=f"--port={taken}: .*{why}"):
+                command("app")([f"--run={run}", f"--port={taken}"])
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
