@@ -123,9 +123,9 @@ class Table(NamedTuple):
                 first = f'<a href="{escape(self.links[first])}">{first}</a>'
             cells = "".join(f"<td>{cell}</td>" for cell in others)
             body += f'<tr><th scope="row">{first}</th>{cells}</tr>\n'
-        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         return (
-            f'<div class="wide" tabindex="0"><table>{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f"<p>{escape(self.caption)}</p>\n"
+            f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
             f"<tbody>{body}</tbody></table></div>\n"
         )
 

@@ -275,7 +275,7 @@ def _page(
         for path, caption in shown
     )
     meanings = {
-        title.rpartition(" ")[0]: meaning.partition(";")[0]
+        title.rpartition(" ")[0]: meaning.rpartition(";")[0]
         for table in report_tables
         for title, meaning in table.meanings.items()
     }
