@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import threading
 from typing import Any
 
 import fastapi
@@ -66,8 +67,9 @@ def serve(page: gr.Blocks, style: dict[str, Any], host: str, port: int) -> None:
     address = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
     told = f"user {USER}, password {password}" if password else "for this machine alone"
     print(f"{address}, {told}; Ctrl-C ends it", flush=True)
-    # A page that is open keeps its connection: it is not waited for.
-    config = uvicorn.Config(
-        application(page, style, password), log_level="warning", timeout_graceful_shutdown=1
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    config = uvicorn.Config(application(page, style, password), log_level="warning")
+    server = uvicorn.Server(config)
+    # In a thread, so that Ctrl-C ends it at once: uvicorn would wait for the pages that are open.
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    thread.join()
