@@ -31,12 +31,22 @@ def served(tmp_path_factory, browser):
     flow = save_run(folder / "flow", make_config(**ONE_LEVEL), facts)
     plain = save_run(folder / "plain", make_config(cond="none", **ONE_LEVEL))
     call = [sys.executable, "-m", "motfm_jax", "app", f"--run={flow}", f"--run={plain}", "--port=0"]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+    with subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # Ignored where the tests run in the background, and so it would be in the server.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as server:
         line = server.stdout.readline()
         assert line.startswith("http://127.0.0.1:") and "this machine alone" in line
         yield line.partition(", ")[0]
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+        try:
+            assert server.wait(30) == 130
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
