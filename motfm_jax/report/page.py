@@ -1,12 +1,7 @@
 """The report itself: tables, figures and one HTML page of all."""
 
-import dataclasses
-import json
 import logging
-import os
-import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +12,17 @@ from motfm_jax.evaluation.score import density, to_units
 from motfm_jax.evaluation.sets import ImageSet, stored
 from motfm_jax.evaluation.tables import Rows, Table
 from motfm_jax.io import pictures
-from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import read_json, whole_file
-from motfm_jax.io.run_folder import PARENT
 from motfm_jax.io.tiles import View, image_tile, mask_tile
 from motfm_jax.metrics.density import GRID
-from motfm_jax.report import tables
+from motfm_jax.report import html, measures, tables
 from motfm_jax.report.measure import Real, measure, read_real
-from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies, repeats
+from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
 from motfm_jax.report.stages import (
     Stage,
     downstream_folder,
-    run_folder,
     sample_folder,
     sampled,
-    seconds,
 )
 
 ROWS = {"echo": 2, "brain": 1}  # of figure 2
@@ -57,7 +48,8 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
             continue
         real = read_real(plan, out, name)
         rows, networks = measure(plan, out, name, real)
-        report_tables |= _tables(plan, name, rows, networks)
+        for title, table in _tables(plan, name, rows, networks).items():
+            report_tables[title] = html.linked(table, name, done)
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
     if plan.depths:
@@ -73,7 +65,6 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
             "and SNR in dB, mean ± standard deviation over images.",
             read_json(denoised / "restoration.json")["rows"],
         )
-    report_tables = {name: _linked(table, done) for name, table in report_tables.items()}
     report_tables = dict(
         sorted(report_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
     )
@@ -81,7 +72,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(_page(plan, out, list(report_tables.values()), figures, done))
+        draft.write_text(html.page(plan, out, list(report_tables.values()), figures, done))
     return page
 
 
@@ -96,7 +87,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
         beside += f"Flows and flow maps: mean ± standard deviation of {plan.repeats} trainings. "
     own = [system for system in SYSTEMS if system in anatomies(plan)[name].systems]
     if name == "echo":
-        paper, measures = [each for each in SYSTEMS if not SYSTEMS[each].teacher], tables.TABLE1
+        paper, columns = [each for each in SYSTEMS if not SYSTEMS[each].teacher], measures.TABLE1
         title = "table1"
         caption = (
             "Table 1. D, M, SD-M: DDPM, MOTFM, ControlNet; F, not of the paper: the flow map of M; "
@@ -107,7 +98,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             named = " and ".join(networks)
             unknown += f"Frechet and kernel: in the features of this data's own {named}."
     else:
-        title, paper, measures = "table2", ["D", "M"], tables.TABLE2
+        title, paper, columns = "table2", ["D", "M"], measures.TABLE2
         caption = "Table 2. D, M and F: DDPM, MOTFM and its flow map, unconditional. "
         unknown = "3D-FID is shown where the published weights are there."
     systems = [*paper, *(system for system in own if SYSTEMS[system].teacher)]
@@ -119,7 +110,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
     ) or [""]
     return {
         title: tables.generation(
-            caption + beside + unknown, plan, rows, systems, tables.in_spaces(measures, endings)
+            caption + beside + unknown, plan, rows, systems, measures.in_spaces(columns, endings)
         ),
         f"quality_{name}": tables.generation(
             f"Fidelity, diversity and texture, {name}, by steps: in brackets 95% intervals over "
@@ -128,7 +119,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             plan,
             rows,
             own,
-            tables.in_spaces(tables.QUALITY, endings),
+            measures.in_spaces(measures.QUALITY, endings),
         ),
         f"times_{name}": tables.generation(
             f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by "
@@ -136,7 +127,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             plan,
             rows,
             own,
-            tables.TIMES,
+            measures.TIMES,
         ),
         f"copies_{name}": tables.generation(
             f"Memorisation, {name}: share of images nearer to a training image than 95% of real "
@@ -148,27 +139,9 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             plan,
             rows,
             own,
-            tables.COPIES,
+            measures.COPIES,
         ),
     }
-
-
-def _linked(table: Table, done: Sequence[Stage]) -> Table:
-    """The table whose systems lead to the command that trained them."""
-    trained = {}
-    for stage in done:
-        if stage.command == "train":
-            trained.setdefault(stage.name.rpartition("/")[2], f"#{_anchor(stage)}")
-    links = {
-        row[""]: trained[system]
-        for row in table.rows
-        if (system := row.get("", "").partition(" ")[0]) in trained
-    }
-    return table._replace(links=links)
-
-
-def _anchor(stage: Stage) -> str:
-    return re.sub(r"[^\w-]+", "-", stage.name)
 
 
 def _downstream(plan: Plan, out: Path) -> Table:
@@ -241,78 +214,3 @@ def _densities(plan: Plan, out: Path, folder: Path, real: Real) -> Path:
     path = folder / "figure3.png"
     pictures.write_curves(path, curves, xlabel="intensity (0 to 255)", ylabel="density", log=True)
     return path
-
-
-def parents(plan: Plan, out: Path) -> str:
-    """The runs that some of the networks began with, a paragraph each."""
-    folders = [
-        run_folder(out, name, system, repeat)
-        for name, anatomy in anatomies(plan).items()
-        for system in anatomy.systems
-        for repeat in range(repeats(plan, system))
-    ]
-    paths = {f"{folder.parent.name}/{folder.name}": folder / PARENT for folder in folders}
-    begun = [
-        f"<p>{system} began with the weights of {escape(parent['run'])}, step {parent['step']}.</p>"
-        for system, path in paths.items()
-        if path.is_file()
-        for parent in [read_json(path)]
-    ]
-    return "\n".join(begun)
-
-
-def _page(
-    plan: Plan,
-    out: Path,
-    report_tables: Sequence[Table],
-    figures: Sequence[tuple[Path, str]],
-    done: Sequence[Stage],
-) -> str:
-    shown = [(os.path.relpath(path, out / "report"), escape(caption)) for path, caption in figures]
-    pictures_html = "".join(
-        f'<figure><a href="{path}"><img src="{path}" alt="{caption}"></a>'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-        for path, caption in shown
-    )
-    meanings = {
-        title.rpartition(" ")[0]: meaning.rpartition(";")[0]
-        for table in report_tables
-        for title, meaning in table.meanings.items()
-    }
-    words = "".join(
-        f"<dt>{escape(each)}</dt><dd>{escape(meanings[each])}</dd>" for each in meanings
-    )
-    took = sum(seconds(out, stage) for stage in done)
-    commands = "\n".join(
-        f'<span id="{_anchor(stage)}"># {escape(stage.name)}, {seconds(out, stage):.0f} s\n'
-        f"{escape(stage.command_line())}</span>"
-        for stage in done
-    )
-    settings = json.dumps(dataclasses.asdict(plan), indent=2, default=dict)
-    here = Path(__file__).parent
-    style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(plan.title)}</title><style>{style}</style></head>
-<body><main>
-<h1>{escape(plan.title)}</h1>
-<p>{escape(plan.notes)}</p>
-{parents(plan, out)}
-<p>The pictures show real images: keep this page where the data may be.</p>
-<h2>Tables</h2>
-<p class="screen">A click on a column sorts by it, the name of a system leads to the command that
-trained it, and the pointer on a column shows what it measures.</p>
-{"".join(table.html() for table in report_tables)}
-<h2>What is measured</h2>
-<dl>{words}</dl>
-<h2>Figures</h2>
-{pictures_html}
-<h2>Where and how</h2>
-<pre tabindex="0">{escape(json.dumps(environment(), indent=2))}</pre>
-<p>All stages together: {took / 60:.0f} min.</p>
-<pre tabindex="0">{escape(settings)}</pre>
-<h2>Every command</h2>
-<pre tabindex="0">{commands}</pre>
-</main><script>{script}</script></body></html>
-"""

@@ -1,222 +1,22 @@
 """The paper's tables, from measured rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.evaluation.tables import STD, Rows, Table, mean_and_spread
 from motfm_jax.report.measure import FLOOR
+from motfm_jax.report.measures import Measure
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
 
 NOT_RUN = "not run"
 
 
-class Measure(NamedTuple):
-    """Columns: title, key in the rows, whether less is better (None: neither), and what it is."""
-
-    title: str
-    key: str
-    less: bool | None
-    meaning: str
-
-
-# The measures of table 1, of table 2, and of the tables beside them.
-TABLE1 = (
-    Measure(
-        "FID (64) ↓", "fid_64", True, "Frechet distance of Inception-v3's first 64 pooled features"
-    ),
-    Measure(
-        "FID (2048) ↓",
-        "fid_2048",
-        True,
-        "Frechet distance of Inception-v3's 2,048 last features: FID",
-    ),
-    Measure(
-        "Frechet ↓",
-        "frechet",
-        True,
-        "Frechet distance between normal distributions fitted to real and to generated features",
-    ),
-    Measure(
-        "SSIM ↑",
-        "ssim",
-        False,
-        "structural similarity to the real image beside it, mean over images; 1: equal",
-    ),
-    Measure(
-        "KID ↓",
-        "kid",
-        True,
-        "squared maximum mean discrepancy of Inception-v3's features, cubic kernel",
-    ),
-    Measure(
-        "kernel ↓", "kernel", True, "squared maximum mean discrepancy of features, cubic kernel"
-    ),
-    Measure(
-        "CMMD ↓",
-        "cmmd",
-        True,
-        "maximum mean discrepancy of CLIP's features, Gaussian kernel",
-    ),
-    Measure(
-        "IS",
-        "is",
-        None,
-        "Inception score of the generated images alone: sharp and diverse in ImageNet's classes",
-    ),
-    Measure(
-        "intensity W1 ↓",
-        "density_w1",
-        True,
-        "Wasserstein-1 distance between the distributions of all pixels, in grey levels",
-    ),
-    Measure(
-        "SSIM between",
-        "ssim_between",
-        None,
-        "structural similarity between generated images: less is more diverse",
-    ),
-)
-TABLE2 = (
-    Measure("3D-FID ↓", "fid_3d", True, "Frechet distance of a 3-D ResNet's features"),
-    Measure(
-        "MS-SSIM ↑",
-        "ms_ssim",
-        False,
-        "structural similarity at several scales to the real volume beside it",
-    ),
-    Measure(
-        "SSIM ↑",
-        "ssim",
-        False,
-        "structural similarity to the real image beside it, mean over images; 1: equal",
-    ),
-    Measure("MMD (voxels) ↓", "linear_mmd", True, "maximum mean discrepancy of intensities"),
-    Measure(
-        "MMD (blocks) ↓",
-        "pixel_mmd",
-        True,
-        "maximum mean discrepancy of block means",
-    ),
-    Measure(
-        "intensity W1 ↓",
-        "density_w1",
-        True,
-        "Wasserstein-1 distance between the distributions of all pixels, in grey levels",
-    ),
-    Measure(
-        "MS-SSIM between",
-        "ms_ssim_between",
-        None,
-        "structural similarity at several scales between generated volumes: less is more diverse",
-    ),
-)
-# What is measured in features: in several spaces, each has columns of its own.
-SPACED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
-QUALITY = (
-    Measure(
-        "precision ↑",
-        "precision",
-        False,
-        "share of generated images within the reach of real ones in feature space",
-    ),
-    Measure(
-        "recall ↑",
-        "recall",
-        False,
-        "share of real images within the reach of generated ones in feature space",
-    ),
-    Measure(
-        "density",
-        "density",
-        None,
-        "how many real images have a generated one within their reach, over the expected number",
-    ),
-    Measure(
-        "coverage ↑",
-        "coverage",
-        False,
-        "share of real images with a generated one within their reach",
-    ),
-    Measure(
-        "spectrum, dB ↓",
-        "spectrum_db",
-        True,
-        "distance of the mean radial power spectra, in decibels: blur and grain",
-    ),
-    Measure(
-        "speckle contrast",
-        "speckle_contrast",
-        None,
-        "local standard deviation over local mean, in windows of 5 pixels",
-    ),
-    Measure(
-        "grain, pixels",
-        "grain_width",
-        None,
-        "width of the autocorrelation of the texture, in pixels; blur widens it",
-    ),
-    Measure(
-        "diversity",
-        "diversity",
-        None,
-        "mean root mean square distance of images of one mask and class, in grey levels",
-    ),
-    Measure(
-        "mask Dice ↑",
-        "faithful_dice",
-        False,
-        "Dice between the mask and a segmentation of the image made from it",
-    ),
-    Measure(
-        "mask boundary F1 ↑",
-        "faithful_boundary_f1",
-        False,
-        "F1 of the borders of mask and segmentation, within one pixel",
-    ),
-)
-TIMES = (Measure("seconds", "seconds_per_image", None, "wall time of an image after compilation"),)
-COPIES = (
-    Measure(
-        "closer, pixels",
-        "share_closer",
-        None,
-        "share of images nearer to a training image than 95% of held-out ones are, by pixels",
-    ),
-    Measure(
-        "closer, features",
-        "share_closer_features",
-        None,
-        "share nearer to a training image than 95% of held-out ones are, by features",
-    ),
-    Measure(
-        "third of next, pixels",
-        "ratio_share",
-        None,
-        "share at less than a third of the distance to the next patient's image",
-    ),
-    Measure(
-        "AUC, pixels",
-        "auc",
-        None,
-        "AUC of generated against held-out distances to training images, by pixels",
-    ),
-    Measure("AUC, features", "auc_features", None, "AUC of the same distances by features"),
-)
 # Of table 3, by task: column and key.
 TABLE3 = {
     "classify": {"ACC ↑": "accuracy", "F1 ↑": "macro_f1"},
     "segment": {"Dice ↑": "dice", "IoU ↑": "iou", "HD ↓": "hausdorff", "ASD ↓": "asd"},
 }
-
-
-def in_spaces(measures: Sequence[Measure], endings: Sequence[str]) -> list[Measure]:
-    """Measures in features once for each space, see `evaluation.spaces`."""
-    return [
-        each._replace(key=each.key + ending, title=f"{each.title}{ending.replace('_', ' ')}")
-        for each in measures
-        for ending in (endings if each.key in SPACED else [""])
-    ]
 
 
 def generation(
