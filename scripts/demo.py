@@ -32,7 +32,7 @@ SETS = {
 }
 NEXT = """
 What next:
-  paint a mask      .venv/bin/pip install '.[app]' && .venv/bin/motfm app --run={run}
+  paint a mask      .venv/bin/pip install -e '.[app]' && .venv/bin/motfm app --run={run}
   more samples      .venv/bin/motfm sample --run={run} --num=16 --steps=5 --out=samples
   check your data   .venv/bin/motfm prepare check --layout=camus --root=CAMUS
   train on it       .venv/bin/motfm train --config=camus:size=small --config.data.root=CAMUS \\

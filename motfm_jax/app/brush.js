@@ -37,7 +37,7 @@ function send() {
   sent = Date.now();
   let text = "";
   for (const each of labels) text += String.fromCharCode(each);
-  props.value = btoa(text); // which is a change, if it is another
+  props.value = btoa(text); // Gradio tells the server where it differs
 }
 
 function dot(row, column) {

@@ -1,4 +1,4 @@
-"""A run as the page sees it: its choices, and what it draws for them. Knows nothing of pages."""
+"""A run of the app: its choices, and what it draws for them, apart from how a page shows it."""
 
 import functools
 import shutil
@@ -134,7 +134,7 @@ class Desk:
         return masks[0]
 
     def sample(self, controls: Controls, num: int = 1, **options: Any) -> Samples:
-        """Images 0 .. num - 1 of the controls's seed."""
+        """Images 0 .. num - 1 of the seed."""
         if controls.mask is not None:
             options["masks"] = np.repeat(controls.mask[None], num, axis=0)
         if controls.label:

@@ -2,13 +2,11 @@
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from motfm_jax.io.tiles import View, image_tile, outline_tile
+from motfm_jax.io.tiles import View, data_uri, image_tile, outline_tile
 
 SHOWN_PIXELS = 384  # the width of a single frame on the page
 
@@ -60,14 +58,7 @@ def planes(volume: np.ndarray, at: Sequence[float]) -> list[np.ndarray]:
 def figure(tiles: Sequence[np.ndarray], caption: str, width: int = SHOWN_PIXELS) -> str:
     """Tiles [h, w, 3] uint8 side by side over a caption, as HTML without links."""
     images = "".join(
-        f'<img alt="generated image, synthetic" width="{width}" '
-        f'src="data:image/png;base64,{_png(each)}">'
+        f'<img alt="generated image, synthetic" width="{width}" src="{data_uri(each)}">'
         for each in tiles
     )
     return f"<figure>{images}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _png(pixels: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return base64.b64encode(file.getvalue()).decode()

@@ -5,9 +5,7 @@ page holds the hash of salt and order, the key holds both. So nobody finds the o
 and a key that was changed afterwards is noticed.
 """
 
-import base64
 import hashlib
-import io
 import json
 import secrets
 from collections.abc import Sequence
@@ -15,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from motfm_jax.data.intensity import Intensity
 from motfm_jax.evaluation.sets import ImageSet, Real, in_units
 from motfm_jax.io.folders import read_json, whole_file, write_json
-from motfm_jax.io.tiles import View, image_tile, shared_view
+from motfm_jax.io.tiles import View, data_uri, image_tile, shared_view
 
 PAGE = Path(__file__).with_name("readers.html")
 REAL, GENERATED = "real", "generated"
@@ -172,13 +169,7 @@ def _frames(image: np.ndarray, view: View, stack: bool) -> list[str]:
         planes = [image[:, :, k].swapaxes(0, 1)[::-1] for k in range(image.shape[2])]
     else:
         planes = [image]
-    frames = []
-    for plane in planes:
-        tile, file = image_tile(plane, view), io.BytesIO()
-        grey = (tile == tile[..., :1]).all()
-        Image.fromarray(tile[..., 0] if grey else tile).save(file, "PNG")
-        frames.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return frames
+    return [data_uri(image_tile(plane, view)) for plane in planes]
 
 
 def read_key(path: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Images and masks as tiles, uint8 RGB arrays [h, w, 3], from which pictures are assembled."""
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 RGB = ("red", "green", "blue")
 # Background first. Colour-blind readers can tell them apart, too (Okabe and Ito 2008).
@@ -84,6 +87,13 @@ def image_tile(image: np.ndarray, view: View) -> np.ndarray:
     if view.in_colour(channels):
         return np.stack(planes, axis=-1)
     return _beside([np.repeat(plane[..., None], 3, axis=-1) for plane in planes])
+
+
+def data_uri(tile: np.ndarray) -> str:
+    """A tile as a PNG that an HTML page holds in itself, in grey where it has no colours."""
+    grey, file = (tile == tile[..., :1]).all(), io.BytesIO()
+    Image.fromarray(tile[..., 0] if grey else tile).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def mask_tile(mask: np.ndarray) -> np.ndarray:

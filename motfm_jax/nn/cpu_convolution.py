@@ -9,8 +9,8 @@ products. So
 * a 3-D convolution runs as one 2-D convolution over (depth, height x width): each kernel row gets
   its own output channels, which are then shifted and summed. Over few positions it is one matrix
   product with all patches;
-* the gradient of a kernel is, in 3-D, a matrix product over strips of the image that fit the cache;
-  in 2-D a convolution of the fast kind, over a part of the batch at a time.
+* the gradient of a kernel is, in 3-D and after an upsampling, a matrix product over strips of the
+  image that fit the cache; else a convolution of the fast kind, over a part of the batch at a time.
 
 Only reverse mode is defined (`jax.grad`, `jax.vjp`). For `jax.jvp`, build the network for platform
 "any": forward mode of these forms would need transposable custom rules that can be batched.

@@ -24,7 +24,8 @@ def desk(folder, facts=FACTS, **changes):
 def frames(html):
     """The pictures in HTML, as arrays."""
     found = re.findall(r"base64,([^\"]+)", html)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in found]
+    opened = [Image.open(io.BytesIO(base64.b64decode(text))) for text in found]
+    return [np.asarray(image.convert("RGB")) for image in opened]
 
 
 MASK = np.zeros((16, 16), np.uint8)
