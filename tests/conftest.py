@@ -1,6 +1,7 @@
 """Settings every test runs under, and the folder of real data."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,20 @@ def small_disk(tmp_path):
         pytest.skip("file systems cannot be mounted here (it takes root on Linux)")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; WebGL is computed on the CPU."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed")
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

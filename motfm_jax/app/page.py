@@ -26,6 +26,8 @@ STYLE = """
 figure { margin: 0; display: flex; flex-wrap: wrap; gap: 4px; }
 figure img { image-rendering: pixelated; max-width: 100%; height: auto; }
 figcaption { width: 100%; }
+/* Gradio's own are too light to read. */
+button[role=tab].selected, .min_value, .max_value { color: inherit !important; }
 """
 BRUSH = """
 <div class="labels" role="group" aria-label="label to paint"></div>

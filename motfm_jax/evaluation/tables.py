@@ -97,14 +97,14 @@ class Table(NamedTuple):
         brackets, None is "n/a".
       best: (row, column) of the values to stress.
       meanings: of columns, by title; shown in HTML alone, as are the links.
-      links: where the text of a first cell leads.
+      links: where the value of (row, column) leads.
     """
 
     caption: str
     rows: Rows
     best: Set[tuple[int, str]] = frozenset()
     meanings: Mapping[str, str] = MappingProxyType({})
-    links: Mapping[str, str] = MappingProxyType({})
+    links: Mapping[tuple[int, str], str] = MappingProxyType({})
 
     def markdown(self) -> str:
         titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
@@ -118,16 +118,23 @@ class Table(NamedTuple):
         titles = [title for title in self._names() if not title.endswith((STD, SUFFIX))]
         head = "".join(map(self._head, titles))
         body = ""
-        for first, *others in self._cells(titles, "<b>{}</b>", escape):
-            if first in self.links:
-                first = f'<a href="{escape(self.links[first])}">{first}</a>'
-            cells = "".join(f"<td>{cell}</td>" for cell in others)
-            body += f'<tr><th scope="row">{first}</th>{cells}</tr>\n'
+        for number, cells in enumerate(self._cells(titles, "<b>{}</b>", escape)):
+            shown = [self._linked(number, *each) for each in zip(titles, cells)]
+            values = "".join(f"<td>{each}</td>" for each in shown[1:])
+            body += f'<tr><th scope="row">{shown[0]}</th>{values}</tr>\n'
         return (
             f"<p>{escape(self.caption)}</p>\n"
             f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
             f"<tbody>{body}</tbody></table></div>\n"
         )
+
+    def _linked(self, row: int, title: str, cell: str) -> str:
+        """A cell's text, in a link that says on hover what its column means."""
+        if (row, title) not in self.links:
+            return cell
+        meaning = escape(self.meanings.get(title, ""))
+        says = f' title="{meaning}"' if meaning else ""
+        return f'<a href="{escape(self.links[row, title])}"{says}>{cell}</a>'
 
     def _head(self, title: str) -> str:
         meaning = escape(self.meanings.get(title, ""))

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,22 +12,7 @@ from motfm_jax.io.environment import environment
 from motfm_jax.io.folders import read_json
 from motfm_jax.io.run_folder import PARENT
 from motfm_jax.report.plan import Plan, anatomies, repeats
-from motfm_jax.report.stages import Stage, run_folder, seconds
-
-
-def linked(table: Table, anatomy: str, done: Sequence[Stage]) -> Table:
-    """A table of systems that lead to the command that trained them."""
-    anchors = {stage.name: _anchor(stage) for stage in done}
-    links = {}
-    for row in table.rows:
-        system = row[""].partition(" ")[0]
-        if anchor := anchors.get(f"train {anatomy}/{system}"):
-            links[row[""]] = f"#{anchor}"
-    return table._replace(links=links)
-
-
-def _anchor(stage: Stage) -> str:
-    return re.sub(r"[^\w-]+", "-", stage.name)
+from motfm_jax.report.stages import Stage, anchor, run_folder, seconds
 
 
 def parents(plan: Plan, out: Path) -> str:
@@ -55,7 +39,17 @@ def page(
     report_tables: Sequence[Table],
     figures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
+    volumes: str = "",
 ) -> str:
+    """The page.
+
+    Args:
+      plan, out: see `page.write_report`.
+      report_tables: from top to bottom.
+      figures: files, and their captions.
+      done: the stages carried out.
+      volumes: see `volumes.viewer`.
+    """
     shown = [(os.path.relpath(path, out / "report"), escape(caption)) for path, caption in figures]
     pictures_html = "".join(
         f'<figure><a href="{path}"><img src="{path}" alt="{caption}"></a>'
@@ -72,7 +66,7 @@ def page(
     )
     took = sum(seconds(out, stage) for stage in done)
     commands = "\n".join(
-        f'<span id="{_anchor(stage)}"># {escape(stage.name)}, {seconds(out, stage):.0f} s\n'
+        f'<span id="{anchor(stage.name)}"># {escape(stage.name)}, {seconds(out, stage):.0f} s\n'
         f"{escape(stage.command_line())}</span>"
         for stage in done
     )
@@ -89,13 +83,15 @@ def page(
 {parents(plan, out)}
 <p>The pictures show real images: keep this page where the data may be.</p>
 <h2>Tables</h2>
-<p class="screen">A click on a column sorts by it, the name of a system leads to the command that
-trained it, and the pointer on a column shows what it measures.</p>
+<p class="screen">A click on a column sorts by it. The name of a system leads to the command that
+trained it, a number to the command that made its images, and the pointer on either shows what it
+measures.</p>
 {"".join(table.html() for table in report_tables)}
 <h2>What is measured</h2>
 <dl>{words}</dl>
 <h2>Figures</h2>
 {pictures_html}
+{volumes}
 <h2>Where and how</h2>
 <pre tabindex="0">{escape(json.dumps(environment(), indent=2))}</pre>
 <p>All stages together: {took / 60:.0f} min.</p>

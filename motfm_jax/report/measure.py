@@ -43,6 +43,7 @@ class Real(NamedTuple):
       intensity: of the runs, all of the same data.
       bounds: black and white of scores and pictures.
       channel_names: see `Facts`.
+      affine: from voxels to millimetres, see `Facts`.
       images: those of `reference` as a perfect network's samples would be.
     """
 
@@ -52,6 +53,7 @@ class Real(NamedTuple):
     intensity: Intensity
     bounds: tuple[Bound, Bound]
     channel_names: tuple[str, ...]
+    affine: list[list[float]] | None
     images: ImageSet
 
 
@@ -64,9 +66,11 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
         held_out = synthetic.join(reference, datasets.of_run(model, other))
-    intensity, names = model.intensity, model.facts.channel_names
+    intensity, facts = model.intensity, model.facts
     images, bounds = in_units(reference, intensity), datasets.bounds(model, train)
-    return Real(train, reference, held_out, intensity, bounds, names, images)
+    return Real(
+        train, reference, held_out, intensity, bounds, facts.channel_names, facts.affine, images
+    )
 
 
 def measure(

@@ -23,3 +23,16 @@ function compare(a, b, up) {
   if (isNaN(x) || isNaN(y)) return isNaN(x) === up ? 1 : -1;
   return x - y;
 }
+
+// A click on a figure shows it as large as the window; another, or Escape, closes it.
+const large = document.createElement("dialog");
+large.setAttribute("aria-label", "Figure");
+large.onclick = () => large.close();
+document.body.append(large);
+for (const link of document.querySelectorAll("figure a")) {
+  link.onclick = (event) => {
+    event.preventDefault();
+    large.replaceChildren(link.firstElementChild.cloneNode());
+    large.showModal();
+  };
+}

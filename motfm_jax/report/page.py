@@ -15,10 +15,11 @@ from motfm_jax.io import pictures
 from motfm_jax.io.folders import read_json, whole_file
 from motfm_jax.io.tiles import View, image_tile, mask_tile
 from motfm_jax.metrics.density import GRID
-from motfm_jax.report import html, measures, tables
+from motfm_jax.report import html, measures, tables, volumes
 from motfm_jax.report.measure import Real, measure, read_real
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
 from motfm_jax.report.stages import (
+    RESTORE,
     Stage,
     downstream_folder,
     sample_folder,
@@ -43,15 +44,16 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
     folder = out / "report"
     report_tables: dict[str, Table] = {}
     figures: list[tuple[Path, str]] = []
+    turning = ""
     for name in anatomies(plan):
         if not sampled(plan, out, name):
             continue
         real = read_real(plan, out, name)
         rows, networks = measure(plan, out, name, real)
-        for title, table in _tables(plan, name, rows, networks).items():
-            report_tables[title] = html.linked(table, name, done)
+        report_tables |= _tables(plan, name, rows, networks)
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
+        turning += _volumes(plan, out, name, real) if name == "brain" else ""
     if plan.depths:
         report_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
@@ -60,10 +62,12 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
             (denoised / "strip.png", "Figure 4. From a speckled to a clean image."),
             (denoised / "comparison.png", "Speckled, denoised and clean images."),
         ]
+        rows = read_json(denoised / "restoration.json")["rows"]
         report_tables["denoising"] = Table(
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
-            read_json(denoised / "restoration.json")["rows"],
+            rows,
+            links={(n, title): f"#{RESTORE}" for n, row in enumerate(rows) for title in row},
         )
     report_tables = dict(
         sorted(report_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
@@ -72,7 +76,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         table.write(folder / name)
     page = folder / "index.html"
     with whole_file(page) as draft:
-        draft.write_text(html.page(plan, out, list(report_tables.values()), figures, done))
+        draft.write_text(html.page(plan, out, list(report_tables.values()), figures, done, turning))
     return page
 
 
@@ -110,13 +114,19 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
     ) or [""]
     return {
         title: tables.generation(
-            caption + beside + unknown, plan, rows, systems, measures.in_spaces(columns, endings)
+            caption + beside + unknown,
+            plan,
+            name,
+            rows,
+            systems,
+            measures.in_spaces(columns, endings),
         ),
         f"quality_{name}": tables.generation(
             f"Fidelity, diversity and texture, {name}, by steps: in brackets 95% intervals over "
             "patients and generated images, or ± standard deviation over trainings. See the page "
             "on evaluation for each measure.",
             plan,
+            name,
             rows,
             own,
             measures.in_spaces(measures.QUALITY, endings),
@@ -125,6 +135,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             f"Sampling times, {name}: seconds an image after warm-up (compilation apart), by "
             "steps; padding of the last batch counts as images.",
             plan,
+            name,
             rows,
             own,
             measures.TIMES,
@@ -137,6 +148,7 @@ def _tables(plan: Plan, name: str, rows: Rows, networks: Sequence[str]) -> dict[
             f"{FEWEST} held-out images are needed: of validation and test together where the "
             "reference alone has fewer.",
             plan,
+            name,
             rows,
             own,
             measures.COPIES,
@@ -193,6 +205,16 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
             ),
         )
     return figures
+
+
+def _volumes(plan: Plan, out: Path, name: str, real: Real) -> str:
+    """The first volume of the real ones, and of each system at its most steps."""
+    shown = {"real": real.images.take([0])[0]}
+    for cell in sampled(plan, out, name):
+        if cell.steps == max(plan.steps) and not cell.repeat:
+            samples = sample_folder(out, cell, plan.reference) / "samples.npz"
+            shown[_title(cell)] = stored(samples).take([0])[0]
+    return volumes.viewer(shown, View(*real.bounds, real.channel_names), real.affine)
 
 
 def _title(cell: Cell) -> str:

@@ -6,6 +6,7 @@ gather compiled programs, and what kills one stage loses that stage's last minut
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from motfm_jax.report.plan import (
 )
 
 logger = logging.getLogger(__name__)
+RESTORE = "restore"  # the stage of denoising's results
 
 
 class Stage(NamedTuple):
@@ -49,9 +51,33 @@ class Stage(NamedTuple):
         return " ".join(("motfm", self.command, *self.arguments))
 
 
+def anchor(name: str) -> str:
+    """Where the page shows a stage's command."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def of_training(anatomy: str, system: str, repeat: int = 0) -> str:
+    """The name of the stage that trains a system."""
+    return f"train {anatomy}/{_repeated(system, repeat)}"
+
+
+def of_sampling(cell: Cell, split: str) -> str:
+    """The name of the stage that makes a set."""
+    return f"sample {cell.anatomy}_{split}/{cell.name}"
+
+
+def of_downstream(task: str, depth: int) -> str:
+    """The name of the stage that trains table 3's networks of a kind."""
+    return f"downstream {task}{depth}"
+
+
+def _repeated(system: str, repeat: int) -> str:
+    return f"{system}_repeat{repeat}" if repeat else system
+
+
 def run_folder(out: Path, anatomy: str, system: str, repeat: int = 0) -> Path:
     """Where a system's training is."""
-    return out / "runs" / anatomy / (f"{system}_repeat{repeat}" if repeat else system)
+    return out / "runs" / anatomy / _repeated(system, repeat)
 
 
 def sample_folder(out: Path, cell: Cell, split: str) -> Path:
@@ -127,7 +153,7 @@ def _training(plan: Plan, out: Path, name: str, system: str, repeat: int) -> Sta
     )
     workdir = run_folder(out, name, system, repeat)
     return Stage(
-        f"train {name}/{workdir.name}",
+        of_training(name, system, repeat),
         "train",
         (
             *_config(anatomy, f"method={method},cond={cond}"),
@@ -150,7 +176,7 @@ def _downstream(plan: Plan, out: Path, num_train: int) -> list[Stage]:
         for depth in plan.depths:
             listed.append(
                 Stage(
-                    f"downstream {task}{depth}",
+                    of_downstream(task, depth),
                     "downstream",
                     (
                         f"--run={run_folder(out, 'echo', sets[-1].system)}",
@@ -186,7 +212,7 @@ def _denoising(plan: Plan, out: Path) -> list[Stage]:
                 "--resume",
             ),
         ),
-        Stage("restore", "evaluate", ("restore", f"--run={run}", f"--out={out / 'denoised'}")),
+        Stage(RESTORE, "evaluate", ("restore", f"--run={run}", f"--out={out / 'denoised'}")),
     ]
 
 
@@ -194,7 +220,7 @@ def _sampling(plan: Plan, out: Path, cell: Cell, split: str, num: int) -> Stage:
     steps = () if SYSTEMS[cell.system].method == "spade" else (f"--steps={cell.steps}",)
     spacing = (f"--spacing={cell.spacing}",) if cell.spacing else ()
     return Stage(
-        f"sample {cell.anatomy}_{split}/{cell.name}",
+        of_sampling(cell, split),
         "sample",
         (
             f"--run={run_folder(out, cell.anatomy, cell.system, cell.repeat)}",

@@ -7,7 +7,8 @@ from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.evaluation.tables import STD, Rows, Table, mean_and_spread
 from motfm_jax.report.measure import FLOOR
 from motfm_jax.report.measures import Measure
-from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Plan
+from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan
+from motfm_jax.report.stages import anchor, of_downstream, of_sampling, of_training
 
 NOT_RUN = "not run"
 
@@ -20,13 +21,22 @@ TABLE3 = {
 
 
 def generation(
-    caption: str, plan: Plan, rows: Rows, systems: Sequence[str], measures: Sequence[Measure]
+    caption: str,
+    plan: Plan,
+    anatomy: str,
+    rows: Rows,
+    systems: Sequence[str],
+    measures: Sequence[Measure],
 ) -> Table:
     """A row a system, a group of columns a measure, in it one a number of steps.
+
+    A system leads to the command of its training, a number to that of its images; of several
+    trainings, to the first.
 
     Args:
       caption: of the table.
       plan: whose steps and spacings it has.
+      anatomy: "echo" or "brain".
       rows: of `measure.measure`.
       systems: all rows of the paper's table; those without numbers are marked so.
       measures: those that some row holds are shown; if none, the first.
@@ -35,6 +45,7 @@ def generation(
         measure for measure in measures if any(row.get(measure.key) is not None for row in rows)
     ] or measures[:1]
     body, group = [], []  # a group: rows of one condition, in which the best is stressed
+    links: dict[tuple[int, str], str] = {}
     for system in systems:
         own = [row for row in rows if row["system"] == system]
         unknown = "" if own and SYSTEMS[system].method == "spade" else NOT_RUN
@@ -43,10 +54,15 @@ def generation(
                 steps: [row for row in own if (row["spacing"], row["steps"]) == (spacing, steps)]
                 for steps in plan.steps
             }
-            body.append(
-                {"": f"{system} ({spacing})" if spacing else system}
-                | _cells(reported, plan.steps, by_steps, unknown)
-            )
+            entry = {"": f"{system} ({spacing})" if spacing else system}
+            entry |= _cells(reported, plan.steps, by_steps, unknown)
+            if own:
+                links[len(body), ""] = f"#{anchor(of_training(anatomy, system))}"
+            for steps in (steps for steps in plan.steps if by_steps[steps]):
+                made = of_sampling(Cell(anatomy, system, steps, spacing or ""), plan.reference)
+                for each in reported:
+                    links[len(body), f"{each.title} {steps}"] = f"#{anchor(made)}"
+            body.append(entry)
             group.append(SYSTEMS[system].cond)
     best = set()
     for each in reported:
@@ -70,7 +86,7 @@ def generation(
         for each in reported
         for count in plan.steps
     }
-    return Table(caption, body, best, meanings)
+    return Table(caption, body, best, meanings, links)
 
 
 def _cells(
@@ -104,7 +120,7 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
       results: (task, depth) -> rows of motfm downstream; none for what was not trained.
       num_test: real images tested on.
     """
-    body = []
+    body, links = [], {}
     for task, model in (("classify", "ResNet{}"), ("segment", "UNet-Res{}")):
         names = [
             f"{system}({steps})"
@@ -126,6 +142,7 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
                             entry[title] = "" if other != task else NOT_RUN
                             continue
                         entry[title] = means[trained_on][key]
+                        links[len(body), title] = f"#{anchor(of_downstream(task, depth))}"
                         if plan.seeds > 1:
                             entry[f"{title}_std"] = means[trained_on][f"{key}_std"]
                 body.append(entry)
@@ -137,4 +154,5 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
         f"{plan.spacings[-1]} levels. HD and ASD in mm where the data has a spacing, else in "
         "pixels.",
         body,
+        links=links,
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,18 +46,6 @@ def served(tmp_path_factory, browser):
             assert server.wait(30) == 130
         finally:
             server.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not chromium:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -162,6 +149,18 @@ def test_the_way_is_a_slider_and_each_run_a_tab(page):
     steps.fill("0")
     steps.press("Enter")
     page.get_by_text("0 of 10 steps", exact=True).wait_for(timeout=60_000)
+
+
+@pytest.mark.slow
+def test_the_page_can_be_read_by_all(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    found = axe.Axe().run(page).response["violations"]
+    serious = {
+        fault["id"]: [node["html"] for node in fault["nodes"]]
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    }
+    assert not serious
 
 
 def test_a_run_with_one_validation_image_has_a_page(tmp_path, monkeypatch):

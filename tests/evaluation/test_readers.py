@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -205,22 +204,16 @@ def test_what_is_not_of_the_study_is_refused(tmp_path):
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, browser):
     """(a page of Chromium showing tmp_path/study.html of 3 + 3 images, the key)."""
-    chromium = shutil.which("chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not chromium:
-        pytest.skip("chromium is not installed")
     key, _ = made(tmp_path, readers.Choice(num=3))
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        shown = browser.new_page()
-        faults = []
-        shown.on("pageerror", lambda fault: faults.append(fault))
-        shown.goto((tmp_path / "study.html").as_uri())
-        yield shown, key
-        assert not faults
-        browser.close()
+    shown = browser.new_page()
+    faults = []
+    shown.on("pageerror", lambda fault: faults.append(fault))
+    shown.goto((tmp_path / "study.html").as_uri())
+    yield shown, key
+    assert not faults
+    shown.close()
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from motfm_jax.report.stages import (
     carry_out,
     is_done,
     marker,
+    of_sampling,
     run_folder,
     sample_folder,
     stages,
@@ -132,6 +133,7 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
     table = tables.generation(
         "caption",
         plan,
+        "echo",
         rows,
         ("D", "M", "M-C", "SPADE"),
         [Measure("A ↓", "a", True), Measure("B", "b", None)],
@@ -146,7 +148,7 @@ def test_the_best_of_each_conditioning_is_stressed_and_what_was_not_run_is_said(
     ]
     assert table.best == {(1, "A ↓ 10"), (3, "A ↓ 1")}
     assert "| M | 4 | **2** |" in table.markdown()
-    assert "<td><b>2</b></td>" in table.html()
+    assert '<a href="#sample-echo_test-M_10" title="; 10 steps"><b>2</b></a>' in table.html()
 
 
 def test_a_flow_and_its_map_are_trained_several_times_with_seeds_of_their_own(tmp_path):
@@ -173,7 +175,7 @@ def test_several_trainings_are_one_row_with_mean_and_spread():
     rows.append(row("D", 1, repeat=0, a=4.0, a_interval=[3.0, 5.0]))
     measures = [Measure("A ↓", "a", True)]
     table = tables.generation(
-        "", dataclasses.replace(SMALL, steps=(1,)), rows, ("M", "D"), measures
+        "", dataclasses.replace(SMALL, steps=(1,)), "echo", rows, ("M", "D"), measures
     )
     assert "| M | **2 ± 1** |" in table.markdown()
     assert "| D | 4 [3, 5] |" in table.markdown()
@@ -183,6 +185,7 @@ def test_a_table_of_nothing_measured_says_so():
     table = tables.generation(
         "caption",
         SMALL,
+        "echo",
         [row("M", 1), row("M", 10)],
         ("M", "D"),
         [Measure("a", "a", True), Measure("b", "b", True)],
@@ -207,7 +210,7 @@ def test_table_3_holds_mean_and_spread_and_says_what_was_not_trained():
     assert "| ResNet18 | real | 0.85 ± 0.071 | n/a |" in table.markdown()
 
 
-OLD_FACTS = SimpleNamespace(bounds=None, channel_names=())  # as of a run of 0.1.0
+OLD_FACTS = SimpleNamespace(bounds=None, channel_names=(), affine=None)  # as of a run of 0.1.0
 
 
 @pytest.fixture
@@ -230,6 +233,10 @@ def report(tmp_path, monkeypatch):
     done = [
         Stage(f"train {name}/M", "train", (f"--config=<{name}>",)) for name in ("brain", "echo")
     ]
+    done += [
+        Stage(of_sampling(cell, plan.reference), "sample", (f"--steps={cell.steps}",))
+        for cell in cells(plan, "echo")
+    ]
     for stage in done:
         write_json(marker(tmp_path, stage), {"seconds": 3})
     return write_report(plan, tmp_path, done)
@@ -248,39 +255,41 @@ def test_sets_that_are_there_are_measured_and_drawn(report, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser_sorts_explains_and_can_be_read_by_all(report):
+def test_the_page_in_a_browser_sorts_explains_and_can_be_read_by_all(report, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        asked, faults = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda fault: faults.append(str(fault)))
-        page.goto(report.as_uri())
-        column = page.locator("table").first.get_by_role("columnheader", name="intensity W1 ↓ 1")
-        names = page.locator("table").first.locator("tbody th")
-        column.get_by_role("button").click()
-        assert column.get_attribute("aria-sort") == "ascending"
-        rising = names.all_inner_texts()
-        column.get_by_role("button").click()
-        falling = names.all_inner_texts()
-        assert rising[:2] == ["M", "real against real"] == falling[1::-1]
-        assert sorted(rising) == sorted(falling) and len(rising) > 2  # those not run come last
-        assert "grey levels; 1 step" in column.locator("abbr").get_attribute("title")
-        page.get_by_role("link", name="M", exact=True).first.click()
-        assert page.locator(":target").inner_text().endswith("motfm train --config=<echo>")
-        serious = [
-            fault["id"]
-            for fault in axe.Axe().run(page).response["violations"]
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert not serious and not faults
-        assert all(url.startswith("file:") for url in asked)
-        browser.close()
+    page = browser.new_page()
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda fault: faults.append(str(fault)))
+    page.goto(report.as_uri())
+    table = page.locator("table").first
+    column = table.get_by_role("columnheader", name="intensity W1 ↓ 1")
+    names = table.locator("tbody th")
+    column.get_by_role("button").click()
+    assert column.get_attribute("aria-sort") == "ascending"
+    rising = names.all_inner_texts()
+    column.get_by_role("button").click()
+    falling = names.all_inner_texts()
+    assert rising[:2] == ["M", "real against real"] == falling[1::-1]
+    assert sorted(rising) == sorted(falling) and len(rising) > 2  # those not run come last
+    assert "grey levels; 1 step" in column.locator("abbr").get_attribute("title")
+    page.get_by_role("link", name="M", exact=True).first.click()
+    assert page.locator(":target").inner_text().endswith("motfm train --config=<echo>")
+    number = table.get_by_title("grey levels; 2 steps").and_(page.locator("td a"))
+    number.click()
+    assert page.locator(":target").inner_text().endswith("motfm sample --steps=2")
+    page.locator("figure a").first.click()
+    assert page.locator("dialog img").bounding_box()["width"] > 600
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    serious = [
+        fault["id"]
+        for fault in axe.Axe().run(page).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert not serious and not faults
+    assert all(url.startswith("file:") for url in asked)
+    page.close()
 
 
 @pytest.mark.parametrize("reference, held_out", [(19, 26), (20, 20)])
