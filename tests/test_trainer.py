@@ -256,6 +256,16 @@ def test_a_run_gives_no_weights_to_another_kind_of_network(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_flow_from_images_may_begin_with_one_from_noise(tmp_path):
+    parent = save_run(tmp_path / "parent", make_config(**ONE_LEVEL))
+    changes = {"flow__source": "speckle", "train__init_from": str(parent)}
+    config = make_config(**ONE_LEVEL, **changes)
+    model = build.architecture(config, FACTS)
+    params, _ = runs.inherited_weights(config, model, FACTS, jax.random.key(0))
+    name, given = "unet/encoder/conv_in/kernel", runs.load_run(parent).params
+    np.testing.assert_array_equal(params[name], given[name])
+
+
 def test_a_grey_run_says_which_colour_its_weights_are_of(tmp_path):
     colours = dataclasses.replace(FACTS, channels=3, channel_names=("red", "green", "blue"))
     parent = save_run(tmp_path / "parent", make_config(**ONE_LEVEL), colours)

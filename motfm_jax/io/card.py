@@ -151,11 +151,11 @@ def _text(
 
 
 def _sample(condition: str, facts: Mapping[str, Any]) -> str:
-    """The line that samples four images, with what the model takes."""
-    lines, arguments = [], ["4"]
+    """The lines that load the model and sample four images, with what it takes."""
+    lines, arguments = ["import motfm_jax as motfm", "", LOAD], ["4"]
     if "mask" in condition:
         labels = ", ".join(f"{number} {name}" for number, name in enumerate(facts["mask_labels"]))
-        lines += ["import numpy as np", ""]
+        lines.insert(0, "import numpy as np")
         lines += [f"masks = np.zeros({(4, *facts['size'])}, np.uint8)  # yours: {labels}"]
         arguments += ["masks=masks"]
     if "class" in condition:
@@ -163,6 +163,7 @@ def _sample(condition: str, facts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"model.sample({', '.join(arguments)}).show()"])
 
 
+LOAD = 'model = motfm.load("PATH OF THIS FOLDER")  # or "hub:OWNER/NAME@REVISION"'
 HEAD = """\
 ---
 library_name: motfm_jax
@@ -176,9 +177,6 @@ tags: [medical-imaging, flow-matching, image-generation, jax, synthetic]
 A generative model of medical images, trained with motfm_jax. **All its images are synthetic.**
 
 ```python
-import motfm_jax as motfm
-
-model = motfm.load("PATH OF THIS FOLDER")  # or "hub:OWNER/NAME@REVISION"
 {sample}
 ```
 
