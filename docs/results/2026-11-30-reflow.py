@@ -3,8 +3,8 @@
     .venv/bin/python docs/results/2026-11-30-reflow.py --run=runs/flow_0 --pairs=800 --updates=166 \
         --out=runs/reflow_0
 
-Source: Liu et al. 2023 (rectified flow). The pairs come from ten calls with the masks and classes of
-training images. They are trained on as an image-to-image flow whose sources are the noise; its
+Source: Liu et al. 2023 (rectified flow). The pairs come from ten calls with the masks and classes
+of training images. They are trained on as an image-to-image flow whose sources are the noise; its
 weights then sample from noise as the flow's do. OUT/samples1 and so on hold the images of 1, 2 and
 10 calls, made as `motfm sample --split=SPLIT` makes them.
 """
