@@ -234,7 +234,7 @@ def _check_same_network(parent: Bundle, config: ConfigDict, facts: Facts) -> Non
         if (
             each.fixed
             and section in ("method", "model", METHODS[config.method].section)
-            and path != "flow.source"  # the network is the same
+            and (path != "flow.source" or parent.config.flow.source != "noise")
             and (path != "model.transformer_layers" or both_have_classes)
         ):
             pairs[path] = (field(parent.config, path), field(config, path))

@@ -123,6 +123,21 @@ def browser():
 
 
 @pytest.fixture(scope="session")
+def serious():
+    """What axe-core finds serious or critical on a page: {rule: elements}."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+
+    def serious(page):
+        return {
+            fault["id"]: [node["html"] for node in fault["nodes"]]
+            for fault in axe.Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        }
+
+    return serious
+
+
+@pytest.fixture(scope="session")
 def motfm_data() -> Path:
     """The folder of real data that MOTFM_DATA names; skips where it names none."""
     root = os.environ.get("MOTFM_DATA")

@@ -256,14 +256,19 @@ def test_a_run_gives_no_weights_to_another_kind_of_network(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_flow_from_images_may_begin_with_one_from_noise(tmp_path):
-    parent = save_run(tmp_path / "parent", make_config(**ONE_LEVEL))
-    changes = {"flow__source": "speckle", "train__init_from": str(parent)}
-    config = make_config(**ONE_LEVEL, **changes)
-    model = build.architecture(config, FACTS)
-    params, _ = runs.inherited_weights(config, model, FACTS, jax.random.key(0))
-    name, given = "unet/encoder/conv_in/kernel", runs.load_run(parent).params
-    np.testing.assert_array_equal(params[name], given[name])
+def test_a_flow_from_images_may_begin_with_one_from_noise_and_not_the_other_way(tmp_path):
+    def inherited(parent, child):
+        run = save_run(tmp_path / parent, make_config(**ONE_LEVEL, flow__source=parent))
+        config = make_config(**ONE_LEVEL, flow__source=child, train__init_from=str(run))
+        model = build.architecture(config, FACTS)
+        params, _ = runs.inherited_weights(config, model, FACTS, jax.random.key(0))
+        return params, runs.load_run(run).params
+
+    taken, given = inherited("noise", "speckle")
+    name = "unet/encoder/conv_in/kernel"
+    np.testing.assert_array_equal(taken[name], given[name])
+    with pytest.raises(ValueError, match=r"its flow.source is 'speckle', here 'noise'"):
+        inherited("speckle", "noise")
 
 
 def test_a_grey_run_says_which_colour_its_weights_are_of(tmp_path):

@@ -1,4 +1,4 @@
-"""A report on simulated scans in half an hour of a core: a flow and its flow map, 2-D and 3-D.
+"""A report on simulated scans in half an hour of a core: a flow and its flow map, and denoising.
 
 motfm report --plan=docs/results/2026-11-30-phantom-plan.py --out=report
 """

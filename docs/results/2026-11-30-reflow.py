@@ -17,6 +17,8 @@ import numpy as np
 
 import motfm_jax as motfm
 
+WEIGHTS = ("params", "run", "step", "checkpoint_hash")
+
 
 def pairs(flow: motfm.Model, split: str, num: int, seed: int) -> list[motfm.Record]:
     """Noise and what ten calls make of it, in the network's units."""
@@ -53,7 +55,8 @@ def main() -> None:
     config.train.eval_every = config.train.save_every = args.updates
     own = pairs(flow, "train", args.pairs, seed=1), pairs(flow, "valid", 64, seed=2)
     trained = motfm.train(config, args.out, train=own[0], valid=own[1], resume=True)
-    straight = dataclasses.replace(flow, params=trained.params)
+    own_weights = {name: getattr(trained, name) for name in WEIGHTS}
+    straight = dataclasses.replace(flow, **own_weights)
     for steps in (1, 2, 10):
         samples = straight.sample(num=200, split=args.split, steps=steps)
         samples.save(args.out / f"samples{steps}")

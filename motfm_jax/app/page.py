@@ -148,7 +148,7 @@ class _Tab:
                     self._lay_out_trajectory(controls)
             with gr.Tab("save"):
                 count = gr.Number(1, label="images", precision=0, minimum=1, maximum=MOST_SAVED)
-                saved = gr.File(label="a zip of npz, PNG or NIfTI, and the sidecar")
+                saved = gr.File(label="a zip of npz, PNG or NIfTI, and the sidecar", visible=False)
                 save = gr.Button("make the file")
                 save.click(_with_message(self._save), controls | {count}, saved, **_SLOW)
                 self.count = count
@@ -200,8 +200,9 @@ class _Tab:
         last = len(states) - 1
         return states, gr.update(maximum=last, value=last, visible=True), states[-1]
 
-    def _save(self, values: Mapping[Any, Any]) -> str:
-        return str(self.desk.save(self._said(values), int(values[self.count] or 1), self.folder))
+    def _save(self, values: Mapping[Any, Any]) -> Any:
+        made = self.desk.save(self._said(values), int(values[self.count] or 1), self.folder)
+        return gr.update(value=str(made), visible=True)
 
     def _read_mask(self, path: str) -> str:
         return pictures.encode(self.desk.read_mask(path))

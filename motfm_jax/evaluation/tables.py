@@ -129,17 +129,24 @@ class Table(NamedTuple):
         )
 
     def _linked(self, row: int, title: str, cell: str) -> str:
-        """A cell's text, in a link that says on hover what its column means."""
+        """A cell's text, in a link that says on hover what its column means. The Tab key stops at
+        those of first cells alone: there are hundreds of others."""
         if (row, title) not in self.links:
             return cell
         meaning = escape(self.meanings.get(title, ""))
         says = f' title="{meaning}"' if meaning else ""
+        says += ' tabindex="-1"' if title else ""
         return f'<a href="{escape(self.links[row, title])}"{says}>{cell}</a>'
 
     def _head(self, title: str) -> str:
         meaning = escape(self.meanings.get(title, ""))
         shown = f'<abbr title="{meaning}">{escape(title)}</abbr>' if meaning else escape(title)
         return f'<th scope="col">{shown}</th>' if title else "<td></td>"
+
+    def leading_to(self, places: Set[str]) -> "Table":
+        """The table without the links that lead elsewhere."""
+        links = {cell: place for cell, place in self.links.items() if place in places}
+        return self._replace(links=links)
 
     def write(self, path: Path) -> None:
         """Writes path.md and path.csv; the second holds the numbers unrounded, "x_std" apart."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -39,7 +40,7 @@ def page(
     report_tables: Sequence[Table],
     figures: Sequence[tuple[Path, str]],
     done: Sequence[Stage],
-    volumes: str = "",
+    volumes: str,
 ) -> str:
     """The page.
 
@@ -50,6 +51,8 @@ def page(
       done: the stages carried out.
       volumes: see `volumes.viewer`.
     """
+    known = {f"#{anchor(stage.name)}" for stage in done}
+    report_tables = [table.leading_to(known) for table in report_tables]
     shown = [(os.path.relpath(path, out / "report"), escape(caption)) for path, caption in figures]
     pictures_html = "".join(
         f'<figure><a href="{path}"><img src="{path}" alt="{caption}"></a>'
@@ -57,7 +60,7 @@ def page(
         for path, caption in shown
     )
     meanings = {
-        title.rpartition(" ")[0]: meaning.rpartition(";")[0]
+        re.sub(r" \d+$", "", title): re.sub(r"; \d+ steps?$", "", meaning)
         for table in report_tables
         for title, meaning in table.meanings.items()
     }
@@ -84,8 +87,8 @@ def page(
 <p>The pictures show real images: keep this page where the data may be.</p>
 <h2>Tables</h2>
 <p class="screen">A click on a column sorts by it. The name of a system leads to the command that
-trained it, a number to the command that made its images, and the pointer on either shows what it
-measures.</p>
+trained it, a number to the command that it comes from (of several trainings, the first). The
+pointer on a column or a number shows what it measures.</p>
 {"".join(table.html() for table in report_tables)}
 <h2>What is measured</h2>
 <dl>{words}</dl>

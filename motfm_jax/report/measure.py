@@ -10,6 +10,7 @@ import numpy as np
 
 from motfm_jax import datasets, runs
 from motfm_jax.data.cache import Arrays
+from motfm_jax.data.facts import Facts
 from motfm_jax.data.intensity import Bound, Intensity
 from motfm_jax.evaluation import downstream, synthetic
 from motfm_jax.evaluation.audit import FEWEST, Auditor
@@ -42,8 +43,7 @@ class Real(NamedTuple):
         trained on where it alone has too few.
       intensity: of the runs, all of the same data.
       bounds: black and white of scores and pictures.
-      channel_names: see `Facts`.
-      affine: from voxels to millimetres, see `Facts`.
+      facts: of the data.
       images: those of `reference` as a perfect network's samples would be.
     """
 
@@ -52,8 +52,7 @@ class Real(NamedTuple):
     held_out: Arrays
     intensity: Intensity
     bounds: tuple[Bound, Bound]
-    channel_names: tuple[str, ...]
-    affine: list[list[float]] | None
+    facts: Facts
     images: ImageSet
 
 
@@ -66,11 +65,9 @@ def read_real(plan: Plan, out: Path, anatomy: str) -> Real:
     if len(reference) < FEWEST:
         (other,) = set(SPLITS) - {plan.reference}
         held_out = synthetic.join(reference, datasets.of_run(model, other))
-    intensity, facts = model.intensity, model.facts
+    intensity = model.intensity
     images, bounds = in_units(reference, intensity), datasets.bounds(model, train)
-    return Real(
-        train, reference, held_out, intensity, bounds, facts.channel_names, facts.affine, images
-    )
+    return Real(train, reference, held_out, intensity, bounds, model.facts, images)
 
 
 def measure(

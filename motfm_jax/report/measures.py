@@ -107,6 +107,16 @@ MEANINGS = {
     "ratio_share": "share at less than a third of the distance to the next patient's image",
     "auc": "AUC of generated against held-out distances to training images, by pixels",
     "auc_features": "AUC of the same distances by features",
+    # of table 3
+    "accuracy": "share of test images whose class was found",
+    "macro_f1": "F1 of each class, mean over classes",
+    "dice": "twice the overlap of found and true structure over the sum of both, mean",
+    "iou": "overlap of found and true structure over their union, mean",
+    "hausdorff": "largest distance between the borders of found and true structure, mean",
+    "asd": "mean distance from the border that was found to the true one",
+    # of denoising
+    "psnr": "peak signal to noise ratio, in decibels",
+    "snr": "signal to noise ratio, in decibels",
 }
 
 

@@ -24,13 +24,15 @@ function compare(a, b, up) {
   return x - y;
 }
 
-// A click on a figure shows it as large as the window; another, or Escape, closes it.
+// A click on a figure shows it as wide as the window, or at its own size where that is more; another
+// click, or Escape, closes it. With Ctrl, Shift or Cmd the link opens the file, as links do.
 const large = document.createElement("dialog");
 large.setAttribute("aria-label", "Figure");
 large.onclick = () => large.close();
 document.body.append(large);
 for (const link of document.querySelectorAll("figure a")) {
   link.onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     large.replaceChildren(link.firstElementChild.cloneNode());
     large.showModal();

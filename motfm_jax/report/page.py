@@ -21,6 +21,7 @@ from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan, anatomies
 from motfm_jax.report.stages import (
     RESTORE,
     Stage,
+    anchor,
     downstream_folder,
     sample_folder,
     sampled,
@@ -53,7 +54,8 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         report_tables |= _tables(plan, name, rows, networks)
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
-        turning += _volumes(plan, out, name, real) if name == "brain" else ""
+        if name == "brain":
+            turning = _volumes(plan, out, name, real)
     if plan.depths:
         report_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
@@ -67,7 +69,10 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
             "Speckle removal: noisy (steps 0) and denoised against clean, validation split; PSNR "
             "and SNR in dB, mean ± standard deviation over images.",
             rows,
-            links={(n, title): f"#{RESTORE}" for n, row in enumerate(rows) for title in row},
+            meanings={key: measures.MEANINGS[key] for key in ("psnr", "snr", "ssim")},
+            links={
+                (n, title): f"#{anchor(RESTORE)}" for n, row in enumerate(rows) for title in row
+            },
         )
     report_tables = dict(
         sorted(report_tables.items(), key=lambda item: (not item[0].startswith("table"), item[0]))
@@ -172,7 +177,7 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     """Figure 2's rows of an anatomy, and for echo figure 3."""
     masks = real.reference.masks
     num = min(ROWS[name], anatomies(plan)[name].num, len(real.images))
-    view = View(*real.bounds, real.channel_names)
+    view = View(*real.bounds, real.facts.channel_names)
     first = range(num)
     titles, columns = (
         ["real"],
@@ -208,13 +213,15 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
 
 
 def _volumes(plan: Plan, out: Path, name: str, real: Real) -> str:
-    """The first volume of the real ones, and of each system at its most steps."""
-    shown = {"real": real.images.take([0])[0]}
+    """The first volume of each system at its most steps; none that is real, as they lie in the page
+    itself, which may be sent without the folder."""
+    shown = {}
     for cell in sampled(plan, out, name):
         if cell.steps == max(plan.steps) and not cell.repeat:
-            samples = sample_folder(out, cell, plan.reference) / "samples.npz"
-            shown[_title(cell)] = stored(samples).take([0])[0]
-    return volumes.viewer(shown, View(*real.bounds, real.channel_names), real.affine)
+            images = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
+            shown[_title(cell)] = next(images.batches(1))[0]
+    view = View(*real.bounds, real.facts.channel_names)
+    return volumes.viewer(shown, view, real.facts.affine)
 
 
 def _title(cell: Cell) -> str:

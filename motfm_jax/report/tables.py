@@ -6,7 +6,7 @@ from typing import Any
 from motfm_jax.evaluation.intervals import SUFFIX
 from motfm_jax.evaluation.tables import STD, Rows, Table, mean_and_spread
 from motfm_jax.report.measure import FLOOR
-from motfm_jax.report.measures import Measure
+from motfm_jax.report.measures import MEANINGS, Measure
 from motfm_jax.report.plan import SYNTHETIC, SYSTEMS, Cell, Plan
 from motfm_jax.report.stages import anchor, of_downstream, of_sampling, of_training
 
@@ -154,5 +154,8 @@ def downstream_table(plan: Plan, results: Mapping[tuple[str, int], Rows], num_te
         f"{plan.spacings[-1]} levels. HD and ASD in mm where the data has a spacing, else in "
         "pixels.",
         body,
+        meanings={
+            title: MEANINGS[key] for columns in TABLE3.values() for title, key in columns.items()
+        },
         links=links,
     )

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,10 @@ def viewer(
     Returns:
       HTML; "" where there are no volumes, or ipyniivue is not installed.
     """
-    bundle = _bundle()
-    if not volumes or bundle is None:
+    if not volumes or importlib.util.find_spec("ipyniivue") is None:
         return ""
+    package = importlib.metadata.distribution("ipyniivue")
+    bundle = Path(package.locate_file("ipyniivue/static/widget.js")).read_bytes()
     files = {
         title: _packed(_nifti(channel, float(low), float(high), affine))
         for name, volume in volumes.items()
@@ -42,20 +44,18 @@ def viewer(
     choices = "".join(f"<option>{escape(title)}</option>" for title in files)
     listed = json.dumps(files).replace("<", "\\u003c")
     script = Path(__file__).with_name("volumes.js").read_text(encoding="utf-8")
-    return f"""<section class="screen"><h2>Volumes</h2>
+    return f"""<h2 class="screen">Volumes</h2>
+<details class="screen" id="volumes"><summary>Turn and cut generated volumes</summary>
 <p><label>Volume <select id="volume">{choices}</select></label>: drag the fourth view to turn it,
 scroll in a plane to go through it.</p>
-<div id="turning"></div>
+<div id="turning"></div></details>
 <script type="application/json" id="volume-files">{listed}</script>
-<script type="text/plain" id="niivue">{_packed(bundle.read_bytes())}</script>
-<script type="module">{script}</script></section>
+<!-- NiiVue, as the package ipyniivue {package.version} holds it:
+{package.read_text("licenses/LICENSE")}
+-->
+<script type="text/plain" id="niivue">{_packed(bundle)}</script>
+<script type="module">{script}</script>
 """
-
-
-def _bundle() -> Path | None:
-    spec = importlib.util.find_spec("ipyniivue")
-    path = Path(spec.origin).parent / "static" / "widget.js" if spec and spec.origin else None
-    return path if path and path.is_file() else None
 
 
 def _titles(name: str, channels: Sequence[str], count: int) -> list[str]:
