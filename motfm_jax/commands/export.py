@@ -33,7 +33,12 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
         "too; of a diffusion: ddim",
     )
     add("--steps", type=int, help="solver steps, default 10, jump 1, ddim 50")
-    add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
+    add(
+        "--shift",
+        type=float,
+        help="of a flow: above 1 shorter steps near noise, below 1 near the image; 1: equal; "
+        "default: the run's",
+    )
     add("--guidance", type=float, help="of a flow: see motfm sample")
     add("--guidance-interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
     add("--checkpoint", default="best", help="best, last, or a training step")

@@ -39,7 +39,12 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, help="solver steps, default 10, jump 1, ddim 50; not with adaptive")
     add("--rtol", type=float, help="relative tolerance of adaptive, default 1e-3")
     add("--atol", type=float, help="absolute tolerance of adaptive, default 1e-3")
-    add("--shift", type=float, help="of a flow: above 1 shorter steps near noise; default 1, equal")
+    add(
+        "--shift",
+        type=float,
+        help="of a flow: above 1 shorter steps near noise, below 1 near the image; 1: equal; "
+        "default: the run's",
+    )
     add("--guidance", type=float, help="of a flow: above 1 away from what it makes of no condition")
     add("--guidance-interval", type=interval, help="LOW,HIGH: times at which it applies, 0 noise")
     add("--guide", help="RUN or RUN@STEP, a weaker flow: --guidance leads away from what it makes")

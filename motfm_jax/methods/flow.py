@@ -182,7 +182,7 @@ def _sample(network, params, x0, condition, solver, keys, trajectory) -> Solutio
 
 def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, Any]) -> Solver:
     name, options = name or "euler", dict(options)
-    shift, guidance = options.pop("shift", 1.0), _guidance(options)
+    shift, guidance = options.pop("shift", None), _guidance(options)
     tolerances = {key: options.pop(key) for key in ("rtol", "atol") if key in options}
     refuse_options(options, "the run learned a flow, without such a choice")
     if name == "ddim":
@@ -199,10 +199,12 @@ def _solver(settings: Any, name: str, steps: int | None, options: Mapping[str, A
         raise ValueError(
             f"--rtol, --atol with --solver={name}: only adaptive takes tolerances; set --steps"
         )
-    if name == "adaptive" and shift != 1:
+    if name == "adaptive" and shift not in (None, 1):
         raise ValueError(
             f"--shift={shift} with --solver=adaptive: it chooses its own steps; leave --shift out"
         )
+    if shift is None:  # a flow map has none of its own
+        shift = 1.0 if name == "adaptive" else settings.get("shift", 1.0)
     chosen = {**tolerances, **({} if steps is None else {"steps": steps})}
     solver = Solver(name, **chosen, shift=float(shift), guidance=guidance)
     check_solver(solver)
@@ -275,6 +277,7 @@ METHOD = Method(
         "time_std": positive(1.0),
         "time_uniform": number(0.0, 0, 1),  # share of examples with uniform times
         "prediction": choice("velocity", "image").fix(),  # what the network's output is
+        "shift": positive(1.0),  # of sampling without --shift, see `ode.step_times`
         # noise | speckle (denoising: the image with speckle) | channel (decathlon: image to image,
         # from source_channel to data.channel)
         "source": choice("noise", "speckle", "channel").fix(),

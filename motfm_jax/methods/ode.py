@@ -89,7 +89,8 @@ class Solver(NamedTuple):
       rtol: relative tolerance of "adaptive".
       atol: absolute tolerance of "adaptive", in the intensity range of the images.
       guidance: of the velocity, or None; its network is called too.
-      shift: moves the times between the steps towards noise, see `step_times`; 1 for equal steps.
+      shift: moves the times between the steps towards noise (above 1) or the image (below 1), see
+        `step_times`; 1 for equal steps.
     """
 
     name: str = "euler"
@@ -126,15 +127,17 @@ def check_solver(solver: Solver) -> None:
             raise ValueError(f"tolerances rtol={solver.rtol}, atol={solver.atol}: must be above 0")
     elif solver.steps < 1:
         raise ValueError(f"steps={solver.steps}: a solver makes at least 1 step")
-    if not 1 <= solver.shift < np.inf:
-        raise ValueError(f"shift={solver.shift}: give 1 (equal steps) or more (towards noise)")
+    if not 0 < solver.shift < np.inf:
+        raise ValueError(
+            f"shift={solver.shift}: above 0 needed; 1 is equal steps, 2 shorter ones near noise"
+        )
 
 
 def step_times(steps: int, shift: float = 1.0) -> np.ndarray:
     """Times between the steps: t / (t + shift (1 - t)) of equally spaced t, [steps + 1] float64.
 
     With shift k the middle one of ten steps begins at 1 / (1 + k) in place of 1/2: k above 1 makes
-    short steps near noise (t = 0) and long ones near the image.
+    short steps near noise (t = 0) and long ones near the image, k below 1 the reverse.
 
     Source: Esser et al. 2024, equation 23, whose time runs from image to noise.
     """

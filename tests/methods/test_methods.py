@@ -12,16 +12,18 @@ from motfm_jax.methods.ode import Solver
 def make_solver(method, name="", steps=None, **options):
     config = settings.default()
     config.diffusion.update(dict(schedule="cosine", spacing="trailing", eta=0.5))
+    config.flow.shift = 0.5
     return METHODS[method].solver(config[METHODS[method].section], name, steps, options)
 
 
 @pytest.mark.parametrize(
     "method, arguments, solver, calls",
     [
-        ("flow", {}, Solver("euler", 10), 10),
-        ("flow", dict(name="heun", steps=3), Solver("heun", 3), 6),
+        ("flow", {}, Solver("euler", 10, shift=0.5), 10),
+        ("flow", dict(name="heun", steps=3), Solver("heun", 3, shift=0.5), 6),
         ("flow", dict(steps=4, shift=3.0), Solver("euler", 4, shift=3.0), 4),
         ("flow", dict(name="adaptive", atol=1e-4), Solver("adaptive", atol=1e-4), None),
+        ("flow_map", dict(name="euler", steps=3), Solver("euler", 3), 3),
         ("ddpm", {}, DDIM(50, 0.5, "cosine", "trailing"), 50),
         ("ddpm", dict(steps=7, eta=0.0, spacing="leading"), DDIM(7, 0.0, "cosine"), 7),
         ("spade", {}, OneCall(), 1),

@@ -57,13 +57,16 @@ def test_calls_are_what_the_table_says(name, per_step, first):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_a_shift_moves_the_steps_towards_noise_and_costs_no_call(name):
+@pytest.mark.parametrize(
+    "shift, starts", [(3.0, [0, 1 / 10, 1 / 4, 1 / 2]), (0.5, [0, 2 / 5, 2 / 3, 6 / 7])]
+)
+def test_a_shift_moves_the_steps_and_costs_no_call(name, shift, starts):
     field, times = counted(lambda t, x, args: jnp.ones_like(x) + t[:, None])
-    solver = Solver(name, 4, shift=3.0)
+    solver = Solver(name, 4, shift=shift)
     solve = jax.jit(lambda x: integrate(field, x, None, solver, trajectory=True))
     solution = solve(jnp.zeros((2, 1)))
     jax.effects_barrier()
-    starts = np.array([0, 1 / 10, 1 / 4, 1 / 2])  # t / (t + 3 (1 - t)) of 0, 1/4, 1/2, 3/4
+    starts = np.array(starts)  # t / (t + shift (1 - t)) of 0, 1/4, 1/2, 3/4
     assert solution.steps.tolist() == [4, 4]
     assert len(times) == num_calls(solver, 4) == solution.calls[0]
     assert all(np.abs(np.array(times) - start).min() < 1e-6 for start in starts)
@@ -125,7 +128,7 @@ def test_an_adaptive_solve_that_runs_out_of_steps_gives_nan_and_not_an_image(mon
     [
         (Solver("eular"), False, "solver 'eular': use one of euler, heun"),
         (Solver("euler", 0), False, "steps=0: a solver makes at least 1 step"),
-        (Solver("euler", shift=0.5), False, "shift=0.5: give 1"),
+        (Solver("euler", shift=0.0), False, "shift=0.0: above 0"),
         (Solver("adaptive", rtol=0.0), False, "tolerances rtol=0.0"),
         (Solver("adaptive"), True, "no trajectory"),
     ],
