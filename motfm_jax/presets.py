@@ -43,7 +43,14 @@ _SMALL = dict(
 _SIZES = {
     2: dict(
         debug=[_DEBUG, dict(data=dict(size=(32, 32)))],
-        small=[_SMALL, dict(data=dict(size=(64, 64)), train=dict(batch_size=16, epochs=30))],
+        small=[
+            _SMALL,
+            dict(
+                data=dict(size=(64, 64)),
+                flow=dict(shift=0.5),  # docs/results/2026-11-30-ten-calls.md
+                train=dict(batch_size=16, epochs=30),
+            ),
+        ],
         paper=[dict(data=dict(size=(384, 384)), train=dict(epochs=200))],
     ),
     3: dict(

@@ -22,6 +22,7 @@ PLAN = Plan(
         "size=small",
         settings={
             "data.split": "paper",
+            "flow.shift": 1.0,  # equal steps, as MOTFM has them
             "train.batch_size": 16,
             "train.steps": 2000,
             "train.eval_every": 250,
