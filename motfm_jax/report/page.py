@@ -55,7 +55,7 @@ def write_report(plan: Plan, out: Path, done: Sequence[Stage]) -> Path:
         logger.info("%s: figures", name)
         figures += _samples(plan, out, name, real, folder)
         if name == "brain":
-            turning = _volumes(plan, out, name, real)
+            turning = _volumes(plan, out, real)
     if plan.depths:
         report_tables["table3"] = _downstream(plan, out)
     denoised = out / "denoised"
@@ -212,11 +212,11 @@ def _samples(plan: Plan, out: Path, name: str, real: Real, folder: Path) -> list
     return figures
 
 
-def _volumes(plan: Plan, out: Path, name: str, real: Real) -> str:
-    """The first volume of each system at its most steps; none that is real, as they lie in the page
+def _volumes(plan: Plan, out: Path, real: Real) -> str:
+    """The first brain of each system at its most steps; none that is real, as they lie in the page
     itself, which may be sent without the folder."""
     shown = {}
-    for cell in sampled(plan, out, name):
+    for cell in sampled(plan, out, "brain"):
         if cell.steps == max(plan.steps) and not cell.repeat:
             images = stored(sample_folder(out, cell, plan.reference) / "samples.npz")
             shown[_title(cell)] = next(images.batches(1))[0]
