@@ -6,7 +6,7 @@
 Source: Liu et al. 2023 (rectified flow). The pairs come from ten calls with the masks and classes
 of training images. They are trained on as an image-to-image flow whose sources are the noise; its
 weights then sample from noise as the flow's do. OUT/samples1 and so on hold the images of 1, 2 and
-10 calls, made as `motfm sample --split=SPLIT` makes them.
+10 calls, made as `motfm sample --split=SPLIT --shift=1` makes them: in equal steps.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def pairs(flow: motfm.Model, split: str, num: int, seed: int) -> list[motfm.Reco
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((num, *flow.facts.size, flow.facts.channels), np.float32)
     masks, labels = np.asarray(real.masks)[rows], np.asarray(real.labels)[rows]
-    made = flow.sample(masks=masks, classes=labels, noise=noise, steps=10, raw=True)
+    made = flow.sample(masks=masks, classes=labels, noise=noise, steps=10, shift=1, raw=True)
     return [
         motfm.Record(image, mask, int(label), patient=f"{split}{n}", source=start)
         for n, (image, mask, label, start) in enumerate(zip(made.images, masks, labels, noise))
@@ -58,7 +58,7 @@ def main() -> None:
     own_weights = {name: getattr(trained, name) for name in WEIGHTS}
     straight = dataclasses.replace(flow, **own_weights)
     for steps in (1, 2, 10):
-        samples = straight.sample(num=200, split=args.split, steps=steps)
+        samples = straight.sample(num=200, split=args.split, steps=steps, shift=1)
         samples.save(args.out / f"samples{steps}")
 
 
