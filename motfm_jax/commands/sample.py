@@ -11,7 +11,7 @@ from motfm_jax import cli, datasets, runs, starts
 from motfm_jax.io import malloc
 from motfm_jax.io.compile_cache import enable_compile_cache
 from motfm_jax.io.progress import progress_bar
-from motfm_jax.sampling.conditions import Selection, choose
+from motfm_jax.sampling.conditions import Selection, choose, of_samples
 from motfm_jax.sampling.generate import Request
 from motfm_jax.sampling.sample import sample_to_folder
 
@@ -75,6 +75,11 @@ def flags(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--fit", choices=("pad", "stretch"), help="resize --masks to the network's size")
     add("--classes", default="", help='"2CH_ED=10,4CH_ES=5", "2CH_ED,4CH_ES", or npy of indices')
+    add(
+        "--conditions",
+        type=Path,
+        help="folder of motfm sample: its masks and classes in place of --masks and --classes",
+    )
     add("--raw", action="store_true", help="images as the network gives them, scaling not undone")
     add("--trajectory", action="store_true", help="also the way from noise to image, of 8 images")
     add("--nifti", action=argparse.BooleanOptionalAction, help="one NIfTI an image; 3-D: default")
@@ -96,6 +101,8 @@ def main(arguments: Sequence[str]) -> None:
     options = {name: getattr(args, name) for name in SOLVER_OPTIONS}
     solver = model.solver(args.solver, args.steps, **options)
     selection = Selection(args.num, args.masks, args.classes, args.split, args.fit, args.repeat)
+    if args.conditions:
+        selection = of_samples(model, args.conditions, selection)
     start = starts.read(model, selection, args.noise, args.source, args.seed or 0)
     rows = {} if start is None else {"--source" if args.source else "--noise": len(start)}
     conditions = choose(model, selection, lambda split: datasets.of_run(model, split), rows)

@@ -7,6 +7,7 @@ gather compiled programs, and what kills one stage loses that stage's last minut
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,8 +48,8 @@ class Stage(NamedTuple):
     arguments: tuple[str, ...]
 
     def command_line(self) -> str:
-        """The call as a reader would type it."""
-        return " ".join(("motfm", self.command, *self.arguments))
+        """The call as a reader would type it, in a shell."""
+        return shlex.join(("motfm", self.command, *self.arguments))
 
 
 def anchor(name: str) -> str:
@@ -250,7 +251,7 @@ def is_done(out: Path, stage: Stage) -> bool:
     if not path.is_file():
         return False
     before = read_json(path)["command"]
-    if before != stage.command_line():
+    if shlex.split(before) != shlex.split(stage.command_line()):
         raise ValueError(
             f"{path}: this stage is done, by another call:\n  {before}\nnow it would be\n  "
             f"{stage.command_line()}\ngive another --out, or delete that file to do it again"

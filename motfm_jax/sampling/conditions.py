@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motfm_jax.data.cache import Arrays
+from motfm_jax.io.npz import open_npz
 from motfm_jax.model import Bundle
 from motfm_jax.sampling import inputs
+from motfm_jax.sampling.outputs import read_samples
 
 DEFAULT_NUM = 16
 
@@ -180,6 +182,40 @@ def _choose(
     if not with_mask and (labels is not None or not with_class):
         return Conditions(num, None, labels)
     return _of_records(model, records(selection.split), selection.split, num, labels)
+
+
+def of_samples(model: Bundle, folder: Path, selection: Selection) -> Selection:
+    """The masks and classes of a folder of `motfm sample`, as far as the model takes them.
+
+    Args:
+      model: what images are to be sampled from.
+      folder: of samples, by the same model or by another one.
+      selection: without masks and classes.
+
+    Raises:
+      ValueError: no samples, or ones without what the model needs or with other labels; masks or
+        classes that were selected too.
+    """
+    flag, condition = f"--conditions={folder}", read_samples(folder)["condition"]
+    for name, values in (("--masks", selection.masks), ("--classes", selection.classes)):
+        if len(values):
+            raise ValueError(f"{flag} with {name}: both say what is sampled; leave one out")
+    if model.cond == "none":
+        raise ValueError(f"{flag}: this model was trained with cond=none; leave it out")
+    if "mask" in model.cond:
+        there = condition["mask_labels"]
+        if there is None or tuple(there) != model.facts.mask_labels:
+            raise ValueError(
+                f"{flag}: its mask labels are {', '.join(there or ['none'])}, the model's "
+                f"{', '.join(model.facts.mask_labels)}; sample a run of the same labels there"
+            )
+        with open_npz(folder / "samples.npz") as saved:
+            selection = selection._replace(masks=np.asarray(saved["masks"]))
+    if "class" in model.cond:
+        if condition["classes"] is None:
+            raise ValueError(f"{flag}: its images have no class; sample a run with cond=class")
+        selection = selection._replace(classes=condition["classes"])
+    return selection
 
 
 def check_num(num: int | None) -> None:

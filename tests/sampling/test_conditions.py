@@ -1,13 +1,21 @@
 """Which condition each image gets, and what is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from toy import CLASSES, LABELS, make_bundle
 
 from motfm_jax.data.cache import Arrays
-from motfm_jax.sampling.conditions import Conditions, Selection, choose, parse_classes
+from motfm_jax.sampling.conditions import (
+    Conditions,
+    Selection,
+    choose,
+    of_samples,
+    parse_classes,
+)
+from motfm_jax.sampling.outputs import FORMAT
 
 MASKS = np.arange(4)[:, None, None] % 3 + np.zeros((4, 4, 6), int)
 AFFINE = np.eye(4).tolist()
@@ -178,6 +186,49 @@ def test_records_without_the_models_conditions_are_refused(changes, message):
     other = dataclasses.replace(RECORDS, **changes)
     with pytest.raises(ValueError, match=message):
         chosen("mask+class", records=lambda split: other)
+
+
+def saved_samples(folder, masks=MASKS, **condition):
+    """A folder of samples, as far as conditions are read from it."""
+    there = {
+        "mask_labels": LABELS,
+        "classes": ["4CH_ES", "2CH_ES", "2CH_ES", "2CH_ED"],
+        **condition,
+    }
+    sidecar = {"format": FORMAT, "settings": {"raw": False}, "condition": there}
+    (folder / "samples.json").write_text(json.dumps(sidecar))
+    np.savez(folder / "samples.npz", masks=masks)
+    return folder
+
+
+def test_masks_and_classes_of_other_samples_are_taken_as_far_as_the_model_takes_them(tmp_path):
+    folder = saved_samples(tmp_path)
+    for cond in ("mask", "class", "mask+class"):
+        model = make_bundle(cond=cond)
+        selection = of_samples(model, folder, Selection(3))
+        conditions = choose(model, selection, not_opened)
+        masks = MASKS[:3] if "mask" in cond else None
+        np.testing.assert_array_equal(conditions.masks, masks)
+        labels = [3, 1, 1] if "class" in cond else None
+        np.testing.assert_array_equal(conditions.labels, labels)
+
+
+@pytest.mark.parametrize(
+    "cond, saved, selection, message",
+    [
+        ("none", {}, {}, "trained with cond=none; leave it out"),
+        ("mask", {"mask_labels": LABELS[:2]}, {}, "its mask labels are background, cavity, the"),
+        ("mask", {"mask_labels": None}, {}, "its mask labels are none, the model's background"),
+        ("class", {"classes": None}, {}, "its images have no class"),
+        ("mask", {}, {"masks": MASKS}, "with --masks: both say what is sampled"),
+    ],
+)
+def test_other_samples_without_what_the_model_needs_are_refused(
+    tmp_path, cond, saved, selection, message
+):
+    folder = saved_samples(tmp_path, **saved)
+    with pytest.raises(ValueError, match=message):
+        of_samples(make_bundle(cond=cond), folder, Selection(**selection))
 
 
 def test_the_digest_tells_conditions_apart():
