@@ -1,4 +1,4 @@
-"""CAMUS at 32 x 32 on two CPU cores: an evening of two cores; resumable.
+"""CAMUS at 32 x 32 in an evening of two CPU cores; resumable.
 
     motfm report --plan=camus32 --out=report --echo-root=CAMUS
 
