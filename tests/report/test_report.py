@@ -99,6 +99,9 @@ def test_a_stage_is_carried_out_once_and_never_mixed_up_with_another(tmp_path, m
     assert called == [[sys.executable, "-m", "motfm_jax", "train", "--workdir=run"]]
     with pytest.raises(ValueError, match="done, by another call"):
         carry_out(tmp_path, [stage._replace(arguments=("elsewhere",))])
+    quoted = Stage("downstream a", "downstream", ("D(50)=x",))
+    write_json(marker(tmp_path, quoted), {"command": "motfm downstream D(50)=x", "seconds": 1.0})
+    assert is_done(tmp_path, quoted), "as earlier versions wrote it, without quotes"
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path):

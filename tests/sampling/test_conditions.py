@@ -188,7 +188,7 @@ def test_records_without_the_models_conditions_are_refused(changes, message):
         chosen("mask+class", records=lambda split: other)
 
 
-def saved_samples(folder, masks=MASKS, **condition):
+def saved_samples(folder, **condition):
     """A folder of samples, as far as conditions are read from it."""
     there = {
         "mask_labels": LABELS,
@@ -197,7 +197,7 @@ def saved_samples(folder, masks=MASKS, **condition):
     }
     sidecar = {"format": FORMAT, "settings": {"raw": False}, "condition": there}
     (folder / "samples.json").write_text(json.dumps(sidecar))
-    np.savez(folder / "samples.npz", masks=masks)
+    np.savez(folder / "samples.npz", masks=MASKS)
     return folder
 
 

@@ -66,6 +66,9 @@ def test_conditions_and_noise_come_from_files_and_names(run, tmp_path):
     from_files = sample(run, tmp_path / "files", *flags)
     assert load(tmp_path / "files")["images"].tobytes() == arrays["images"].tobytes()
     assert seeded["seed"] == 5 and from_files["seed"] is None and from_files["num"] == 3
+    like = tmp_path / "like"
+    sample(run, like, f"--conditions={tmp_path / 'seeded'}", "--steps=1", "--seed=5")
+    assert load(like)["images"].tobytes() == arrays["images"].tobytes()
 
 
 @pytest.mark.parametrize(
