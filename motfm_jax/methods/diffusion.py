@@ -102,7 +102,7 @@ class DDIM(NamedTuple):
 
     Attributes:
       steps: levels visited, 1 to 1000; each is one network call.
-      eta: fresh noise, from 0 (DDIM: none) to 1 (ancestral; with 1000 steps this is DDPM).
+      eta: fresh noise, from 0 (DDIM: none) to 1 (ancestral; with 1000 steps and no clipping DDPM).
       schedule: the one of the training, see `alpha_bar`.
       spacing: which levels. "leading" is 0, s, 2s, .. with s = 1000 / steps, as Song et al.,
         MONAI and diffusers choose them: noise is taken for level 1000 - s, so that a single step
@@ -150,22 +150,22 @@ class Steps(NamedTuple):
     """The numbers of each step, numpy [steps] (or one step's scalars); float32 but for `level`.
 
     With the estimate x1 = (x - noise * predicted) / signal, a step goes to
-    image_weight * x1 + state_weight * x + sigma * (fresh noise).
+    image_weight * x1 + noise_weight * predicted + sigma * (fresh noise).
     """
 
     level: np.ndarray
     signal: np.ndarray
     noise: np.ndarray
     image_weight: np.ndarray
-    state_weight: np.ndarray
+    noise_weight: np.ndarray
     sigma: np.ndarray
 
 
 def ddim_steps(ddim: DDIM) -> Steps:
     """All steps from the noisiest level to the image itself, where alpha_bar is 1.
 
-    The noise of a state is what its (clipped) estimate of the image leaves over, so that with
-    eta = 1 a step between neighbouring levels is DDPM's, clipped or not.
+    Where x1 is clipped, the noise that a step keeps is still the predicted one. With eta = 1 and
+    where nothing is clipped, a step between neighbouring levels is DDPM's.
 
     Raises:
       ValueError: see `check_ddim`.
@@ -181,9 +181,8 @@ def ddim_steps(ddim: DDIM) -> Steps:
     there = np.append(here[1:], 1.0)
     signal, noise = np.sqrt(here), np.sqrt(1 - here)
     sigma = ddim.eta * np.sqrt((1 - there) / (1 - here) * (1 - here / there))
-    state_weight = np.sqrt(1 - there - np.square(sigma)) / noise
-    image_weight = np.sqrt(there) - state_weight * signal
-    tables = (signal, noise, image_weight, state_weight, sigma)
+    noise_weight = np.sqrt(1 - there - np.square(sigma))
+    tables = (signal, noise, np.sqrt(there), noise_weight, sigma)
     return Steps(level.astype(np.int32), *(table.astype(np.float32) for table in tables))
 
 
@@ -202,7 +201,7 @@ def ddim_step(x: Array, predicted: Array, step: Any, clip: bool, fresh: Array | 
     """
     x1 = (x - step.noise * predicted) / step.signal
     x1 = jnp.clip(x1, -1, 1) if clip else x1
-    x = step.image_weight * x1 + step.state_weight * x
+    x = step.image_weight * x1 + step.noise_weight * predicted
     return x if fresh is None else x + step.sigma * fresh
 
 

@@ -218,7 +218,7 @@ def test_fresh_noise_differs_from_step_to_step():
     steps = diffusion.ddim_steps(ddim)
     fresh = []
     for n in range(5):  # the last step adds none
-        kept = steps.image_weight[n] / steps.signal[n] + steps.state_weight[n]
+        kept = steps.image_weight[n] / steps.signal[n]
         fresh.append(np.ravel((states[n + 1] - kept * states[n]) / steps.sigma[n]))
     together = np.corrcoef([np.ravel(x0), *fresh])
     np.testing.assert_allclose(together, np.eye(6), atol=0.12)

@@ -85,13 +85,12 @@ def test_single_steps_are_the_references(number, eta):
         )
 
 
-@pytest.mark.parametrize("clip, name", [(False, "ddpm"), (True, "ddpm_clipped")])
-def test_ancestral_steps_between_neighbouring_levels_are_ddpm(clip, name):
+def test_ancestral_steps_between_neighbouring_levels_are_ddpm():
     arrays, x0 = load("monai"), load("monai")["x0"]
     for wanted, expected, fresh in zip(
-        DDPM_LEVELS, arrays[name], arrays[f"{name}_fresh"], strict=True
+        DDPM_LEVELS, arrays["ddpm"], arrays["ddpm_fresh"], strict=True
     ):
-        level, found = one_step(DDIM(1000, 1.0, clip=clip), 999 - wanted, x0, fresh)
+        level, found = one_step(DDIM(1000, 1.0, clip=False), 999 - wanted, x0, fresh)
         assert level == wanted
         # The references' float32 keeps three digits of 1 - alpha_bar near the image.
         tolerance = 5e-4 if level < 2 else 1e-6

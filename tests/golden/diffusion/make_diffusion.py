@@ -5,9 +5,9 @@
 in an environment with torch 2.13.0 (CPU), monai 1.6.1, monai-generative 0.2.3 and diffusers 0.42.1;
 the versions are written into each file. One file is one reference:
 
-monai.npz: the linear schedule; DDIM without clipping; DDPM with and without.
-diffusers.npz: both schedules; DDIM with clipping, where the noise of a state is what the clipped
-image leaves over; both spacings of levels.
+monai.npz: the linear schedule; DDIM, and DDPM, without clipping.
+diffusers.npz: both schedules; DDIM with clipping, where the noise that a step keeps is
+the predicted one (the default of both references); both spacings of levels.
 """
 
 from importlib.metadata import version
@@ -56,15 +56,12 @@ def monai_step(scheduler, x, level, eta):
     return scheduler.step(estimated_noise(x, level), level, x, eta=eta)[0]
 
 
+def ddpm_step(scheduler, x, level, eta):
+    return scheduler.step(estimated_noise(x, level), level, x)[0]
+
+
 def diffusers_step(scheduler, x, level, eta):
-    return scheduler.step(
-        estimated_noise(x, level),
-        level,
-        x,
-        eta=eta,
-        use_clipped_model_output=True,
-        return_dict=False,
-    )[0]
+    return scheduler.step(estimated_noise(x, level), level, x, eta=eta, return_dict=False)[0]
 
 
 def trajectory(take, scheduler, x0):
@@ -93,14 +90,9 @@ def from_monai(x0, x1):
     arrays = {"alpha_bar": ddim.alphas_cumprod, "noised": noised(ddim, x0, x1)}
     arrays["trajectory"] = trajectory(monai_step, ddim, x0)
     arrays["steps"], arrays["fresh"] = single_steps(monai_step, ddim, x0)
-    for clip in (False, True):
-        ddpm = DDPMScheduler(1000, clip_sample=clip)
-        take = lambda scheduler, x, level, eta: scheduler.step(  # noqa: E731
-            estimated_noise(x, level), level, x
-        )[0]
-        pairs = [one_step(take, ddpm, x0, level, level, 1.0) for level in DDPM_LEVELS]
-        name = "ddpm_clipped" if clip else "ddpm"
-        arrays[name], arrays[f"{name}_fresh"] = (torch.stack(column) for column in zip(*pairs))
+    ddpm = DDPMScheduler(1000, clip_sample=False)
+    pairs = [one_step(ddpm_step, ddpm, x0, level, level, 1.0) for level in DDPM_LEVELS]
+    arrays["ddpm"], arrays["ddpm_fresh"] = (torch.stack(column) for column in zip(*pairs))
     return arrays
 
 
