@@ -55,6 +55,8 @@ def main(arguments: Sequence[str]) -> None:
         name, equals, folder = text.partition("=")
         if not (equals and name and folder):
             raise ValueError(f"--synthetic {text}: NAME=FOLDER of motfm sample needed")
+        if name in generated:
+            raise ValueError(f"--synthetic {text}: NAME is taken; give each set its own")
         generated[name] = synthetic.read_generated(Path(folder), args.task, real.train)
     recipe = downstream.Recipe(args.epochs, args.batch, args.lr)
     study = Study(

@@ -77,13 +77,18 @@ def compare(
       A row for each training set: mean and standard deviation over seeds of each measure.
 
     Raises:
-      ValueError: data that the task cannot learn, or results of other settings in the folder.
+      ValueError: data that the task cannot learn, a set with another's name, or results of other
+        settings in the folder.
     """
     if study.seeds < 1:
         raise ValueError(f"--seeds={study.seeds}: at least 1")
     train = synthetic.first_patients(real.train, study.real) if study.real else real.train
     sets = {"real": train}
     for name, arrays in generated.items():
+        if name in sets:
+            raise ValueError(
+                f"a generated set named {name!r}: a set has that name; give it its own"
+            )
         sets[name] = arrays
         if not study.alone:
             sets[f"real + {name}"] = synthetic.join(train, arrays)

@@ -125,6 +125,15 @@ def test_flags_that_cannot_be(real, tmp_path, flags, message):
         command("downstream")([*FLAGS, f"--out={tmp_path / 'out'}", *flags])
 
 
+def test_a_generated_set_has_a_name_of_its_own(real, tmp_path):
+    good = write_samples(tmp_path / "good", real.images[:32], labels=real.labels[:32])
+    flags = [*FLAGS, f"--out={tmp_path / 'out'}", "--synthetic"]
+    with pytest.raises(ValueError, match="a generated set named 'real': a set has that name"):
+        command("downstream")([*flags, f"real={good}"])
+    with pytest.raises(ValueError, match="NAME is taken"):
+        command("downstream")([*flags, f"a={good}", f"a={good}"])
+
+
 def test_images_without_classes_teach_no_classifier(real, tmp_path):
     bare = write_samples(tmp_path / "bare", real.images[:32])
     with pytest.raises(ValueError, match="made without what --task=classify learns"):
