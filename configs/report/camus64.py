@@ -4,8 +4,9 @@
         --echo-root=CAMUS --brain-root=BRAINS
 
 Every system of an anatomy is trained the same number of updates. A flow map begins with its flow
-and takes a third of them, each 5/3 as dear. Flows and flow maps are trained three times. BRAINS is
-a Decathlon folder of one channel. Denoising has a longer training of its own, see docs/results.
+and takes three fifths of them, each 5/3 as dear. Flows and flow maps are trained three times.
+BRAINS is a Decathlon folder of one channel. Denoising has a longer training of its own, see
+docs/results.
 """
 
 from motfm_jax.report.plan import Anatomy, Plan
@@ -30,7 +31,7 @@ PLAN = Plan(
             "train.sample_every": 1000,
             **SHORT,
         },
-        of_method={"flow_map": {"train.steps": 667, "train.lr": 3e-4}},
+        of_method={"flow_map": {"train.steps": 1200, "train.lr": 3e-4}},
         num=200,
     ),
     brain=Anatomy(
@@ -43,7 +44,7 @@ PLAN = Plan(
             "train.sample_every": 300,
             **SHORT,
         },
-        of_method={"flow_map": {"train.steps": 200, "train.lr": 3e-4}},
+        of_method={"flow_map": {"train.steps": 360, "train.lr": 3e-4}},
         systems=("D", "M", "F"),
         num=32,
     ),
