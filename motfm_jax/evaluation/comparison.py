@@ -85,13 +85,14 @@ def compare(
     train = synthetic.first_patients(real.train, study.real) if study.real else real.train
     sets = {"real": train}
     for name, arrays in generated.items():
-        if name in sets:
+        own = {name: arrays}
+        if not study.alone:
+            own[f"real + {name}"] = synthetic.join(train, arrays)
+        if own.keys() & sets.keys():
             raise ValueError(
                 f"a generated set named {name!r}: a set has that name; give it its own"
             )
-        sets[name] = arrays
-        if not study.alone:
-            sets[f"real + {name}"] = synthetic.join(train, arrays)
+        sets |= own
     task = downstream.make_task(study.task, study.depth, real.train, study.width)
     epochs, batch_size, lr = study.recipe
     settings = {
