@@ -90,7 +90,7 @@ def compare(
             own[f"real + {name}"] = synthetic.join(train, arrays)
         if own.keys() & sets.keys():
             raise ValueError(
-                f"a generated set named {name!r}: a set has that name; give it its own"
+                f"a generated set named {name!r}: another set has that name; rename it"
             )
         sets |= own
     task = downstream.make_task(study.task, study.depth, real.train, study.width)

@@ -128,8 +128,10 @@ def test_flags_that_cannot_be(real, tmp_path, flags, message):
 def test_a_generated_set_has_a_name_of_its_own(real, tmp_path):
     good = write_samples(tmp_path / "good", real.images[:32], labels=real.labels[:32])
     flags = [*FLAGS, f"--out={tmp_path / 'out'}", "--synthetic"]
-    with pytest.raises(ValueError, match="a generated set named 'real': a set has that name"):
+    with pytest.raises(ValueError, match="a generated set named 'real': another set has that name"):
         command("downstream")([*flags, f"real={good}"])
+    with pytest.raises(ValueError, match="a generated set named 'a': another set has that name"):
+        command("downstream")([*flags, f"real + a={good}", f"a={good}"])
     with pytest.raises(ValueError, match="NAME is taken"):
         command("downstream")([*flags, f"a={good}", f"a={good}"])
 
